@@ -1,0 +1,43 @@
+"""The command line. A command's module is imported only when that command is used."""
+
+import importlib
+import sys
+from importlib.util import find_spec
+
+import click
+
+from tinytorch.tito.project import TitoError
+
+COMMANDS = {
+    "export": "tinytorch.tito.export:command",
+    "notebooks": "tinytorch.tito.notebooks:command",
+    "lint": "tinytorch.tito.lint:command",
+    "module": "tinytorch.tito.course:module",
+    "doctor": "tinytorch.tito.doctor:command",
+}
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, place in COMMANDS.items() if find_spec(place.partition(":")[0])]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tinytorch", prog_name="tito")
+def cli() -> None:
+    """Everything around the course: export, notebooks, lint, the student's loop, doctor."""
+
+
+def main() -> None:
+    """The entry point: a user's mistake ends in one sentence on stderr, never in a traceback."""
+    try:
+        cli(prog_name="tito")
+    except OSError as error:
+        TitoError(f"{error.strerror or error}: {error.filename or 'no file'}.").show()
+        sys.exit(1)
