@@ -1,8 +1,7 @@
-"""`tito export`: percent dev file -> jupytext, in memory -> nbdev -> package file, the same bytes every time."""
+"""`tito export`: dev file -> jupytext, in memory -> nbdev -> package file, the same bytes every time."""
 
 import ast
 import json
-import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from tinytorch.tito.project import (
     TitoError,
     need_package,
     need_project,
+    write_text,
 )
 
 SOLUTION_MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) SOLUTION[ \t]*\n?", re.MULTILINE)
 HIDDEN_TESTS = re.compile(r"^[ \t]*### (?:BEGIN|END) HIDDEN TESTS", re.MULTILINE)
+PARTS = ("cell_type", "source", "metadata")
 CELL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -37,15 +38,9 @@ class ExportedModule:
         return package_dir.joinpath(*self.target.split(".")).with_suffix(".py")
 
     def write(self, package_dir: Path) -> Path:
-        """Replaces the package file in one step: a reader sees the old file or the new one."""
         path = self.path(package_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            new.write_bytes(self.text.encode())
-            os.replace(new, path)
-        finally:
-            new.unlink(missing_ok=True)
+        write_text(path, self.text)
         return path
 
     def differs(self, package_dir: Path) -> bool:
@@ -92,7 +87,8 @@ def build_module(source: Path, project_root: Path, target: str | None = None) ->
     `#| default_exp` must name just that. TitoError if the notebook cannot be exported.
     """
     need_package("nbdev", "Exporting")
-    need_package("execnb" if source.suffix == ".ipynb" else "jupytext", "Exporting")
+    if source.suffix != ".ipynb":
+        need_package("jupytext", "Exporting")
     from fastcore.nbio import dict2nb
     from nbdev.export import ExportModuleProc
     from nbdev.maker import ModuleMaker
@@ -153,7 +149,7 @@ def compare(project: Project, number: str | None = None) -> dict[Path, str]:
 
 @click.command("export")
 @click.argument("number", metavar="[NN]", required=False)
-@click.option("--check", is_flag=True, help="Write nothing; list what an export would change, exit 1 if anything.")
+@click.option("--check", is_flag=True, help="Write nothing; list what would change, exit 1 if anything.")
 def command(number: str | None, check: bool) -> None:
     """Make the package from the dev files (all of them, or module NN)."""
     project = need_project()
@@ -204,8 +200,8 @@ def _read_ipynb(path: Path) -> list[dict]:
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         if notebook["nbformat"] != 4:
-            raise TitoError(f"{path} is in notebook format {notebook['nbformat']}; open and save it in Jupyter.")
-        return [_plain_cell(cell["cell_type"], cell["source"], cell["metadata"]) for cell in notebook["cells"]]
+            raise TitoError(f"{path} is in notebook format {notebook['nbformat']}; save it anew in Jupyter.")
+        return [_plain_cell(*(cell[key] for key in PARTS)) for cell in notebook["cells"]]
     except FileNotFoundError:
         raise TitoError(f"There is no notebook {path}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -230,11 +226,12 @@ def _check_cell(source: Path):
             return
         elsewhere = next((cell.directives_[name] for name in exported if cell.directives_[name]), None)
         if elsewhere:
-            raise TitoError(f"cell {cell.id} exports to {elsewhere}; a notebook makes one file, its default_exp.")
+            raise TitoError(f"cell {cell.id} exports to {elsewhere}; a notebook makes one file only.")
         try:
             tree = ast.parse(cell.source)
         except SyntaxError as error:
-            raise TitoError(f"cell {cell.id} is not valid Python: {error.msg}, line {error.lineno}.") from None
+            where = f"cell {cell.id}, line {error.lineno}"
+            raise TitoError(f"{where} is not valid Python: {error.msg}.") from None
         if any(isinstance(node, ast.ImportFrom) and node.level for node in tree.body):
             raise TitoError(f"cell {cell.id} has a relative import; write `from tinytorch...`.")
 
@@ -242,7 +239,8 @@ def _check_cell(source: Path):
 
 
 def _one_target(cells, source: Path) -> str:
-    targets = [cell.directives_["default_exp"] for cell in cells if "default_exp" in cell.directives_]
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    targets = [cell.directives_["default_exp"] for cell in code if "default_exp" in cell.directives_]
     if len(targets) != 1:
         how_many = "no `#| default_exp`" if not targets else f"{len(targets)} `#| default_exp`"
         raise TitoError(f"{source} has {how_many}; it needs exactly one.")

@@ -1,6 +1,7 @@
 """Where things are: the project that holds a folder, and its modules."""
 
 import ast
+import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -124,8 +125,18 @@ def need_project(start: Path | None = None) -> Project:
     """`find_project`, or a TitoError that says what to do."""
     project = find_project(start)
     if project is None:
-        raise TitoError(f"{(start or Path.cwd())} is not inside a TinyTorch project; cd into your clone first.")
+        raise TitoError(f"{start or Path.cwd()} is not inside a TinyTorch project; cd into your clone first.")
     return project
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file in one step (a reader sees the old text or the new), line ends \\n on every system."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        new.write_bytes(text.encode())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def need_package(name: str, purpose: str, extra: str = "dev") -> None:
