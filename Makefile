@@ -1,0 +1,68 @@
+# Everything runs in .venv, made on first use. `make help` lists what there is.
+PYTHON ?= python3
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -q
+CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-oracle lint format export notebooks doctor clean
+
+help:  ## list these commands
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+demo: .venv/.runtime  ## a small GPT answers two prompts, without and with its KV cache
+	@$(BIN)/python $(CHAT) --demo
+
+test: .venv/.dev  ## every quick test
+	@$(PYTEST) -m "not slow and not oracle"
+
+test-slow: .venv/.dev  ## the tests that take longer than a few seconds each
+	@$(PYTEST) -m "slow and not oracle"
+
+test-oracle: .venv/.oracle  ## the tests against PyTorch and transformers (a large download)
+	@$(PYTEST) -m oracle
+
+lint: .venv/.dev  ## what CI and pre-commit check besides the tests
+	@$(BIN)/tito export --check
+	@$(BIN)/tito lint
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+
+format: .venv/.dev  ## format and sort what ruff can
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+export: .venv/.dev  ## dev files -> package
+	@$(BIN)/tito export
+
+notebooks: .venv/.dev  ## dev files -> notebooks, solutions included
+	@$(BIN)/tito notebooks
+
+doctor: .venv/.runtime  ## what is wrong with the installation, and how to mend it
+	@$(BIN)/tito doctor
+
+clean:  ## remove the environment and all caches, never a notebook
+	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "TinyTorch needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: .venv/.python pyproject.toml
+	@echo "Installing TinyTorch into .venv (once) ..."
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.dev: .venv/.python pyproject.toml
+	@echo "Installing TinyTorch and its development tools into .venv (once) ..."
+	@$(PIP) -e ".[dev]"
+	@touch .venv/.runtime $@
+
+.venv/.oracle: .venv/.dev
+	@echo "Installing PyTorch and transformers into .venv (once) ..."
+	@$(PIP) -e ".[dev,oracle]"
+	@touch $@
