@@ -89,7 +89,7 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #count-pairs
 def count_pairs(words: Sequence[Sequence[int]], counts: Sequence[int]) -> Counter:
-    """-> Counter from pair of neighbouring ids to its number in a text where words[n] occurs counts[n] times."""
+    """-> Counter from pair of neighbours to its number in a text in which words[n] occurs counts[n] times."""
     pairs = Counter()
     for ids, count in zip(words, counts, strict=True):
         for pair in pairwise(ids):
@@ -118,7 +118,7 @@ def merge_pair(ids: Sequence[int], pair: tuple[int, int], new_id: int) -> list[i
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #learn-merges-slowly
 def learn_merges_slowly(word_counts: Mapping[bytes, int], num_merges: int) -> list[tuple[int, int]]:
-    """-> at most num_merges pairs, in the order learned; pair n becomes id 256 + n. Recounts in each round."""
+    """-> at most num_merges pairs in the order learned, pair n becoming id 256 + n. Recounts every round."""
     words = [list(word) for word in word_counts]
     counts = list(word_counts.values())
     merges = []
@@ -220,7 +220,7 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #bpe-tokenizer
 class BPETokenizer:
-    """Byte-level byte pair encoding; ids: 256 bytes, then merges in the order learned, then special tokens."""
+    """Byte-level byte pair encoding; ids: 256 bytes, the merges in the order learned, the special tokens."""
 
     def __init__(self, merges: Iterable[tuple[int, int]], special_tokens: Iterable[str] = ()):
         """merges: pairs of ids, pair n becoming id 256 + n; special_tokens: their names.
