@@ -37,9 +37,12 @@ def is_untouched(path: Path, maker: str = MAKER) -> bool:
         return False
 
 
-def back_up(path: Path, project: Project) -> Path:
-    """Copies a file of a module's folder to .tito/backups/ -> the copy. Never overwrites an earlier one."""
-    folder = project.state_dir / "backups" / path.parent.name
+def back_up(path: Path, project: Project, label: str | None = None) -> Path:
+    """Copies a module's file to .tito/backups/NN_name -> the copy. Never overwrites an earlier one.
+
+    `label` is the NN_name of a file that lies outside the module's folder.
+    """
+    folder = project.state_dir / "backups" / (label or path.parent.name)
     folder.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
     copy, again = folder / f"{stamp}-{path.name}", 1

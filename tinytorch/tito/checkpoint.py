@@ -1,0 +1,101 @@
+"""Runs a checkpoint test file with pytest in a process of its own and reads what became of each test."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tinytorch.tito.runner import clean_environment
+
+
+@dataclass
+class Checkpoint:
+    """What became of a checkpoint test file."""
+
+    passed: int
+    failed: dict[str, str]  # name of the test -> the line that says why
+    seconds: float
+    output: str
+
+    @property
+    def ok(self) -> bool:
+        return self.passed > 0 and not self.failed
+
+
+_PYTEST = """
+import sys
+root, quick, *arguments = sys.argv[1:]
+sys.path.insert(0, root)
+import tinytorch
+sys.path.remove(root)
+import pytest
+if quick == "quick":
+    from hypothesis import HealthCheck, Phase, settings
+    phases = [Phase.explicit, Phase.generate]
+    settings.register_profile("quick", phases=phases, deadline=None, suppress_health_check=list(HealthCheck))
+    settings.load_profile("quick")
+sys.exit(pytest.main(arguments))
+"""
+
+
+def run_checkpoint(
+    test_file: Path,
+    *,
+    root: Path,
+    package_root: Path | None = None,
+    first_failure: bool = False,
+    time_limit: float = 600.0,
+) -> Checkpoint:
+    """Run a checkpoint test file with pytest in a process of its own.
+
+    `root` is the project, `package_root` the folder whose `tinytorch` is tested (default: the project's).
+    `first_failure` ends at the first failed test and does not look for the smallest example of it.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="tito-checkpoint-") as folder:
+        record = Path(folder) / "report.xml"
+        command = [sys.executable, "-P", "-c", _PYTEST, str(Path(package_root or root).resolve())]
+        command += ["quick" if first_failure else "full", str(test_file), f"--rootdir={root}"]
+        command += [f"--junitxml={record}", "-q", "-p", "no:cacheprovider", "--tb=short", "--color=no"]
+        command += ["-x"] if first_failure else []
+        env = clean_environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": folder, "PYTHONUTF8": "1"}
+        try:
+            done = subprocess.run(
+                command,
+                cwd=root,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=time_limit,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except subprocess.TimeoutExpired:
+            failed = {test_file.name: f"did not end within {time_limit:g} seconds"}
+            return Checkpoint(0, failed, time.perf_counter() - began, "")
+        passed, failed = _read_junit(record)
+        if done.returncode and not failed:
+            last = (done.stdout.strip().splitlines() or [""])[-1]
+            failed[test_file.name] = f"pytest ended with exit status {done.returncode}: {last}"
+        elif not passed and not failed:
+            failed[test_file.name] = "no test was run"
+    return Checkpoint(passed, failed, time.perf_counter() - began, done.stdout)
+
+
+def _read_junit(record: Path) -> tuple[int, dict[str, str]]:
+    try:
+        cases = ElementTree.parse(record).getroot().iter("testcase")
+    except (OSError, ElementTree.ParseError):
+        return 0, {}
+    passed, failed = 0, {}
+    for case in cases:
+        wrong = [child for child in case if child.tag in ("failure", "error")]
+        if wrong:
+            failed[case.get("name") or case.get("classname") or "collection"] = wrong[0].get("message", "")
+        elif not any(child.tag == "skipped" for child in case):
+            passed += 1
+    return passed, failed

@@ -1,0 +1,410 @@
+"""`tito module start|test|complete|reset|status`: the student's loop."""
+
+import re
+import sys
+
+import click
+
+from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
+from tinytorch.tito.project import Project, TitoError, need_package, need_project
+from tinytorch.tito.runner import (
+    BLOCKED,
+    FAILED,
+    MISSING,
+    NOT_RUN,
+    PASSED,
+    TIME_LIMIT,
+    UNWRITTEN,
+    Part,
+    Report,
+    cells_of,
+)
+from tinytorch.tito.student import Progress, StudentModule, student_module, student_modules
+
+COLOURS = {
+    PASSED: "green",
+    FAILED: "red",
+    MISSING: "red",
+    BLOCKED: "yellow",
+    NOT_RUN: "yellow",
+    UNWRITTEN: "cyan",
+    "completed": "green",
+    "ready": "green",
+    "in progress": "cyan",
+    "unreadable": "red",
+}
+COLUMNS = ["result", "points", "part", ""]
+# For consoles that cannot show them (Windows' code pages).
+ASCII = {
+    "→": "->",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "×": "x",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "·": "*",
+    "…": "...",
+}
+
+number_argument = click.argument("number", metavar="NN")
+
+
+@click.group()
+def module() -> None:
+    """Work through a module: start, test, complete; reset and status.
+
+    NN is a module's number (12) or name (attention).
+    """
+
+
+@module.command()
+@number_argument
+def start(number: str) -> None:
+    """Make the notebook of module NN for you to fill in. Never overwrites yours."""
+    unit = student_module(need_project(), number)
+    where = unit.shown(unit.notebook)
+    if unit.notebook.is_file() and not unit.is_solutions():
+        notebook = unit.read()
+        unit.keep_pristine()
+        say(f"{where} is there already; it was left as it is ({_count_parts(notebook)}).")
+    else:
+        unit.place_notebook()
+        say(f"Made {where}: {_count_parts(unit.read())}.")
+    say(f"Open it in Jupyter or VS Code:  jupyter lab {where}")
+    say(f"Check your work at any time:    tito module test {unit.module.number}")
+
+
+@module.command()
+@number_argument
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0.1),
+    default=TIME_LIMIT,
+    show_default=True,
+    metavar="SECONDS",
+    help="For one cell.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Also show what the parts' cells print.")
+@click.pass_context
+def test(ctx: click.Context, number: str, time_limit: float, verbose: bool) -> None:
+    """Run your notebook of module NN and say what became of each part.
+
+    The cells run as they are saved on disk, from top to bottom, in a fresh Python. Exit status 0 only if
+    every part passed.
+    """
+    project = need_project()
+    unit = student_module(project, number)
+    report = _run(unit, time_limit)
+    show_report(report, verbose=verbose)
+    for hint in _hints(report, project):
+        say(hint)
+    if not report.ok:
+        ctx.exit(1)
+    say(f"Next: tito module complete {unit.module.number}")
+
+
+@module.command()
+@number_argument
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0.1),
+    default=TIME_LIMIT,
+    show_default=True,
+    metavar="SECONDS",
+    help="For one cell.",
+)
+def complete(number: str, time_limit: float) -> None:
+    """Put your module NN into the package, if all its parts and its checkpoint pass.
+
+    Your notebook's code replaces the file in tinytorch/; the file before it is kept in .tito/backups/, and
+    comes back if the checkpoint fails. In a clone of the whole course that file is the reference solution:
+    `tito export NN` puts the reference back at any time.
+    """
+    project = need_project()
+    unit = student_module(project, number)
+    unit.read()
+    need_package("nbdev", "Completing a module")
+    need_package("pytest", "The checkpoint")
+    need_package("hypothesis", "The checkpoint")
+    if not unit.checkpoint_file.is_file():
+        raise TitoError(f"The checkpoint test {unit.shown(unit.checkpoint_file)} is missing.")
+    report = _run(unit, time_limit)
+    if not report.ok:
+        show_report(report)
+        missing = [part for part in report.parts if part.status != PASSED]
+        names = ", ".join(f"{part.grade_id} ({part.status})" for part in missing)
+        raise TitoError(f"Nothing was changed, because not every part passes: {names}.")
+    say(_summary(report))
+    path, checkpoint = _install(unit)
+    tests = _count(checkpoint.passed, "test")
+    say(f"{unit.shown(path)} is now your code; its checkpoint passed ({tests}, {checkpoint.seconds:.1f} s).")
+    say(_next_step(project))
+
+
+def _install(unit: StudentModule):
+    """Export, run the checkpoint, and keep the export only if it passes."""
+    number = unit.module.number
+    path, before, kept = unit.export()
+    checkpoint = None
+    try:
+        if kept:
+            say(f"The package file before it is kept: {unit.shown(kept)}")
+        with Spinner(f"checkpoint of module {number}"):
+            checkpoint = run_checkpoint(unit.checkpoint_file, root=unit.project.root)
+    finally:
+        if checkpoint is None or not checkpoint.ok:
+            unit.put_back(path, before)
+    if not checkpoint.ok:
+        _explain(checkpoint)
+        state = "put back as it was" if before is not None else "taken out again"
+        raise TitoError(
+            f"The checkpoint of module {number} failed, so {unit.shown(path)} was {state}: "
+            f"{', '.join(checkpoint.failed)}."
+        )
+    unit.mark_completed()
+    return path, checkpoint
+
+
+def _explain(checkpoint: Checkpoint) -> None:
+    for name, message in checkpoint.failed.items():
+        say(f"failed  {name}")
+        for line in message.splitlines()[:6]:
+            say(f"        {line}")
+
+
+@module.command()
+@number_argument
+def reset(number: str) -> None:
+    """Put the notebook of module NN back as it was handed out; yours is backed up first."""
+    unit = student_module(need_project(), number)
+    backup = unit.reset()
+    if backup:
+        say(f"Your notebook is kept: {unit.shown(backup)}")
+    say(f"Made {unit.shown(unit.notebook)} anew: {_count_parts(unit.read())}.")
+
+
+@module.command()
+@click.argument("number", metavar="[NN]", required=False)
+def status(number: str | None) -> None:
+    """Show what is done and what is left to do, in all modules or part by part in module NN."""
+    project = need_project()
+    if number is None:
+        _show_all(project)
+    else:
+        _show_one(student_module(project, number))
+
+
+# ------------------------------------------------------------------------------------------------ showing
+
+
+def say(text: str = "") -> None:
+    click.echo(fit(text))
+
+
+def fit(text: str, encoding: str | None = None) -> str:
+    """The text in characters that the console has."""
+    encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        for character, plain in ASCII.items():
+            text = text.replace(character, plain)
+        text = text.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table in a terminal; aligned plain lines into a file or a pipe. The first column is a status."""
+    rows = [[fit(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(fit(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in columns:
+            table.add_column(name, justify="right" if name == "points" else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
+        Console().print(table)
+        return
+    say(title)
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    for row in [columns, *rows]:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_report(report: Report, verbose: bool = False) -> None:
+    """Part by part, then what went wrong, then the sum."""
+    show_table(f"{_count(len(report.parts), 'part')}, {report.seconds:.1f} s", COLUMNS, _rows(report.parts))
+    _show_reasons(report.parts)
+    if verbose:
+        for part in report.parts:
+            if part.output.strip():
+                say(f"{part.grade_id} printed:\n{_indented(part.output.strip())}\n")
+    for note in report.notes:
+        say(f"Note: {note}.")
+    say(_summary(report))
+
+
+def _rows(parts: list[Part]) -> list[list[str]]:
+    rows = []
+    for part in parts:
+        hint = {UNWRITTEN: "write", BLOCKED: "mend"}.get(part.status)
+        about = f"{hint} {part.cause}" if hint and part.cause else ""
+        rows.append([part.status, f"{part.earned:g}/{part.points:g}", part.grade_id, about])
+    return rows
+
+
+def _show_reasons(parts: list[Part]) -> None:
+    for part in parts:
+        if part.status not in (PASSED, UNWRITTEN) and part.message:
+            reasons = [_indented(text) for text in (part.message, part.where) if text]
+            say("\n".join([f"{part.grade_id} ({part.status}):", *reasons, ""]))
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def _summary(report: Report) -> str:
+    text = f"{report.passed} of {_count(len(report.parts), 'part')} passed, "
+    text += f"{report.earned:g} of {report.possible:g} points"
+    if report.written:
+        more = sum(cell.points for cell in report.written)
+        text += (
+            f"; {_count(len(report.written), 'written question')} ({more:g} points) are marked by a person"
+        )
+    return text + "."
+
+
+def _show_all(project: Project) -> None:
+    rows = []
+    for unit in student_modules(project):
+        progress = unit.progress()
+        done, total = _points(progress.parts)
+        known = bool(progress.parts) and progress.state not in ("unreadable",)
+        about = [_in_words(progress)] if known else []
+        about += [progress.note] if progress.note else []
+        points = f"{done:g}/{total:g}" if known else ""
+        rows.append([progress.state, points, unit.module.label, "; ".join(about)])
+    if not rows:
+        raise TitoError(f"{project.modules_dir} holds no modules.")
+    show_table("Where you are", ["state", "points", "module", "parts"], rows)
+    say(_next_step(project))
+
+
+def _in_words(progress: Progress) -> str:
+    if progress.state in ("not started", "started"):
+        return _count(len(progress.parts), "part")
+    text = f"{progress.passed} of {_count(len(progress.parts), 'part')}"
+    return text + (", the notebook has changed since" if progress.changed else "")
+
+
+def _points(parts: list[Part]) -> tuple[float, float]:
+    return sum(part.earned for part in parts), sum(part.points for part in parts)
+
+
+def _next_step(project: Project) -> str:
+    for unit in student_modules(project):
+        progress = unit.progress()
+        if progress.state != "completed":
+            return _next_step_of(unit, progress)
+    return "Every module here is completed."
+
+
+def _show_one(unit: StudentModule) -> None:
+    progress = unit.progress()
+    rows = _rows(progress.parts)
+    for cell, answered in progress.questions:
+        state = "answered" if answered else "no answer yet"
+        rows.append([state, f"{cell.points:g}", cell.grade_id or cell.label, "marked by a person"])
+    title = f"Module {unit.module.label}: {progress.state}"
+    if rows:
+        show_table(title, COLUMNS, rows)
+        _show_reasons(progress.parts)
+    else:
+        say(title)
+    if progress.note:
+        say(f"Note: {progress.note}.")
+    if progress.changed:
+        say("The notebook has changed since this test run.")
+    if progress.to_write:
+        say(f"Still to write: {', '.join(progress.to_write)}")
+    say(_next_step_of(unit, progress))
+
+
+def _next_step_of(unit: StudentModule, progress: Progress) -> str:
+    number = unit.module.number
+    return {
+        "not started": f"Next: tito module start {number}",
+        "unreadable": f"Next: tito module reset {number} (your notebook is backed up first)",
+        "ready": f"Next: tito module complete {number}",
+        "completed": f"Module {number} is completed.",
+    }.get(progress.state, f"Next: fill in {unit.shown(unit.notebook)}, then tito module test {number}")
+
+
+# ------------------------------------------------------------------------------------------------- helpers
+
+
+def _run(unit: StudentModule, time_limit: float) -> Report:
+    with Spinner(f"module {unit.module.number}") as spinner:
+        return unit.test(time_limit, progress=lambda cell: spinner(f"running {cell.label}"))
+
+
+class Spinner:
+    """In a terminal, a line that says what goes on; else nothing."""
+
+    def __init__(self, text: str):
+        self.status = None
+        if sys.stdout.isatty():
+            from rich.console import Console
+            from rich.text import Text
+
+            self.status = Console().status(Text(fit(text)), spinner="line")
+
+    def __enter__(self):
+        if self.status:
+            self.status.start()
+        return self
+
+    def __call__(self, text: str) -> None:
+        if self.status:
+            from rich.text import Text
+
+            self.status.update(Text(fit(text)))
+
+    def __exit__(self, *_):
+        if self.status:
+            self.status.stop()
+
+
+def _hints(report: Report, project: Project) -> list[str]:
+    """What helps where a part fails for want of an earlier module."""
+    wanted = set()
+    for outcome in report.outcomes.values():
+        if outcome.error in ("ModuleNotFoundError", "ImportError"):
+            wanted |= set(re.findall(r"'tinytorch\.([\w.]+)'", outcome.message))
+    hints = []
+    for unit in student_modules(project):
+        if unit.target() in wanted:
+            number = unit.module.number
+            hints.append(f"Module {number} is not in the package yet: tito module complete {number}")
+    return hints
+
+
+def _count_parts(notebook: dict) -> str:
+    cells = cells_of(notebook)
+    tests = [cell for cell in cells if cell.is_test]
+    written = [cell for cell in cells if cell.is_written]
+    text = f"{_count(len(tests), 'part')}, {sum(cell.points for cell in tests):g} points"
+    if written:
+        text += f", and {_count(len(written), 'written question')}"
+    return text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,414 @@
+"""A module as a student works on it: the notebook, its first state, what is known of the progress.
+
+What can be told from the files is told from the files. Kept in `.tito/` (ignored by git) are only the
+notebook as it was handed out, the result of the last test run, and the hashes of what was completed.
+"""
+
+import copy
+import hashlib
+import json
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from tinytorch.tito.export import build_module
+from tinytorch.tito.export import read_notebook as read_dev_file
+from tinytorch.tito.notebooks import MAKER as SOLUTIONS_MAKER
+from tinytorch.tito.notebooks import back_up, cells_hash, is_untouched, notebook_text
+from tinytorch.tito.project import DEFAULT_EXP, Module, Project, TitoError, need_package, write_text
+from tinytorch.tito.runner import (
+    MISSING,
+    PASSED,
+    Cell,
+    Part,
+    Report,
+    RunnerError,
+    Worker,
+    cells_of,
+    read_notebook,
+)
+
+MAKER = "tito module start"
+CODE_STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
+TEXT_STUB = "YOUR ANSWER HERE"
+
+
+def for_student(notebook: dict) -> dict:
+    """The notebook without solutions and hidden tests.
+
+    It is what nbgrader's ClearSolutions and ClearHiddenTests make. Locked cells are marked so that Jupyter
+    lets nobody edit them by mistake.
+    """
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("nbgrader", {})
+        is_code = cell["cell_type"] == "code"
+        stub = CODE_STUB if is_code else (TEXT_STUB,)
+        source, regions = _replace_region(cell["source"], "SOLUTION", stub)
+        if regions and not tags.get("solution"):
+            raise TitoError(
+                f"A cell with a solution in it is not marked as a solution cell: {source[:60]!r}."
+            )
+        if tags.get("solution") and not regions:
+            source = "\n".join(stub)
+        source, regions = _replace_region(source, "HIDDEN TESTS", ())
+        if regions and not tags.get("grade"):
+            raise TitoError(f"A cell with hidden tests in it is not marked as graded: {source[:60]!r}.")
+        cell["source"] = source
+        if tags.get("grade") or tags.get("solution") or tags.get("locked"):
+            cell["metadata"]["deletable"] = False
+        if tags.get("locked") and not tags.get("solution"):
+            cell["metadata"]["editable"] = False
+    return notebook
+
+
+def _replace_region(source: str, name: str, stub: tuple[str, ...]) -> tuple[str, int]:
+    """Put `stub` in place of each BEGIN..END region -> the new source, how many regions there were."""
+    lines, regions, inside = [], 0, False
+    for line in source.split("\n"):
+        if f"BEGIN {name}" in line:
+            if inside:
+                raise TitoError(f"A BEGIN {name} stands inside another: {line.strip()!r}.")
+            inside, regions = True, regions + 1
+            indent = re.match(r"\s*", line)[0]
+            lines += [indent + stub_line for stub_line in stub]
+        elif f"END {name}" in line:
+            inside = False
+        elif not inside:
+            lines.append(line)
+    if inside:
+        raise TitoError(f"A BEGIN {name} has no END {name}.")
+    return "\n".join(lines), regions
+
+
+def student_modules(project: Project) -> list["StudentModule"]:
+    """Every module that has a dev file (the instructor's repository) or a notebook (a student's bundle)."""
+    found = []
+    for folder in sorted(project.modules_dir.glob("[0-9][0-9]_*")):
+        number, _, name = folder.name.partition("_")
+        unit = StudentModule(Module(number, name, folder), project)
+        if any(path.is_file() for path in (unit.module.dev_file, unit.notebook, unit.pristine_file)):
+            found.append(unit)
+    return found
+
+
+def student_module(project: Project, number: str) -> "StudentModule":
+    """The module called "12", "12_attention" or "attention"; TitoError that lists the modules otherwise."""
+    units = student_modules(project)
+    wanted = number.zfill(2) if number.isdigit() else number
+    for unit in units:
+        if wanted in (unit.module.number, unit.module.name, unit.module.label):
+            return unit
+    known = ", ".join(unit.module.number for unit in units) or "none"
+    raise TitoError(f"There is no module {number}; the modules here are: {known}.")
+
+
+@dataclass(frozen=True)
+class StudentModule:
+    module: Module
+    project: Project
+
+    # ------------------------------------------------------------------------------------------- files
+
+    @property
+    def notebook(self) -> Path:
+        return self.module.notebook
+
+    @property
+    def pristine_file(self) -> Path:
+        """The notebook as it was handed out. A bundle may ship it; `start` keeps it otherwise."""
+        return self.project.state_dir / "pristine" / f"{self.module.label}.ipynb"
+
+    @property
+    def record_file(self) -> Path:
+        return self.project.state_dir / "progress" / f"{self.module.label}.json"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.project.root / "tests" / "checkpoints" / f"test_checkpoint_{self.module.label}.py"
+
+    def shown(self, path: Path) -> str:
+        return path.relative_to(self.project.root).as_posix()
+
+    def read(self) -> dict:
+        """The student's notebook; TitoError if it is not there or cannot be read."""
+        if not self.notebook.is_file():
+            raise TitoError(
+                f"There is no notebook {self.shown(self.notebook)} yet; "
+                f"begin with: tito module start {self.module.number}"
+            )
+        return _reading(self.notebook)
+
+    def pristine(self) -> dict | None:
+        """The notebook as handed out; None if nobody knows it any more."""
+        if self.pristine_file.is_file() and not self.is_solutions():
+            return _reading(self.pristine_file)
+        if self.module.dev_file.is_file():
+            return self.fresh()
+        return None
+
+    def fresh(self) -> dict:
+        """The student's notebook, made from the dev file."""
+        need_package("jupytext", "Making a notebook from its dev file")
+        return for_student(read_dev_file(self.module.dev_file))
+
+    def is_solutions(self) -> bool:
+        """Whether what lies there is the notebook with the solutions, as `tito notebooks` made it."""
+        files = self.module.dev_file.is_file() and self.notebook.is_file()
+        return files and is_untouched(self.notebook, SOLUTIONS_MAKER)
+
+    def target(self) -> str | None:
+        """Where the module exports to, by the dev file or the notebook as handed out."""
+        if self.module.dev_file.is_file():
+            return self.module.export_target()
+        for cell in (self.pristine() or self.read())["cells"]:
+            found = DEFAULT_EXP.search(cell["source"])
+            if found and cell["cell_type"] == "code":
+                return found.group(1)
+        return None
+
+    def package_file(self) -> Path:
+        target = self.target()
+        if not target:
+            raise TitoError(
+                f"Module {self.module.number} does not say where it exports to (`#| default_exp`)."
+            )
+        return self.project.package_dir.joinpath(*target.split(".")).with_suffix(".py")
+
+    # ------------------------------------------------------------------------------------------- start, reset
+
+    def place_notebook(self) -> None:
+        """Write a fresh notebook for the student, and keep it as it was handed out."""
+        if self.module.dev_file.is_file():
+            text = notebook_text(self.fresh(), MAKER)
+            self.pristine_file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.pristine_file, text)
+            write_text(self.notebook, text)
+        elif self.pristine_file.is_file():
+            _reading(self.pristine_file)
+            write_text(self.notebook, self.pristine_file.read_text(encoding="utf-8"))
+        else:
+            raise TitoError(
+                f"{self.shown(self.pristine_file)}, the notebook as it was handed out, is missing; "
+                f"copy {self.shown(self.notebook)} from the zip that you were given."
+            )
+        self.record_file.unlink(missing_ok=True)
+
+    def keep_pristine(self) -> None:
+        """In a bundle that ships no copy: remember the notebook as it is now."""
+        if not self.pristine_file.exists() and not self.module.dev_file.is_file():
+            self.pristine_file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.notebook, self.pristine_file)
+
+    def reset(self) -> Path | None:
+        """Put the notebook back as it was handed out -> where the student's copy lies now."""
+        if not self.module.dev_file.is_file() and not self.pristine_file.is_file():
+            self.place_notebook()  # says what to do
+        backup = back_up(self.notebook, self.project) if self.notebook.exists() else None
+        self.place_notebook()
+        return backup
+
+    # ------------------------------------------------------------------------------------------- test
+
+    def test(self, time_limit: float, progress=None) -> Report:
+        """Run the student's notebook and remember the result."""
+        notebook = self.read()
+        cells, lost, notes = mend(notebook, self.pristine())
+        if not any(cell.is_test for cell in cells) and not lost:
+            raise TitoError(f"{self.shown(self.notebook)} holds no graded part.")
+        try:
+            with Worker(root=self.project.root, cwd=self.notebook.parent) as worker:
+                report = worker.run(cells, time_limit=time_limit, progress=progress)
+        except RunnerError as error:
+            raise TitoError(str(error)) from None
+        report.parts += lost
+        report.notes[:0] = notes
+        parts = [asdict(part) | {"output": ""} for part in report.parts]
+        self._remember(tested={"cells": cells_hash(notebook), "when": _now(), "parts": parts})
+        return report
+
+    # ------------------------------------------------------------------------------------------- complete
+
+    def export(self) -> tuple[Path, bytes | None, Path | None]:
+        """Put the student's code into the package -> the file, what it held before, where that is kept."""
+        path = self.package_file()
+        built = build_module(self.notebook, self.project.root, self.target())
+        before = path.read_bytes() if path.exists() else None
+        kept = None
+        if before is not None and before != built.text.encode():
+            kept = back_up(path, self.project, self.module.label)
+        built.write(self.project.package_dir)
+        _forget_bytecode(path)
+        return path, before, kept
+
+    def put_back(self, path: Path, before: bytes | None) -> None:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_text(path, before.decode("utf-8"))
+        _forget_bytecode(path)
+
+    def mark_completed(self) -> None:
+        self._remember(
+            completed={
+                "cells": cells_hash(self.read()),
+                "package": _sha256(self.package_file()),
+                "when": _now(),
+            }
+        )
+
+    # ------------------------------------------------------------------------------------------- progress
+
+    def record(self) -> dict:
+        """{"tested": …, "completed": …}, as far as there is anything to remember."""
+        try:
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise TitoError(
+                f"{self.shown(self.record_file)} cannot be read; delete it and run "
+                f"`tito module test {self.module.number}` (your notebook is not touched)."
+            )
+        return record
+
+    def _remember(self, **news) -> None:
+        self.record_file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.record_file, json.dumps(self.record() | news, indent=1) + "\n")
+
+    def progress(self) -> "Progress":
+        """What the files and the last test run say."""
+        pristine = self.pristine()
+        if not self.notebook.is_file() or self.is_solutions():
+            note = "its notebook holds the solutions (tito notebooks)" if self.notebook.is_file() else ""
+            parts = _untested(pristine) if pristine else []
+            return Progress("not started", parts, [], [], note=note)
+        try:
+            notebook = self.read()
+        except TitoError as error:
+            return Progress("unreadable", [], [], [], note=error.message)
+        record, cells = self.record(), cells_of(notebook)
+        tested, completed = record.get("tested"), record.get("completed")
+        now = cells_hash(notebook)
+        parts = [Part(**part) for part in tested["parts"]] if tested else _untested(pristine or notebook)
+        questions = [(cell, _is_answered(cell)) for cell in cells if cell.is_written]
+        to_write = [cell.label for cell in cells if cell.is_code and cell.solution and has_stub(cell.source)]
+        progress = Progress("in progress", parts, questions, to_write)
+        progress.changed = bool(tested) and tested["cells"] != now
+        if completed and self._still_completed(completed, now):
+            progress.state = "completed"
+        elif completed:
+            progress.note = "was completed; the notebook or the package file is another one now"
+        elif not tested and pristine and cells_hash(pristine) == now:
+            progress.state = "started"
+        if progress.state != "completed" and tested and not progress.changed:
+            if all(part.status == PASSED for part in parts):
+                progress.state = "ready"
+        return progress
+
+    def _still_completed(self, completed: dict, now: str) -> bool:
+        """The package file is the export of the notebook as it is, and passed the checkpoint."""
+        path = self.package_file()
+        if not path.is_file() or _sha256(path) != completed["package"]:
+            return False
+        if completed["cells"] == now:
+            return True
+        try:  # the notebook changed: perhaps only in cells that are not exported
+            return (
+                build_module(self.notebook, self.project.root, self.target()).text.encode()
+                == path.read_bytes()
+            )
+        except TitoError:
+            return False
+
+
+@dataclass
+class Progress:
+    """Where a student stands in one module."""
+
+    state: str  # not started, started, in progress, ready, completed, unreadable
+    parts: list[Part]
+    questions: list[tuple[Cell, bool]]  # the written ones, and whether there is an answer
+    to_write: list[str]  # cells that still hold a stub
+    changed: bool = False  # the notebook is not the one of the last test run
+    note: str = ""
+
+    @property
+    def passed(self) -> int:
+        return sum(part.status == PASSED for part in self.parts)
+
+
+UNTESTED = "not tested yet"
+
+
+def _untested(notebook: dict) -> list[Part]:
+    return [Part(cell.grade_id, cell.points, UNTESTED) for cell in cells_of(notebook) if cell.is_test]
+
+
+def has_stub(source: str) -> bool:
+    """Whether a line of the cell is still the stub that was handed out."""
+    return any(line.strip() == CODE_STUB[-1] for line in source.splitlines())
+
+
+def _is_answered(cell: Cell) -> bool:
+    text = cell.source.strip().strip(".*_").casefold()
+    return text not in ("", TEXT_STUB.casefold(), "your answer here", "# your code here")
+
+
+def mend(notebook: dict, pristine: dict | None) -> tuple[list[Cell], list[Part], list[str]]:
+    """The cells to run, as a grader would: locked checks as handed out, copies of cells not counted twice.
+
+    -> cells, the parts whose check is gone, and what there is to say about it.
+    """
+    cells, notes, lost = cells_of(notebook), [], []
+    original = {cell.grade_id: cell for cell in cells_of(pristine)} if pristine else {}
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.grade_id is None:
+            continue
+        if cell.grade_id in seen:
+            notes.append(f"`{cell.grade_id}` is there twice; delete the second one, which does not count")
+            cell.grade_id, cell.graded, cell.solution, cell.locked = None, False, False, False
+            continue
+        seen.add(cell.grade_id)
+        first = original.get(cell.grade_id)
+        if original and first is None and cell.is_test:
+            notes.append(f"`{cell.grade_id}` is no check of this module and does not count")
+            cell.graded = False
+        elif first is not None and first.is_test:
+            visible = _replace_region(cell.source, "HIDDEN TESTS", ())[0] if cell.is_code else ""
+            if visible.strip() != first.source.strip():
+                notes.append(f"`{cell.grade_id}` has been changed; the check was run as it was handed out")
+                cell.source = first.source
+            cell.is_code, cell.graded, cell.solution = True, True, False
+            cell.locked, cell.points = True, first.points
+    for first in original.values():
+        if first.is_test and first.grade_id not in seen:
+            message = "its check is gone from your notebook; `tito module reset` gives a fresh one"
+            lost.append(Part(first.grade_id, first.points, MISSING, message))
+    return cells, lost, notes
+
+
+def _reading(path: Path) -> dict:
+    try:
+        return read_notebook(path)
+    except RunnerError as error:
+        raise TitoError(str(error)) from None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _forget_bytecode(path: Path) -> None:
+    """Python takes compiled code for current if size and second agree, which two quick exports may do."""
+    Path(cache_from_source(str(path))).unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
