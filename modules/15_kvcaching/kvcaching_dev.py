@@ -1,6 +1,18 @@
 # %% [markdown]
 """
-# KV caching
+# The KV cache
+
+Your GPT writes a text one token at a time, and for every token it reads the whole text again from the beginning. In this module you measure that waste, see which part of the work never changes, and keep that part. The finished model is not edited: you put the cache in front of it. In the end the same model says the same words, several times faster, and you can say exactly why, and where the gain stops.
+
+You will be able to
+
+- count what a whole generation costs with and without a cache, projections and attention apart;
+- design a cache that is filled in place, is read without a copy, and refuses bad input before it writes;
+- attend causally at absolute positions, for any batch and any number of new tokens;
+- put the cache in front of a model that knows nothing of it, and take it off again without a trace;
+- compute what a cache weighs for published models, and where it outweighs the model.
+
+Needed: modules 12 (attention), 13 (GPT) and 14 (Profiler).
 """
 
 # %%
@@ -15,132 +27,1258 @@ from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, as_array
 from tinytorch.models.transformer import check_tokens
 
+# %% [markdown]
+"""
+What follows is for this notebook only: a model to work on, and the Profiler to measure it.
+"""
+
+# %%
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from tinytorch.models.transformer import GPT
+from tinytorch.profiling.profiler import Profiler
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+"""
+## 1. Measure the waste
+
+Here is a small GPT with random weights: 4 layers, 128 wide, a context of 512 tokens. Its words are nonsense, but a step costs what a step costs. How long does it take to find the next token after 32 tokens, after 128, after 512?
+"""
+
+# %%
+model = GPT(vocab_size=65, embed_dim=128, num_layers=4, num_heads=4, max_seq_len=512, seed=0)
+text = rng.integers(0, 65, (1, 512))
+lengths = (32, 128, 512)
+
+
+def ms_per_token(length):
+    """Milliseconds to read `length` tokens and give the logits of the next."""
+    return 1e3 * Profiler().time(model.next_logits, text[:, :length]).median
+
+
+{length: round(ms_per_token(length), 2) for length in lengths}
+
+
+# %%
+def plot_waste():
+    import matplotlib.pyplot as plt
+
+    lengths = (16, 64, 128, 192, 256, 384, 512)
+    plt.plot(lengths, [ms_per_token(n) for n in lengths], "o-")
+    plt.xlabel("tokens in the text so far")
+    plt.ylabel("ms for the next token")
+    plt.title("Without a cache every token is dearer than the one before")
+    plt.ylim(0)
+    plt.show()
+
+
+# %%
+if "get_ipython" in globals():
+    plot_waste()
+
+# %% [markdown]
+"""
+One more token should cost the same however long the text is: it is one token. Instead the price rises with every token already written.
+
+Three costs hide in that curve, and they grow differently. Take a generation of n tokens from an empty prompt, so that step t reads t tokens.
+
+| | step t, everything again | whole generation | step t, only the new token | whole generation |
+|---|---|---|---|---|
+| tokens pushed through the projections and the MLP | t | n(n+1)/2 | 1 | n |
+| query-key products, per head and layer | t · t | n(n+1)(2n+1)/6 | t | n(n+1)/2 |
+
+So over a whole generation the projections fall from O(n²) to O(n), and attention falls from O(n³) to O(n²); per token, attention falls from O(n²) to O(n). A cache never makes attention over a whole generation linear: the new token has to look at every old one.
+
+**Task (6 points).** Write both counts for a prompt of any length. With `prompt` tokens given and `new` to be produced, step 1 reads `prompt` tokens, step 2 reads `prompt + 1`, and so on; step `new` reads `prompt + new - 1`. With a cache, step 1 still reads the whole prompt (every query against every key, as the code does it: the mask hides products, it does not save them), and each later step reads one token. About 4 lines each.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "generation-costs", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def projected_tokens(prompt: int, new: int, cached: bool) -> int:
+    """How many tokens the projections see while `new` tokens are generated after `prompt` given ones."""
+    ### BEGIN SOLUTION
+    if cached:
+        return prompt + new - 1
+    return sum(range(prompt, prompt + new))
+    ### END SOLUTION
+
+
+def attention_scores(prompt: int, new: int, cached: bool) -> int:
+    """How many query-key products one head of one layer computes in the same generation."""
+    ### BEGIN SOLUTION
+    lengths = range(prompt, prompt + new)
+    if cached:
+        return prompt * prompt + sum(lengths[1:])
+    return sum(t * t for t in lengths)
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Three tokens from a prompt of one: the steps read 1, 2 and 3 tokens. Check the four numbers by hand before you run the cell.
+"""
+
+# %%
+[count(1, 3, cached) for count in (projected_tokens, attention_scores) for cached in (False, True)]
+
+# %% nbgrader={"grade": true, "grade_id": "test-generation-costs", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+assert projected_tokens(1, 3, False) == 6, (
+    "steps of 1, 2 and 3 tokens push 1 + 2 + 3 tokens through the projections"
+)
+assert projected_tokens(1, 3, True) == 3, "with a cache each of the three steps projects one token"
+assert attention_scores(1, 3, False) == 14, "steps of 1, 2 and 3 tokens compute 1 + 4 + 9 products"
+assert attention_scores(1, 3, True) == 6, "with a cache, one query meets 1, then 2, then 3 keys"
+### BEGIN HIDDEN TESTS
+for prompt, new in ((1, 1), (1, 40), (7, 1), (7, 12), (100, 3)):
+    tokens, products = {True: 0, False: 0}, {True: 0, False: 0}
+    for step in range(new):
+        seen = prompt + step
+        tokens[False] += seen
+        products[False] += seen * seen
+        fresh = prompt if step == 0 else 1
+        tokens[True] += fresh
+        products[True] += fresh * seen
+    for cached in (True, False):
+        assert projected_tokens(prompt, new, cached) == tokens[cached], (
+            f"{prompt} + {new} tokens, cached={cached}"
+        )
+        assert attention_scores(prompt, new, cached) == products[cached], (
+            f"{prompt} + {new} tokens, cached={cached}"
+        )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 2. See what never changes
+
+Why may we skip the old tokens at all? Look at the keys of layer 1 while the text grows from 5 to 6 tokens. To catch them we put an observer in front of the layer, the way module 03 allows.
+"""
+
+
+# %%
+def keys_of_layer(tokens, layer_idx):
+    """(1, T) -> (1, H, T, D): the keys that layer `layer_idx` computes for this text."""
+    caught = []
+
+    def observer(inner, x):
+        caught.append(inner(x))
+        return caught[-1]
+
+    attention = model.blocks[layer_idx].attention
+    attention.wrap("project", observer)
+    model.hidden_states(tokens)
+    attention.unwrap("project", observer)
+    query, key, value = caught[0]
+    return key.data
+
+
+short, longer = keys_of_layer(text[:, :5], 1), keys_of_layer(text[:, :6], 1)
+short.shape, longer.shape, float(np.abs(longer[:, :, :5] - short).max())
+
+# %% [markdown]
+"""
+The first five keys are the same to the last bits. Nothing that came later could reach them: a causal model lets information flow forwards only, so what a token computes in any layer depends on the tokens up to itself, and those do not change.
+
+**Question (5 points).** We are going to keep keys and values and throw the queries away. Why are old queries never needed again? And why would the same trick be wrong for an encoder without a causal mask? Answer in three or four sentences.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "question-why-not-queries", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## 3. What it weighs
+
+For each layer we keep two arrays, keys and values, and each holds one vector of `head_dim` numbers for each row of the batch, each head and each position. Arrange it as (B, H, max_seq_len, D): the keys of one head then lie one after the other in memory, which is how attention reads them.
+
+**Task (6 points).** Write `cache_bytes`: two arrays for each of L layers, of B · H · max_seq_len · D numbers each. `dtype` says how many bytes a number has. Pure arithmetic, nothing is allocated; about 2 lines. In models with grouped-query attention H is the number of *key and value* heads.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "cache-bytes", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def cache_bytes(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32) -> int:
+    """The bytes of keys and values for `max_seq_len` tokens: 2 * L * B * H * max_seq_len * D * itemsize."""
+    ### BEGIN SOLUTION
+    return 2 * num_layers * batch_size * num_heads * max_seq_len * head_dim * np.dtype(dtype).itemsize
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+GPT-2 small has 12 layers of 12 heads, 64 wide, and a context of 1024 (Radford et al. 2019). In float32 its cache weighs 75.5 MB (here and everywhere, MB means 10⁶ bytes). Does yours?
+"""
+
+# %%
+cache_bytes(1, 1024, 12, 12, 64) / 1e6
+
+# %% nbgrader={"grade": true, "grade_id": "test-cache-bytes", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+assert cache_bytes(1, 1, 1, 1, 1) == 8, (
+    "one token, one layer, one head, one number: a key and a value of 4 bytes each"
+)
+assert cache_bytes(1, 1024, 12, 12, 64) == 75_497_472, "GPT-2 small in float32 takes 75,497,472 bytes"
+assert cache_bytes(1, 1024, 12, 12, 64, np.float16) == 75_497_472 // 2, "float16 halves it"
+### BEGIN HIDDEN TESTS
+assert cache_bytes(1, 2048, 96, 96, 128) == 19_327_352_832, (
+    "GPT-3 (96 layers, 96 heads of 128, 2048 tokens) takes 19.3 GB"
+)
+for dtype in (np.float16, np.float32, np.float64):
+    pair = [np.zeros((2, 5, 7, 3), dtype) for _ in "kv"]
+    assert cache_bytes(2, 7, 4, 5, 3, dtype) == 4 * sum(a.nbytes for a in pair), (
+        f"4 layers in {np.dtype(dtype)}"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 4. The cache
+
+Four decisions, each of which somebody got wrong before.
+
+**Allocate once.** Appending with `np.concatenate` copies everything that is already there at every token. We take room for `max_seq_len` tokens at the start and write into it. The zeros cost little: most systems hand out the pages when they are first touched.
+
+**Positions live in the cache, and nowhere else.** `seq_pos` is the number of committed tokens, and therefore the position of the next one.
+
+**Write first, commit once.** Within one step every layer writes its keys at the *same* positions. If each layer's `update` moved `seq_pos`, layer 1 would write after layer 0. So `update` writes and shows, and `advance` commits when all layers have written. It has a second advantage: a step that fails half way has committed nothing.
+
+**Check before you write.** NumPy broadcasts one head into four without a word and counts negative layers from the end. A cache that checks costs microseconds; a cache that does not costs an afternoon.
+
+The constructor is given, and so are two pictures of the cache, one for the terminal and one for the notebook. The methods are yours; each is graded by itself, so you can leave one and go on.
+
+**Task, `check_new` (8 points).** Turn key and value into arrays (`as_array`) and raise before anything is written: `TypeError` if `layer_idx` is not a whole number (`whole_number` does that); `ValueError` if it is outside 0 to L - 1; if the two shapes differ; if they are not (B, H, T, D) with this cache's B, H and D; if T is 0; if `seq_pos + T` goes beyond `max_seq_len`. Say both numbers each time. Return the two arrays. About 12 lines.
+
+**Task, `update` (10 points).** Write the T new keys and values *in place* at positions seq_pos … seq_pos + T, and return views of everything now visible, (B, H, seq_pos + T, D). `self.view` makes them. `seq_pos` does not move. About 4 lines.
+
+**Task, `get` (5 points).** Views of what is committed, (B, H, seq_pos, D), after the check of the layer number (`self.check_layer`). Two lines.
+
+**Task, `advance` (4 points).** Commit `num_tokens`, at least 1. `ValueError` beyond the end, and then nothing changes. About 5 lines.
+
+**Task, `truncate` and `reset` (6 points).** Forget the newest tokens, so that `seq_pos` tokens are left; `ValueError` if there are not so many. Nothing needs to be erased: what lies beyond `seq_pos` is invisible and will be written over. `reset` starts over in the same storage; the branch for another batch size is given.
+
+**Task, `get_memory_usage` (5 points).** Count from the real arrays (`array.nbytes`, `array.size`), not from the formula: then the formula and the arrays can be held against each other. `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). About 10 lines.
+"""
+
 
 # %%
 #| export
+def whole_number(name: str, value, at_least: int) -> int:
+    """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} should be a whole number, got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} should be at least {at_least}, got {value}")
+    return int(value)
+
+
+# %% nbgrader={"grade": false, "grade_id": "kv-cache", "locked": false, "schema_version": 3, "solution": true}
+#| export
 class KVCache:
-    """Room for the keys and values of every layer, filled from the left, never moved."""
+    """The keys and values of every token so far, for every layer, in arrays that are allocated once.
+
+    caches: list over layers of (key, value) Tensors, each (B, H, max_seq_len, D).
+    seq_pos: tokens committed so far, which is the position of the next one.
+    Raises ValueError if a size is not positive, TypeError if it is no whole number or dtype is no float type.
+    """
 
     def __init__(self, batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32):
-        self.batch_size, self.max_seq_len = batch_size, max_seq_len
-        self.num_layers, self.num_heads, self.head_dim = num_layers, num_heads, head_dim
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.max_seq_len = whole_number("max_seq_len", max_seq_len, 1)
+        self.num_layers = whole_number("num_layers", num_layers, 1)
+        self.num_heads = whole_number("num_heads", num_heads, 1)
+        self.head_dim = whole_number("head_dim", head_dim, 1)
         self.dtype = np.dtype(dtype)
+        if self.dtype.kind != "f":
+            raise TypeError(f"keys and values are floats, got dtype {self.dtype}")
         self.seq_pos = 0
-        self._allocate()
+        self.caches = self.allocate(self.batch_size)
 
-    def _allocate(self):
-        shape = (self.batch_size, self.num_heads, self.max_seq_len, self.head_dim)
-        self.caches = [
-            tuple(Tensor(np.zeros(shape, self.dtype), dtype=self.dtype) for _ in "kv")
+    def allocate(self, batch_size: int) -> list:
+        """-> list over layers of (key, value) Tensors, each (B, H, max_seq_len, D), all zero."""
+        shape = (batch_size, self.num_heads, self.max_seq_len, self.head_dim)
+        return [
+            (
+                Tensor(np.zeros(shape, self.dtype), dtype=self.dtype),
+                Tensor(np.zeros(shape, self.dtype), dtype=self.dtype),
+            )
             for _ in range(self.num_layers)
         ]
 
-    def update(self, layer_idx, key, value):
+    def check_layer(self, layer_idx) -> None:
+        """Raises TypeError if layer_idx is no whole number, ValueError if there is no such layer."""
+        if whole_number("layer_idx", layer_idx, 0) >= self.num_layers:
+            raise ValueError(f"layer_idx {layer_idx} is outside 0 to {self.num_layers - 1}")
+
+    def view(self, layer_idx: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without a copy."""
+        key, value = self.caches[layer_idx]
+        return Tensor(key.data[:, :, :num_tokens], dtype=self.dtype), Tensor(
+            value.data[:, :, :num_tokens], dtype=self.dtype
+        )
+
+    def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
+        """-> key and value as arrays, (B, H, T, D) each.
+
+        Raises TypeError if layer_idx is no whole number or the arrays hold no numbers; ValueError if there is
+        no such layer, a shape is not (B, H, T >= 1, D), the two differ, or seq_pos + T exceeds max_seq_len.
+        """
+        ### BEGIN SOLUTION
+        self.check_layer(layer_idx)
         key, value = as_array(key), as_array(value)
-        stop = self.seq_pos + key.shape[2]
-        if stop > self.max_seq_len:
+        if key.shape != value.shape:
+            raise ValueError(f"key has shape {key.shape}, value {value.shape}: they should be equal")
+        B, H, D = self.batch_size, self.num_heads, self.head_dim
+        if key.ndim != 4 or (key.shape[0], key.shape[1], key.shape[3]) != (B, H, D):
+            raise ValueError(f"key and value have shape {key.shape}, this cache takes ({B}, {H}, T, {D})")
+        T = key.shape[2]
+        if T == 0:
+            raise ValueError(f"there should be at least 1 new token, key has shape {key.shape}, T = 0")
+        if self.seq_pos + T > self.max_seq_len:
             raise ValueError(
-                f"{self.seq_pos} tokens and {key.shape[2]} new ones do not fit in {self.max_seq_len}"
+                f"{T} tokens after {self.seq_pos} make {self.seq_pos + T}, the cache holds {self.max_seq_len}"
             )
-        keys, values = self.caches[layer_idx]
-        keys.data[:, :, self.seq_pos : stop] = key
-        values.data[:, :, self.seq_pos : stop] = value
-        return self._view(layer_idx, stop)
+        return key, value
+        ### END SOLUTION
 
-    def _view(self, layer_idx, stop):
-        return tuple(Tensor(x.data[:, :, :stop], dtype=self.dtype) for x in self.caches[layer_idx])
+    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
+        """(B, H, T, D) new keys and values -> views of all that is now visible, (B, H, seq_pos + T, D) each.
 
-    def get(self, layer_idx):
-        return self._view(layer_idx, self.seq_pos)
+        Written in place at positions seq_pos to seq_pos + T; seq_pos does not move. Raises as `check_new`.
+        """
+        key, value = self.check_new(layer_idx, key, value)
+        ### BEGIN SOLUTION
+        stop = self.seq_pos + key.shape[2]
+        key_store, value_store = self.caches[layer_idx]
+        key_store.data[:, :, self.seq_pos : stop] = key
+        value_store.data[:, :, self.seq_pos : stop] = value
+        return self.view(layer_idx, stop)
+        ### END SOLUTION
 
-    def advance(self, num_tokens=1):
+    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
+        """-> views of the committed keys and values, (B, H, seq_pos, D) each."""
+        ### BEGIN SOLUTION
+        self.check_layer(layer_idx)
+        return self.view(layer_idx, self.seq_pos)
+        ### END SOLUTION
+
+    def advance(self, num_tokens: int = 1) -> None:
+        """Commit `num_tokens` that every layer has written. Raises ValueError past the end."""
+        ### BEGIN SOLUTION
+        num_tokens = whole_number("num_tokens", num_tokens, 1)
+        if self.seq_pos + num_tokens > self.max_seq_len:
+            raise ValueError(
+                f"{num_tokens} more than {self.seq_pos} pass the end, the cache holds {self.max_seq_len}"
+            )
         self.seq_pos += num_tokens
+        ### END SOLUTION
 
-    def truncate(self, seq_pos):
+    def truncate(self, seq_pos: int) -> None:
+        """Rewind: keep the first `seq_pos` tokens. Raises ValueError if fewer are committed."""
+        ### BEGIN SOLUTION
+        seq_pos = whole_number("seq_pos", seq_pos, 0)
+        if seq_pos > self.seq_pos:
+            raise ValueError(f"cannot keep {seq_pos} tokens, only {self.seq_pos} are committed")
         self.seq_pos = seq_pos
+        ### END SOLUTION
 
-    def reset(self, batch_size=None):
+    def reset(self, batch_size: int | None = None) -> None:
+        """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
+        if batch_size is not None and whole_number("batch_size", batch_size, 1) != self.batch_size:
+            self.caches = self.allocate(batch_size)
+            self.batch_size = int(batch_size)
+        ### BEGIN SOLUTION
         self.seq_pos = 0
-        if batch_size is not None and batch_size != self.batch_size:
-            self.batch_size = batch_size
-            self._allocate()
+        ### END SOLUTION
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(x.data.nbytes for pair in self.caches for x in pair)
+
+    def get_memory_usage(self) -> dict:
+        """-> total_mb, per_layer_mb, used_mb (of committed tokens), utilization (0 to 1), cache_tensors,
+        total_elements, bytes_per_token (one token of one row, all layers); 1 MB = 10**6 bytes.
+        """
+        ### BEGIN SOLUTION
+        arrays = [x.data for pair in self.caches for x in pair]
+        total = sum(a.nbytes for a in arrays)
+        utilization = self.seq_pos / self.max_seq_len
+        return {
+            "total_mb": total / 1e6,
+            "per_layer_mb": total / 1e6 / self.num_layers,
+            "used_mb": total / 1e6 * utilization,
+            "utilization": utilization,
+            "cache_tensors": len(arrays),
+            "total_elements": sum(a.size for a in arrays),
+            "bytes_per_token": total // (self.batch_size * self.max_seq_len),
+        }
+        ### END SOLUTION
+
+    def __repr__(self):
+        return (
+            f"KVCache({self.seq_pos}/{self.max_seq_len} tokens, batch_size={self.batch_size}, "
+            f"num_layers={self.num_layers}, num_heads={self.num_heads}, head_dim={self.head_dim}, "
+            f"{self.dtype}, {self.nbytes / 1e6:.2f} MB)"
+        )
+
+    def _repr_html_(self):
+        """A bar for each layer: what is filled, and the bytes."""
+        filled = 240 * self.seq_pos / self.max_seq_len
+        layer_mb = self.nbytes / 1e6 / self.num_layers
+        bars = "".join(
+            f'<text x="0" y="{16 * i + 11}">layer {i}</text>'
+            f'<rect x="60" y="{16 * i + 2}" width="240" height="10" fill="#ddd"/>'
+            f'<rect x="60" y="{16 * i + 2}" width="{filled:.1f}" height="10" fill="#4477aa"/>'
+            f'<text x="308" y="{16 * i + 11}">{layer_mb:.2f} MB</text>'
+            for i in range(self.num_layers)
+        )
+        size = f'width="400" height="{16 * self.num_layers}" font-family="monospace" font-size="11"'
+        return f"<pre>{self!r}</pre><svg {size}>{bars}</svg>"
+
+
+# %% [markdown]
+"""
+Two layers, room for eight tokens. We write a prompt of three, commit it, and then one token more that we do not commit. Which numbers will the look at layer 0 show, and where is the 7?
+"""
 
 
 # %%
+def tiny_cache():
+    """Two rows, room for 8 tokens, 2 layers, 1 head of 1 number: small enough to print."""
+    return KVCache(batch_size=1, max_seq_len=8, num_layers=2, num_heads=1, head_dim=1)
+
+
+def show_cache():
+    cache = tiny_cache()
+    prompt = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1)
+    for layer_idx in range(2):
+        cache.update(layer_idx, prompt, -prompt)
+    cache.advance(3)
+    cache.update(0, np.full((1, 1, 1, 1), 7.0), np.full((1, 1, 1, 1), -7.0))
+    return cache, cache.caches[0][0].data.ravel(), cache.get(0)[0].data.ravel()
+
+
+# %%
+show_cache()
+
+# %% [markdown]
+"""
+The tests below look at one method each. So that they do not depend on the other methods, they set `seq_pos` and the storage by hand, and `Unchecked` is your cache with a `check_new` that checks nothing.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "cache-instruments", "locked": true, "schema_version": 3, "solution": false}
+class Unchecked(KVCache):
+    def check_new(self, layer_idx, key, value):
+        return np.asarray(key), np.asarray(value)
+
+
+def numbered_cache(kind=KVCache, seq_pos=0, **sizes):
+    """A cache of odd sizes whose storage holds a different number everywhere."""
+    sizes = {"batch_size": 2, "max_seq_len": 7, "num_layers": 3, "num_heads": 4, "head_dim": 5, **sizes}
+    cache = kind(**sizes)
+    for i, pair in enumerate(cache.caches):
+        for j, x in enumerate(pair):
+            x.data[...] = np.arange(x.data.size).reshape(x.data.shape) + 1000 * (2 * i + j)
+    cache.seq_pos = seq_pos
+    return cache
+
+
+def random_pair(T, B=2, H=4, D=5, seed=0):
+    """New keys and values, (B, H, T, D)."""
+    return np.random.default_rng(seed).normal(size=(2, B, H, T, D)).astype(np.float32)
+
+
+def error_of(call, *args):
+    """The ValueError or TypeError that the call raises, or None; other errors pass through."""
+    try:
+        call(*args)
+    except (ValueError, TypeError) as error:
+        return error
+    return None
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-check-new", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+cache = numbered_cache(seq_pos=4)
+key, value = random_pair(3)
+checked = cache.check_new(2, Tensor(key), value)
+assert type(checked[0]) is np.ndarray and np.array_equal(checked[0], key), (
+    "a Tensor of good shape should come back as its array"
+)
+assert np.array_equal(checked[1], value), "the second array should be the value"
+for layer_idx in (3, -1):
+    assert isinstance(error_of(cache.check_new, layer_idx, key, value), ValueError), (
+        f"layer {layer_idx} of 3 is no layer"
+    )
+assert isinstance(error_of(cache.check_new, 1.0, key, value), TypeError), (
+    "layer 1.0 is not a whole number: TypeError"
+)
+assert isinstance(error_of(cache.check_new, 0, key, value[:, :, :2]), ValueError), (
+    "3 keys and 2 values do not belong together"
+)
+assert isinstance(error_of(cache.check_new, 0, key[:, :1], value[:, :1]), ValueError), (
+    "1 head must not be broadcast into 4"
+)
+four_new = random_pair(4)
+too_long = error_of(cache.check_new, 0, *four_new)
+assert isinstance(too_long, ValueError), "4 tokens after 4 do not fit into 7"
+assert "7" in str(too_long) and ("8" in str(too_long) or "4" in str(too_long)), (
+    f"say both numbers; yours says: {too_long}"
+)
+
+
+### BEGIN HIDDEN TESTS
+def before_and_after(call):
+    state = [x.data.copy() for pair in cache.caches for x in pair]
+    assert isinstance(error_of(*call), (ValueError, TypeError)), (
+        f"bad input was accepted: {[np.shape(a) for a in call[2:]]}"
+    )
+    now = [x.data for pair in cache.caches for x in pair]
+    assert cache.seq_pos == 4 and all(np.array_equal(a, b) for a, b in zip(state, now, strict=True)), (
+        "the check wrote something"
+    )
+
+
+for bad in (
+    random_pair(1, B=1),
+    random_pair(1, B=3),
+    random_pair(1, H=3),
+    random_pair(1, D=6),
+    random_pair(1, D=1),
+    random_pair(0),
+):
+    before_and_after((cache.check_new, 0, *bad))
+for axes in (3, 5):
+    before_and_after(
+        (
+            cache.check_new,
+            0,
+            *(np.zeros((2, 4, 1, 5, 1, 1))[..., 0] if axes == 5 else np.zeros((4, 1, 5)) for _ in "kv"),
+        )
+    )
+before_and_after((cache.check_new, 0, [["a"]], [["b"]]))
+before_and_after((cache.check_new, True, key, value))
+before_and_after((cache.check_new, None, key, value))
+swapped = np.zeros((4, 2, 3, 5))
+before_and_after((cache.check_new, 0, swapped, swapped))
+assert isinstance(cache.check_new(np.int64(1), key, value), tuple), "a NumPy integer is a whole number too"
+full = numbered_cache(seq_pos=7)
+assert isinstance(error_of(full.check_new, 0, *random_pair(1)), ValueError), "a full cache takes nothing"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-update", "locked": true, "points": 10, "schema_version": 3, "solution": false}
+cache = numbered_cache(Unchecked, seq_pos=2)
+before = [[x.data.copy() for x in pair] for pair in cache.caches]
+key, value = random_pair(3)
+keys, values = cache.update(1, key, value)
+assert keys.shape == (2, 4, 5, 5), (
+    f"2 old and 3 new tokens are visible, shape (2, 4, 5, 5), yours is {keys.shape}"
+)
+assert np.array_equal(cache.caches[1][0].data[:, :, 2:5], key), (
+    "the new keys belong at positions 2, 3 and 4 of layer 1"
+)
+assert np.array_equal(cache.caches[1][1].data[:, :, 2:5], value), (
+    "the new values belong at positions 2, 3 and 4 of layer 1"
+)
+assert np.array_equal(keys.data[:, :, :2], before[1][0][:, :, :2]), "the old keys come first, unchanged"
+assert np.shares_memory(keys.data, cache.caches[1][0].data), (
+    "the keys should be a view of the storage, yours are a copy"
+)
+assert cache.seq_pos == 2, f"update writes, advance commits: seq_pos should stay 2, yours is {cache.seq_pos}"
+### BEGIN HIDDEN TESTS
+for layer_idx, (old_key, old_value) in enumerate(before):
+    for old, new, store in (
+        (old_key, key, cache.caches[layer_idx][0]),
+        (old_value, value, cache.caches[layer_idx][1]),
+    ):
+        want = old.copy()
+        if layer_idx == 1:
+            for b in range(2):
+                for h in range(4):
+                    for t in range(3):
+                        want[b, h, 2 + t] = new[b, h, t]
+        assert np.array_equal(store.data, want), (
+            f"layer {layer_idx} holds something else after update(1, ...)"
+        )
+assert np.array_equal(values.data, cache.caches[1][1].data[:, :, :5]) and np.shares_memory(
+    values.data, cache.caches[1][1].data
+)
+assert keys.dtype == np.float32 and len(keys.shape) == 4
+key_before = key.copy()
+cache.update(1, key, value)
+assert np.array_equal(key, key_before), "the new keys themselves must not change"
+assert np.array_equal(cache.caches[1][0].data[:, :, 2:5], key), (
+    "the same step written twice lands in the same place"
+)
+cache.update(2, *random_pair(5, seed=1))
+assert np.array_equal(cache.caches[2][0].data[:, :, 2:], random_pair(5, seed=1)[0]), (
+    "5 tokens after 2 fill all 7"
+)
+half = numbered_cache(Unchecked, seq_pos=0, dtype=np.float16)
+assert half.update(0, key, value)[0].dtype == np.float16, "a float16 cache shows float16"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-get", "locked": true, "points": 5, "schema_version": 3, "solution": false}
+cache = numbered_cache(seq_pos=3)
+keys, values = cache.get(2)
+assert keys.shape == (2, 4, 3, 5), f"3 tokens are committed, so (2, 4, 3, 5); yours is {keys.shape}"
+assert np.array_equal(keys.data, cache.caches[2][0].data[:, :, :3]), "get(2) should show the keys of layer 2"
+assert np.array_equal(values.data, cache.caches[2][1].data[:, :, :3]), (
+    "get(2) should show the values of layer 2"
+)
+assert np.shares_memory(keys.data, cache.caches[2][0].data), "get should not copy"
+assert isinstance(error_of(cache.get, -1), ValueError), "layer -1 is no layer"
+### BEGIN HIDDEN TESTS
+assert np.shares_memory(values.data, cache.caches[2][1].data) and cache.seq_pos == 3
+assert isinstance(error_of(cache.get, 3), ValueError) and isinstance(error_of(cache.get, "0"), TypeError)
+assert numbered_cache(seq_pos=0).get(0)[0].shape == (2, 4, 0, 5), "an empty cache shows 0 tokens"
+assert numbered_cache(seq_pos=7).get(0)[1].shape == (2, 4, 7, 5), "a full cache shows all"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-advance", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+cache = numbered_cache(seq_pos=2)
+cache.advance(3)
+assert cache.seq_pos == 5, f"2 and 3 more make 5, yours is {cache.seq_pos}"
+cache.advance()
+assert cache.seq_pos == 6, "advance() commits one token"
+assert isinstance(error_of(cache.advance, 2), ValueError), "2 more after 6 pass the end of 7"
+assert cache.seq_pos == 6, "after an error the cache is as it was"
+### BEGIN HIDDEN TESTS
+assert isinstance(error_of(cache.advance, -1), ValueError) and isinstance(
+    error_of(cache.advance, 0), ValueError
+)
+assert isinstance(error_of(cache.advance, 1.0), TypeError) and cache.seq_pos == 6
+cache.advance(1)
+assert cache.seq_pos == 7, "the cache may be filled to the last place"
+assert isinstance(error_of(cache.advance), ValueError) and cache.seq_pos == 7
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-truncate-reset", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+cache = numbered_cache(seq_pos=6)
+storage = [x.data for pair in cache.caches for x in pair]
+cache.truncate(4)
+assert cache.seq_pos == 4, f"4 tokens should be left, yours has {cache.seq_pos}"
+assert isinstance(error_of(cache.truncate, 5), ValueError), "5 tokens cannot be kept when 4 are committed"
+assert cache.seq_pos == 4, "after an error the cache is as it was"
+cache.reset()
+assert cache.seq_pos == 0, f"reset starts over at 0, yours is at {cache.seq_pos}"
+now = [x.data for pair in cache.caches for x in pair]
+assert all(a is b for a, b in zip(now, storage, strict=True)), "reset keeps the storage"
+### BEGIN HIDDEN TESTS
+cache.truncate(0)
+assert cache.seq_pos == 0, "keeping 0 of 0 tokens is allowed"
+cache = numbered_cache(seq_pos=5)
+assert isinstance(error_of(cache.truncate, -1), ValueError) and isinstance(
+    error_of(cache.truncate, 2.0), TypeError
+)
+assert cache.seq_pos == 5
+kept = cache.caches[1][0].data[:, :, :3].copy()
+cache.truncate(3)
+assert np.array_equal(cache.caches[1][0].data[:, :, :3], kept), "the tokens that are kept must not change"
+cache.truncate(3)
+assert cache.seq_pos == 3, "keeping all is allowed"
+cache.reset(batch_size=6)
+assert cache.seq_pos == 0 and cache.caches[2][1].shape == (6, 4, 7, 5), (
+    "another batch size needs another storage"
+)
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-memory-usage", "locked": true, "points": 5, "schema_version": 3, "solution": false}
+usage = numbered_cache(seq_pos=0).get_memory_usage()
+assert usage["cache_tensors"] == 6, (
+    f"3 layers hold 3 keys and 3 values, 6 arrays, yours says {usage['cache_tensors']}"
+)
+assert usage["total_elements"] == 6 * 2 * 4 * 7 * 5, "6 arrays of 2 * 4 * 7 * 5 numbers"
+assert np.isclose(usage["total_mb"], 6 * 280 * 4 / 1e6), (
+    f"6 arrays of 280 numbers of 4 bytes, yours says {usage['total_mb']} MB"
+)
+assert usage["bytes_per_token"] == 2 * 3 * 4 * 5 * 4, (
+    "one token: a key and a value, in 3 layers of 4 heads of 5 numbers"
+)
+assert usage["utilization"] == 0 and usage["used_mb"] == 0, "nothing is committed yet"
+### BEGIN HIDDEN TESTS
+for B, S, L, H, D, dtype, used in (
+    (1, 9, 2, 3, 4, np.float32, 6),
+    (3, 5, 1, 2, 7, np.float16, 5),
+    (2, 4, 5, 1, 3, np.float64, 1),
+):
+    cache = KVCache(B, S, L, H, D, dtype)
+    cache.seq_pos = used
+    usage = cache.get_memory_usage()
+    total = sum(x.data.nbytes for pair in cache.caches for x in pair)
+    assert set(usage) == {
+        "total_mb",
+        "per_layer_mb",
+        "used_mb",
+        "utilization",
+        "cache_tensors",
+        "total_elements",
+        "bytes_per_token",
+    }
+    assert np.isclose(usage["total_mb"], total / 1e6) and np.isclose(usage["per_layer_mb"], total / 1e6 / L)
+    assert np.isclose(usage["used_mb"], total / 1e6 * used / S) and np.isclose(usage["utilization"], used / S)
+    assert usage["cache_tensors"] == 2 * L and usage["total_elements"] == 2 * L * B * H * S * D
+    assert usage["bytes_per_token"] == 2 * L * H * D * np.dtype(dtype).itemsize, (
+        "one token of one row, whatever the batch"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 5. Attend through the cache
+
+The new tokens' queries meet all visible keys, old and new. The T queries are the *last* T of S = seq_pos + T positions, which is just what `scaled_dot_product_attention(..., causal=True)` of module 12 means. A single new token sees everything, itself included, so it needs no mask at all; a prompt, or a chunk of one, needs the triangle that starts at the right place.
+
+A caller may bring a mask of its own, added on top of the causal rule: to hide padding, say. It is either a whole square (max_seq_len, max_seq_len), of which rows seq_pos … seq_pos + T and columns 0 … S apply now, or something that broadcasts to (B, H, T, S).
+
+**Task (12 points).** Write `attention_with_cache`. The two checks come first, since `update` writes: the query must have the key's shape, and the mask must fit (`fit_mask`, given, takes care of that). Then update, then attend over what `update` returned. Two lines are given; about 4 are yours.
+"""
+
+
+# %%
+#| export
+def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
+    """An additive mask -> the part of it that concerns the new tokens, broadcastable to (B, H, T, S).
+
+    mask: (max_seq_len, max_seq_len), or broadcastable to (B, H, T, S). S = seq_pos + T.
+    Raises ValueError if it fits neither, TypeError if it holds booleans.
+    """
+    mask = as_array(mask)
+    if mask.dtype.kind == "b":
+        raise TypeError("the mask is added to the scores: it holds 0 and -inf, not booleans")
+    B, H, T, _ = query_shape
+    S, longest = cache.seq_pos + T, getattr(cache, "max_seq_len", None)
+    if mask.shape == (longest, longest):
+        return mask[S - T : S, :S]
+    if len(mask.shape) > 4 or any(
+        m not in (1, n) for m, n in zip(mask.shape[::-1], (S, T, H, B), strict=False)
+    ):
+        raise ValueError(
+            f"mask of shape {mask.shape} is neither {(longest, longest)} nor broadcastable to {(B, H, T, S)}"
+        )
+    return mask
+
+
+# %% nbgrader={"grade": false, "grade_id": "attention-with-cache", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def attention_with_cache(query, key, value, cache, layer_idx, mask=None) -> Tensor:
+    """(B, H, T, D) each -> (B, H, T, D): new tokens attend, causally, to all in the cache and to themselves.
+
+    Writes key and value at seq_pos to seq_pos + T and does not commit. Nothing is recorded for gradients.
+    mask: additive, on top of the causal rule: (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
+        S = seq_pos + T.
+    Raises ValueError if query and key differ in shape or the mask does not fit, and what the cache raises;
+    nothing is written then.
+    """
     query = query if isinstance(query, Tensor) else Tensor(query)
-    keys, values = cache.update(layer_idx, key, value)
+    if query.shape != np.shape(key):
+        raise ValueError(f"query has shape {query.shape}, key {np.shape(key)}: they should be equal")
+    ### BEGIN SOLUTION
+    mask = None if mask is None else fit_mask(mask, cache, query.shape)
     with no_grad():
+        keys, values = cache.update(layer_idx, key, value)
         return scaled_dot_product_attention(query, keys, values, mask, causal=True)
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+To test it without your `KVCache` we need another cache. `ListCache` keeps the pieces in a list and glues them together whenever it is asked: slow, and too simple to be wrong. Anything with these methods is a cache. `attend_slowly` is the definition of attention in loops.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "attention-instruments", "locked": true, "schema_version": 3, "solution": false}
+class ListCache:
+    """A cache that appends and glues: the slow oracle."""
+
+    def __init__(self, batch_size=2, max_seq_len=9, num_layers=3, num_heads=4, head_dim=5):
+        self.batch_size, self.max_seq_len, self.num_layers = batch_size, max_seq_len, num_layers
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.pieces = [([], []) for _ in range(num_layers)]
+        self.seq_pos, self.log = 0, []
+
+    def update(self, layer_idx, key, value):
+        self.log.append(("update", layer_idx, np.shape(key)[2]))
+        both = []
+        for pieces, new in zip(self.pieces[layer_idx], (key, value), strict=True):
+            old = (
+                np.concatenate(pieces, axis=2)[:, :, : self.seq_pos] if pieces else np.asarray(new)[:, :, :0]
+            )
+            pieces[:] = [old, np.array(new)]
+            both.append(Tensor(np.concatenate(pieces, axis=2)))
+        return tuple(both)
+
+    def advance(self, num_tokens=1):
+        self.log.append(("advance", num_tokens))
+        self.seq_pos += num_tokens
+
+    def reset(self, batch_size=None):
+        self.log.append(("reset", batch_size))
+        self.seq_pos, self.batch_size = 0, batch_size or self.batch_size
+
+
+def attend_slowly(query, keys, values, start, mask=None):
+    """(B, H, T, D), (B, H, S, D) twice -> (B, H, T, D), in plain loops: query i is at position start + i."""
+    B, H, T, D = query.shape
+    out = np.zeros((B, H, T, D))
+    for b, h, i in np.ndindex(B, H, T):
+        visible = range(start + i + 1)
+        scores = [
+            sum(float(query[b, h, i, d]) * float(keys[b, h, j, d]) for d in range(D)) / D**0.5
+            for j in visible
+        ]
+        if mask is not None:
+            scores = [s + mask[i, j] for s, j in zip(scores, visible, strict=True)]
+        exps = np.exp(np.array(scores) - max(scores))
+        out[b, h, i] = sum(
+            w * values[b, h, j].astype(np.float64) for w, j in zip(exps / exps.sum(), visible, strict=True)
+        )
+    return out
+
+
+def random_qkv(T, seed):
+    """Queries, keys and values of T tokens, (2, 4, T, 5) each."""
+    return np.random.default_rng(seed).normal(size=(3, 2, 4, T, 5)).astype(np.float32)
+
+
+# %% [markdown]
+"""
+A first look: one head of one number, two old tokens with values 10 and 20, and a new token with value 60. All keys are equal, so the new token takes a third of each.
+"""
 
 
 # %%
+def look_at_attention():
+    cache = ListCache(batch_size=1, num_layers=1, num_heads=1, head_dim=1)
+    column = lambda *numbers: np.array(numbers, np.float32).reshape(1, 1, -1, 1)  # noqa: E731
+    first = attention_with_cache(column(1, 1), column(1, 1), column(10, 20), cache, 0)
+    cache.advance(2)
+    return first.data.ravel(), attention_with_cache(column(1), column(1), column(60), cache, 0).data.ravel()
+
+
+look_at_attention()
+
+# %% nbgrader={"grade": true, "grade_id": "test-attention-with-cache", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+cache = ListCache()
+query, key, value = random_qkv(7, seed=1)
+for start, stop in ((0, 3), (3, 4), (4, 7)):
+    part = slice(start, stop)
+    out = attention_with_cache(query[:, :, part], key[:, :, part], value[:, :, part], cache, 1)
+    assert out.shape == (2, 4, stop - start, 5), (
+        f"{stop - start} new tokens give (2, 4, {stop - start}, 5), yours {out.shape}"
+    )
+    want = attend_slowly(query[:, :, part], key[:, :, :stop], value[:, :, :stop], start)
+    assert np.allclose(out.data, want, atol=1e-5), (
+        f"tokens {start} to {stop - 1}: wrong by up to {np.abs(out.data - want).max():.3g}; "
+        "does each see itself and everything before it, and nothing after?"
+    )
+    assert cache.seq_pos == start, "attention does not commit; the model does, when all layers are through"
+    cache.advance(stop - start)
+assert all(step[0] != "update" or step[1] == 1 for step in cache.log), (
+    "layer 1 was asked for, another was written"
+)
+### BEGIN HIDDEN TESTS
+square = np.triu(np.full((9, 9), -2.0, np.float32)) + np.random.default_rng(5).normal(size=(9, 9)).astype(
+    np.float32
+)
+cache = ListCache()
+for start, stop in ((0, 2), (2, 6)):
+    part = slice(start, stop)
+    out = attention_with_cache(query[:, :, part], key[:, :, part], value[:, :, part], cache, 0, mask=square)
+    want = attend_slowly(query[:, :, part], key[:, :, :stop], value[:, :, :stop], start, square[part, :stop])
+    assert np.allclose(out.data, want, atol=1e-5), "rows seq_pos.. and columns ..S of a square mask apply"
+    cache.advance(stop - start)
+hide = np.zeros((2, 1, 1, 7), np.float32)
+hide[1, :, :, 0] = -np.inf
+out = attention_with_cache(query[:, :, 6:], key[:, :, 6:], value[:, :, 6:], cache, 0, mask=hide).data
+assert np.allclose(out[0], attend_slowly(query[:1, :, 6:], key[:1], value[:1], 6)[0], atol=1e-5), (
+    "row 0 hides nothing"
+)
+row1 = attend_slowly(query[1:, :, 6:], key[1:], value[1:], 6, hide[1, 0])
+assert np.allclose(out[1], row1[0], atol=1e-5), "row 1 should not see position 0"
+log = list(cache.log)
+for bad_query, bad_mask in (
+    (query[:, :1, 6:], None),
+    (query[:, :, 5:], None),
+    (query[:, :, 6:], np.zeros((3, 3))),
+):
+    assert isinstance(
+        error_of(
+            lambda q=bad_query, m=bad_mask: attention_with_cache(
+                q, key[:, :, 6:], value[:, :, 6:], cache, 0, m
+            )
+        ),
+        ValueError,
+    )
+    assert cache.log == log, "bad input must be refused before the cache is written"
+assert out.dtype == np.float32, f"float32 in, float32 out; yours is {out.dtype}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+With that, a cache-aware attention layer is the layer of module 12 with one line changed: it splits and projects as before, attends through the cache if it is given one, and merges as before.
+
+**Task (4 points).** Write its `forward`. With `cache=None` it is plain causal attention, `super().forward`. `self.project` and `self.merge` are inherited. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "cached-multi-head-attention", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class CachedMultiHeadAttention(MultiHeadAttention):
+    """Causal multi-head attention that can look back into a cache."""
+
+    def __init__(self, embed_dim: int, num_heads: int, *, rng=None):
+        super().__init__(embed_dim, num_heads, causal=True, rng=rng)
+
+    def forward(self, x, cache=None, layer_idx: int = 0, mask=None) -> Tensor:
+        """(B, T, C) new tokens -> (B, T, C). Writes into `cache`, commits nothing; None: plain causal attention."""
+        ### BEGIN SOLUTION
+        if cache is None:
+            return super().forward(x, mask)
+        query, key, value = self.project(x)
+        return self.merge(attention_with_cache(query, key, value, cache, layer_idx, mask))
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "layer-instruments", "locked": true, "schema_version": 3, "solution": false}
+def slow_attention_with_cache(query, key, value, cache, layer_idx, mask=None):
+    """What `attention_with_cache` should do, by the slow oracle."""
+    start = cache.seq_pos
+    keys, values = cache.update(layer_idx, key, value)
+    return Tensor(attend_slowly(np.asarray(query), np.asarray(keys), np.asarray(values), start, mask))
+
+
+@contextmanager
+def slow_attention():
+    """Inside the block `attention_with_cache` is the slow oracle, so that a layer is tested without yours."""
+    yours = globals()["attention_with_cache"]
+    globals()["attention_with_cache"] = slow_attention_with_cache
+    try:
+        yield
+    finally:
+        globals()["attention_with_cache"] = yours
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-cached-multi-head-attention", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+layer = CachedMultiHeadAttention(20, 4, rng=0)
+x = np.random.default_rng(2).normal(size=(2, 6, 20)).astype(np.float32)
+whole = layer(Tensor(x))
+plain = MultiHeadAttention(20, 4, causal=True)
+plain.load_state_dict(layer.state_dict())
+assert np.allclose(whole.data, plain(Tensor(x)).data, atol=1e-6), (
+    "without a cache it is the causal attention of module 12"
+)
+cache = ListCache()
+with slow_attention():
+    for start, stop in ((0, 4), (4, 6)):
+        out = layer(Tensor(x[:, start:stop]), cache=cache, layer_idx=2)
+        assert np.allclose(out.data, whole.data[:, start:stop], atol=1e-5), (
+            f"tokens {start} to {stop - 1} differ from the whole text's"
+        )
+        cache.advance(stop - start)
+assert [step for step in cache.log if step[0] == "update"] == [("update", 2, 4), ("update", 2, 2)], (
+    "layer_idx should reach the cache"
+)
+### BEGIN HIDDEN TESTS
+cache = ListCache()
+bias = np.random.default_rng(3).normal(size=(6, 6)).astype(np.float32)
+with slow_attention():
+    out = layer(Tensor(x), cache, 0, bias)
+assert np.allclose(out.data, plain(Tensor(x), bias).data, atol=1e-5), "the mask should reach the attention"
+assert np.allclose(layer(Tensor(x), mask=bias).data, plain(Tensor(x), bias).data, atol=1e-5), (
+    "without a cache too"
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 6. Put it in front of a finished model
+
+The GPT of module 13 knows nothing of caches, and it stays so. We use two doors that it already has: `wrap` (module 03) puts a call of ours in front of a method of *one object*, and `hidden_states(tokens, start_pos)` lets a text begin at another position than 0.
+
+One object per layer stands in front of that layer's attention and holds that layer's number. It has to be an object (or an argument): a function defined in a loop would look up the loop variable when it is *called*, and then every layer would be the last.
+
+**Task, `CachedLayer.forward` (4 points).** `inner` is what would have run without us. While the model is training, the cache steps aside: call it. Else project, attend through the cache, merge, with the functions of `self.attention`. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "cached-layer", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class CachedLayer:
-    """Stands in front of one attention layer of a finished model."""
+    """Stands in front of the attention of one layer of a finished model."""
 
-    def __init__(self, model, attention, cache, layer_idx):
+    def __init__(self, model, attention, cache, layer_idx: int):
         self.model, self.attention, self.cache, self.layer_idx = model, attention, cache, layer_idx
 
-    def forward(self, inner, x, mask=None):
+    def forward(self, inner, x, mask=None) -> Tensor:
+        """(B, T, C) new tokens -> (B, T, C), through the cache unless the model is training."""
+        ### BEGIN SOLUTION
         if self.model.training:
             return inner(x, mask)
         query, key, value = self.attention.project(x)
         return self.attention.merge(attention_with_cache(query, key, value, self.cache, self.layer_idx, mask))
+        ### END SOLUTION
 
 
+# %% nbgrader={"grade": true, "grade_id": "test-cached-layer", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+attention = MultiHeadAttention(20, 4, causal=True, rng=1)
+x = np.random.default_rng(4).normal(size=(2, 6, 20)).astype(np.float32)
+whole = attention(Tensor(x)).data
+fake_model, cache, never = SimpleNamespace(training=False), ListCache(), lambda *args: None
+layer = CachedLayer(fake_model, attention, cache, 1)
+with slow_attention():
+    for start, stop in ((0, 1), (1, 5), (5, 6)):
+        out = layer.forward(never, Tensor(x[:, start:stop]))
+        assert out is not None, "outside training the layer should not call what was there before"
+        assert np.allclose(out.data, whole[:, start:stop], atol=1e-5), (
+            f"tokens {start} to {stop - 1} differ from the whole text's"
+        )
+        cache.advance(stop - start)
+fake_model.training, log = True, list(cache.log)
+out = layer.forward(lambda *args: "inner was called", Tensor(x))
+assert out == "inner was called" and cache.log == log, (
+    "in training the original runs and the cache does not change"
+)
+### BEGIN HIDDEN TESTS
+fake_model.training, seen = False, []
+fake_cache = ListCache()
+with slow_attention():
+    bias = np.random.default_rng(6).normal(size=(6, 6)).astype(np.float32)
+    out = CachedLayer(fake_model, attention, fake_cache, 2).forward(never, Tensor(x), bias)
+assert np.allclose(out.data, attention(Tensor(x), bias).data, atol=1e-5), (
+    "the mask should reach the attention"
+)
+assert fake_cache.log == [("update", 2, 6)], (
+    "each layer writes under its own number, once, and commits nothing"
+)
+fake_model.training = True
+layer.forward(lambda *args: seen.append(args), "x", "mask")
+assert seen == [("x", "mask")], "in training, x and the mask go to the original"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+The second object stands in front of the model itself. It tells the model where the new tokens stand, and it commits them.
+
+**Task, `CachedModel.hidden_states` (7 points).** In training, call `inner(tokens)` and nothing else. Else: let `self.prepare(tokens)` check the tokens (given; it also makes room for another batch size while the cache is empty), run `inner(tokens, start_pos=...)` at the cache's position without recording gradients, then commit all T tokens at once, then return. If `inner` fails, nothing may be committed: the order does that. About 6 lines.
+
+**Task, `CachedModel.decoder` (4 points).** `generate` calls it at the start of a new text. In training, call `inner(batch_size, num_tokens)`. Else let `self.start_over(batch_size, num_tokens)` empty the cache, and return `self.model.next_logits`: it takes only the tokens that it has not seen, since our `hidden_states` stands in front of it. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "cached-model", "locked": false, "schema_version": 3, "solution": true}
+#| export
 class CachedModel:
-    """Stands in front of a finished model."""
+    """Stands in front of a finished language model, and holds what was put in front of its layers.
 
-    def __init__(self, model, cache):
-        self.model, self.cache = model, cache
+    fixed_batch: the cache was made by somebody else and keeps its batch size.
+    """
+
+    def __init__(self, model, cache, fixed_batch: bool):
+        self.model, self.cache, self.fixed_batch = model, cache, fixed_batch
         self.wraps = [(model, "hidden_states", self.hidden_states), (model, "decoder", self.decoder)]
-        for i, block in enumerate(model.blocks):
-            self.wraps.append(
-                (block.attention, "forward", CachedLayer(model, block.attention, cache, i).forward)
-            )
+        for layer_idx, block in enumerate(model.blocks):
+            layer = CachedLayer(model, block.attention, cache, layer_idx)
+            self.wraps.append((block.attention, "forward", layer.forward))
 
-    def hidden_states(self, inner, tokens):
+    def set_batch(self, batch_size: int) -> None:
+        """Give the empty cache another batch size. Raises ValueError if it is not empty or not ours."""
+        rows = getattr(self.cache, "batch_size", batch_size)
+        if rows == batch_size:
+            return
+        if self.fixed_batch or self.cache.seq_pos:
+            raise ValueError(
+                f"the tokens have {batch_size} rows, the cache has {rows} and {self.cache.seq_pos} tokens in it"
+            )
+        self.cache.reset(batch_size)
+
+    def prepare(self, tokens) -> np.ndarray:
+        """Tokens in any form -> (B, T) ints, the cache's batch size. Raises ValueError or TypeError."""
+        tokens = check_tokens(tokens, self.model.vocab_size)
+        self.set_batch(len(tokens))
+        return tokens
+
+    def start_over(self, batch_size: int, num_tokens: int) -> None:
+        """Empty the cache for num_tokens, the last of which is never fed. Raises ValueError if too small."""
+        room = getattr(self.cache, "max_seq_len", num_tokens)
+        if num_tokens - 1 > room:
+            raise ValueError(
+                f"a text of {num_tokens} tokens needs a cache for {num_tokens - 1}, this one holds {room}"
+            )
+        self.cache.reset()
+        self.set_batch(batch_size)
+
+    def hidden_states(self, inner, tokens) -> Tensor:
+        """(B, T) new tokens -> (B, T, C), at the cache's position; they are committed."""
+        ### BEGIN SOLUTION
         if self.model.training:
             return inner(tokens)
-        tokens = check_tokens(tokens, self.model.vocab_size)
-        if self.cache.seq_pos == 0 and len(tokens) != self.cache.batch_size:
-            self.cache.reset(len(tokens))
+        tokens = self.prepare(tokens)
         with no_grad():
             hidden = inner(tokens, start_pos=self.cache.seq_pos)
         self.cache.advance(tokens.shape[1])
         return hidden
+        ### END SOLUTION
 
-    def decoder(self, inner, batch_size, num_tokens):
+    def decoder(self, inner, batch_size: int, num_tokens: int):
+        """-> next_logits for a new text of at most num_tokens tokens, with the cache emptied."""
+        ### BEGIN SOLUTION
         if self.model.training:
             return inner(batch_size, num_tokens)
-        self.cache.reset()
+        self.start_over(batch_size, num_tokens)
         return self.model.next_logits
+        ### END SOLUTION
 
 
+# %% nbgrader={"grade": false, "grade_id": "model-instruments", "locked": true, "schema_version": 3, "solution": false}
+def in_front_of_fake(training=False, fails=False):
+    """Your CachedModel in front of a model that only writes down how it is called."""
+    model = SimpleNamespace(
+        training=training, vocab_size=10, blocks=[], next_logits="the model's next_logits"
+    )
+    cache = ListCache(batch_size=2, max_seq_len=9)
+    calls = []
+
+    def inner(*args, **options):
+        calls.append((args, options, cache.seq_pos))
+        if fails:
+            raise FloatingPointError("half way")
+        return "hidden"
+
+    return CachedModel(model, cache, fixed_batch=False), cache, inner, calls
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-cached-model", "locked": true, "points": 7, "schema_version": 3, "solution": false}
+front, cache, inner, calls = in_front_of_fake()
+assert front.hidden_states(inner, np.zeros((2, 3), int)) == "hidden", (
+    "what the model returns should be returned"
+)
+assert cache.seq_pos == 3, f"3 tokens should be committed after the step, yours has {cache.seq_pos}"
+front.hidden_states(inner, np.zeros((2, 1), int))
+starts = [options.get("start_pos") for _, options, _ in calls]
+assert starts == [0, 3], f"the second call's token stands at position 3; your starts are {starts}"
+assert [pos for _, _, pos in calls] == [0, 3], "commit after the model has run, not before"
+front, cache, inner, calls = in_front_of_fake(training=True)
+front.hidden_states(inner, "anything")
+assert calls == [(("anything",), {}, 0)] and cache.log == [], (
+    "in training the original runs as if nobody stood in front"
+)
+### BEGIN HIDDEN TESTS
+front, cache, inner, calls = in_front_of_fake(fails=True)
+try:
+    front.hidden_states(inner, np.zeros((2, 3), int))
+except FloatingPointError:
+    pass
+assert len(calls) == 1 and cache.seq_pos == 0, "a step that fails commits nothing"
+front, cache, inner, calls = in_front_of_fake()
+for T in (4, 1, 2):
+    front.hidden_states(inner, np.full((2, T), 7))
+assert [options["start_pos"] for _, options, _ in calls] == [0, 4, 5] and cache.seq_pos == 7
+assert [step for step in cache.log if step[0] == "advance"] == [
+    ("advance", 4),
+    ("advance", 1),
+    ("advance", 2),
+], "one commit a step"
+assert (
+    isinstance(error_of(front.hidden_states, inner, np.full((2, 1), 10)), ValueError) and len(calls) == 3
+), "token 10 of 10 is refused first"
+front, cache, inner, calls = in_front_of_fake()
+front.hidden_states(inner, np.zeros((5, 1), int))
+assert cache.batch_size == 5, "an empty cache takes another batch size"
+probe = Tensor([1.0], requires_grad=True)
+front, cache, _, _ = in_front_of_fake()
+from tinytorch.core.autograd import enable_autograd  # noqa: E402
+
+enable_autograd()
+out = front.hidden_states(lambda tokens, start_pos: probe * 2, np.zeros((2, 1), int))
+assert not out.requires_grad, "nothing should be recorded for gradients while the cache is used"
+assert (probe * 2).requires_grad, "and recording goes on afterwards"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-decoder", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+front, cache, inner, calls = in_front_of_fake()
+cache.seq_pos = 5
+assert front.decoder(inner, 2, 9) == "the model's next_logits", "return the model's own next_logits"
+assert cache.seq_pos == 0, "a new text starts with an empty cache"
+assert calls == [], "outside training the original decoder is not needed"
+front, cache, inner, calls = in_front_of_fake(training=True)
+cache.seq_pos = 5
+assert front.decoder(inner, 2, 9) == "hidden" and calls[0][0] == (2, 9), (
+    "in training, call the original with both numbers"
+)
+assert cache.seq_pos == 5 and cache.log == [], "in training the cache does not change"
+### BEGIN HIDDEN TESTS
+front, cache, inner, calls = in_front_of_fake()
+front.decoder(inner, 6, 10)
+assert cache.batch_size == 6, "the cache takes the new text's batch size"
+assert isinstance(error_of(front.decoder, inner, 2, 11), ValueError), "a text of 11 tokens needs room for 10"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+Now the two switches. They are given: one loop puts everything in place, one takes everything off again, and afterwards no object holds a trace.
+"""
+
+
+# %%
+#| export
 def enable_kv_cache(model, cache=None):
-    if getattr(model, "_cache_enabled", False):
-        disable_kv_cache(model)
+    """Now `model(tokens)` takes only new tokens, at positions seq_pos.., and `generate` uses the cache.
+
+    model: a language model with `blocks`, each with an `attention` that can `project` and `merge`.
+    cache: anything with KVCache's methods; by default a KVCache of the model's sizes, for any batch size.
+    Returns the cache, which is also model._kv_cache. Enabling again starts over with a new cache.
+    Raises TypeError if the model is no such model, ValueError if the sizes of model and cache differ.
+    """
+    if not all(hasattr(model, name) for name in ("blocks", "hidden_states", "decoder", "wrap")):
+        raise TypeError(f"a cache needs a language model with blocks, got {type(model).__name__}")
+    sizes = {
+        "num_layers": len(model.blocks),
+        "num_heads": model.blocks[0].attention.num_heads,
+        "head_dim": model.blocks[0].attention.head_dim,
+    }
+    fixed_batch = cache is not None
     if cache is None:
-        head_dim = model.embed_dim // model.num_heads
-        cache = KVCache(1, model.max_seq_len, model.num_layers, model.num_heads, head_dim)
-    model._cached = CachedModel(model, cache)
-    for module, method, wrapper in model._cached.wraps:
+        cache = KVCache(batch_size=1, max_seq_len=model.max_seq_len, **sizes)
+    for name, size in sizes.items():
+        if getattr(cache, name, size) != size:
+            raise ValueError(f"the cache has {name} {getattr(cache, name)}, the model has {size}")
+    disable_kv_cache(model)
+    front = CachedModel(model, cache, fixed_batch)
+    for module, method, wrapper in front.wraps:
         module.wrap(method, wrapper)
-    model._kv_cache, model._cache_enabled = cache, True
+    model._cached_model, model._kv_cache, model._cache_enabled = front, cache, True
     return cache
 
 
-def disable_kv_cache(model):
+def disable_kv_cache(model) -> None:
+    """Take the cache off again; every object is as before. Nothing happens if there is none."""
     if not getattr(model, "_cache_enabled", False):
         return
-    for module, method, wrapper in model._cached.wraps:
+    for module, method, wrapper in model._cached_model.wraps:
         module.unwrap(method, wrapper)
-    del model._cached, model._kv_cache, model._cache_enabled
+    del model._cached_model, model._kv_cache, model._cache_enabled
 
 
-def generate_with_cache(model, prompt, max_new_tokens, **options):
+# %% [markdown]
+"""
+**Task (4 points).** `generate_with_cache` is for somebody who wants one cached answer and no lasting change. If the model has a cache already, `model.generate` uses it. Else enable, generate, and disable again, also when generating fails (`try … finally`). About 7 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "generate-with-cache", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def generate_with_cache(
+    model, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+) -> np.ndarray:
+    """(B, T) ints -> (B, T + n) ints, as `model.generate`, through a cache that is gone afterwards."""
+    options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
+    ### BEGIN SOLUTION
     if getattr(model, "_cache_enabled", False):
         return model.generate(prompt, max_new_tokens, **options)
     enable_kv_cache(model)
@@ -148,17 +1286,218 @@ def generate_with_cache(model, prompt, max_new_tokens, **options):
         return model.generate(prompt, max_new_tokens, **options)
     finally:
         disable_kv_cache(model)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-generate-with-cache", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+class SpyGPT(GPT):
+    """A GPT that writes down how generate is called."""
+
+    def generate(self, prompt, max_new_tokens, **options):
+        calls.append((prompt, max_new_tokens, options, getattr(self, "_cache_enabled", False)))
+        if max_new_tokens == 13:
+            raise FloatingPointError("half way")
+        return "tokens"
+
+
+calls, spy = [], SpyGPT(11, 8, 2, 2, 16, seed=0)
+before = dict(vars(spy))
+assert generate_with_cache(spy, "prompt", 5, temperature=0, stop_token=3) == "tokens", (
+    "return what generate returns"
+)
+assert calls[0][:2] == ("prompt", 5) and calls[0][3], "generate should run while the cache is enabled"
+assert calls[0][2].items() >= {"temperature": 0, "stop_token": 3}.items(), (
+    f"the settings should arrive; yours: {calls[0][2]}"
+)
+assert vars(spy) == before, f"no trace should be left; there is {set(vars(spy)) - set(before)}"
+### BEGIN HIDDEN TESTS
+try:
+    generate_with_cache(spy, "prompt", 13)
+except FloatingPointError:
+    pass
+assert len(calls) == 2 and vars(spy) == before, "no trace either when generating fails"
+mine = enable_kv_cache(spy)
+generate_with_cache(spy, "prompt", 4, top_k=2, top_p=0.5, rng="rng")
+assert len(calls) == 3 and spy._kv_cache is mine, "a cache that was there before stays"
+assert calls[2][2] == {"temperature": 1.0, "top_k": 2, "top_p": 0.5, "rng": "rng", "stop_token": None}
+disable_kv_cache(spy)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 7. Prove it equal
+
+A cache that is fast and slightly wrong is worse than none. The claim is: the same logits, up to rounding, however the text is cut into calls, and the same greedy tokens. Here is a batch of three, cut in four ways.
+"""
 
 
 # %%
-#| export
-class CachedMultiHeadAttention(MultiHeadAttention):
-    """Causal attention that remembers."""
+def largest_difference(tokens, cuts):
+    """How far the cached logits of `tokens`, fed in pieces, are from those of one uncached call."""
+    whole = model(tokens).data
+    cache = enable_kv_cache(model)
+    pieces = [model(piece).data for piece in np.split(tokens, cuts, axis=1)]
+    filled = cache.seq_pos
+    disable_kv_cache(model)
+    assert filled == tokens.shape[1], f"{filled} tokens were committed"
+    return float(np.abs(np.concatenate(pieces, axis=1) - whole).max())
 
-    def __init__(self, embed_dim, num_heads, rng=None):
-        super().__init__(embed_dim, num_heads, causal=True, rng=rng)
 
-    def forward(self, x, cache=None, layer_idx=0, mask=None):
-        if cache is None:
-            return super().forward(x, mask)
-        return self.merge(attention_with_cache(*self.project(x), cache, layer_idx, mask))
+def prove_equal():
+    tokens = rng.integers(0, 65, (3, 40))
+    differences = [largest_difference(tokens, cuts) for cuts in ((), (39,), (1, 2, 3, 20), range(1, 40))]
+    prompt = tokens[:, :10]
+    same = np.array_equal(
+        model.generate(prompt, 30, temperature=0), generate_with_cache(model, prompt, 30, temperature=0)
+    )
+    return differences, same
+
+
+prove_equal()
+
+# %% [markdown]
+"""
+The differences are rounding: a sum of the same float32 numbers in another order. They stay far below 1e-4, the bound that the course promises, and the tokens are identical.
+
+## 8. Measure again
+"""
+
+
+# %%
+def seconds_to_generate(new):
+    """(uncached, cached): seconds for `new` greedy tokens from a prompt of one."""
+    timer, prompt = Profiler(repeats=3), text[:, :1]
+    plain = timer.time(model.generate, prompt, new, temperature=0).median
+    return plain, timer.time(generate_with_cache, model, prompt, new, temperature=0).median
+
+
+def speedups(lengths=(10, 50, 200)):
+    return {n: round(plain / cached, 1) for n in lengths for plain, cached in [seconds_to_generate(n)]}
+
+
+speedups()
+
+
+# %%
+def plot_speedup():
+    import matplotlib.pyplot as plt
+
+    lengths = (10, 25, 50, 100, 200, 400)
+    times = np.array([seconds_to_generate(n) for n in lengths]) * 1e3 / np.array(lengths)[:, None]
+    plt.plot(lengths, times[:, 0], "o-", label="everything again")
+    plt.plot(lengths, times[:, 1], "o-", label="with the cache")
+    plt.xlabel("tokens generated")
+    plt.ylabel("ms per token, mean over the generation")
+    plt.ylim(0)
+    plt.legend()
+
+
+# %%
+if "get_ipython" in globals():
+    plot_speedup()
+
+# %% [markdown]
+"""
+Without the cache the mean price of a token grows with the length; with it the curve is nearly flat. Compare the measured factors with the counts of section 1: if a step cost only what it projects, the factor for n tokens would be (n + 1) / 2.
+"""
+
+# %%
+{n: projected_tokens(1, n, False) / projected_tokens(1, n, True) for n in (10, 50, 200)}
+
+# %% [markdown]
+"""
+The measured factors are smaller, and they should be. A matrix product with 200 rows does not take 200 times as long as one with a single row: the single row has to stream the same weights from memory and does little with them, so many rows are cheaper *each*. And every step pays for Python, cached or not. Whoever quotes (n + 1) / 2 as a speed-up has counted and not measured.
+
+**Question (5 points).** With the cache, which grows faster with the length of the text: the time that one more token takes, or the memory? At what point would you expect the time of one token to stop being nearly flat, and what is then being read from memory that was not before? Three or four sentences; use the counts.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "question-growth", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## 9. The price: memory
+
+The cache trades memory for time. How much memory? The sizes below are published: GPT-2 and GPT-3 in their papers (Radford et al. 2019, table 2; Brown et al. 2020, arXiv:2005.14165, table 2.1), Llama 2 7B in arXiv:2307.09288 (table 1; its layers and heads are those of LLaMA 7B, arXiv:2302.13971, table 2), Mistral 7B in arXiv:2310.06825 (table 1), Llama 3 8B in arXiv:2407.21783 (table 3), SmolLM2-135M in its config.json. Parameters are rounded. The other columns are computed. Weights and cache are both counted in float16, two bytes a number, as such models are usually served.
+"""
+
+# %%
+# name: (parameters, layers, key/value heads, head_dim, context)
+published = {
+    "GPT-2 small": (124e6, 12, 12, 64, 1024),
+    "GPT-3": (175e9, 96, 96, 128, 2048),
+    "Llama 2 7B": (6.7e9, 32, 32, 128, 4096),
+    "Llama 3 8B": (8.0e9, 32, 8, 128, 8192),
+    "Mistral 7B": (7.2e9, 32, 8, 128, 8192),
+    "SmolLM2-135M": (135e6, 30, 3, 64, 8192),
+}
+
+
+def memory_table():
+    rows = [f"{'model':14}{'kB/token':>10}{'context':>9}{'cache GB':>10}{'weights GB':>12}{'break-even':>12}"]
+    for name, (parameters, layers, heads, head_dim, context) in published.items():
+        per_token = cache_bytes(1, 1, layers, heads, head_dim, np.float16)
+        weights = parameters * 2
+        cells = per_token / 1e3, context, per_token * context / 1e9, weights / 1e9, weights / per_token
+        rows.append("{:14}{:>10,.1f}{:>9,}{:>10.2f}{:>12.2f}{:>12,.0f}".format(name, *cells))
+    return "\n".join(rows)
+
+
+print(memory_table())
+
+
+# %%
+def plot_memory():
+    import matplotlib.pyplot as plt
+
+    tokens = np.array([1, 100_000])
+    for name, (_, layers, heads, head_dim, _) in published.items():
+        plt.loglog(tokens, cache_bytes(1, 1, layers, heads, head_dim, np.float16) * tokens / 1e9, label=name)
+    plt.xlabel("tokens in the cache, over all conversations")
+    plt.ylabel("cache, GB (float16)")
+    plt.legend()
+
+
+# %%
+if "get_ipython" in globals():
+    plot_memory()
+
+# %% [markdown]
+"""
+The last column is the break-even in memory: with that many tokens, over all conversations that are served at once, the cache is as large as the model. For Llama 2 7B that is about 25,000 tokens, six full conversations. Its successor keeps a quarter of the heads for keys and values and gets to four times as many.
+
+And the break-even in time? The first token gains nothing, since the prompt has to be read either way. From the second on the cache saves everything but one token's work, and it pays for itself at once; the cell above shows the factor at ten tokens. A cache does not pay when only one token is wanted: for a classifier, or to score a given text.
+
+**Question (5 points).** A service runs Llama 3 8B in float16 on a card with 80 GB, and a conversation takes 4,000 tokens. How many conversations fit at once beside the weights? Name two ways to get more onto the card and what each of them costs.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "question-serving", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## 10. What production systems add
+
+Your cache is complete: batches, prefill in one call, chunks, rewind, any model with the same doors. Systems that serve thousands add, each for a reason that you have just computed:
+
+- **fewer key and value heads**: multi-query (Shazeer 2019, arXiv:1911.02150) and grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) divide the bytes per token;
+- **a window**: keep the newest tokens and a few of the first, and memory stays fixed (Xiao et al. 2023, arXiv:2309.17453);
+- **fewer bits**: keys and values in int8 or int4 (Liu et al. 2024, arXiv:2402.02750, with what it does to quality);
+- **pages**: blocks of a few tokens from a common pool, so that short conversations do not reserve long rooms, and equal beginnings are stored once (Kwon et al. 2023, arXiv:2309.06180);
+- **continuous batching**: requests join and leave a running batch at every token (Yu et al. 2022, Orca).
+
+You can now
+
+- say what a whole generation costs with and without a cache, and keep the three costs apart;
+- write a cache that is exact for any batch, any split of the prompt, after a rewind and after an error;
+- attach it to a model that you did not write, and take it off;
+- compute its bytes for any published model.
+
+**Exercises.** (1) Speculative decoding guesses three tokens with a small model and lets the large one check them in one call. Which two methods of your cache does it need for a wrong guess? Write the loop. (2) `np.concatenate` in `update` instead of writing in place: measure what it costs per token at 100, 1,000 and 4,000 tokens, and explain the slope.
+
+The next door: run `milestones/05_2017_transformer/vaswani_chatgpt.py`, and a model that this course trained talks through the cache that you have just written.
+"""
