@@ -1,6 +1,19 @@
 # %% [markdown]
 """
-# Attention
+# Module 12: Attention
+
+An embedding gives the word "bank" one vector, whether it stands in a sentence about rivers or about money. Every layer you have built so far treats each token alone: a Linear layer or a GELU gives the same answer for "bank" in every text. Attention is the one place in a language model where tokens learn about each other, and this module builds all of it.
+
+After this module you will be able to
+
+- look something up softly: compare a query with every key and take a weighted mean of the values;
+- say why the scores are divided by the square root of the head's width, and show what happens without it;
+- hide tokens with an additive mask, the future first of all, also when the queries do not begin at position 0;
+- write the gradient of the whole look-up by hand and check it against finite differences;
+- let several heads look at the same time, and put them together as the multi-head attention of GPT-2;
+- prove on your own layer that no token sees a later one.
+
+You need Tensor (01), softmax (02), Linear (03), gradients (05) and a picture of what an embedding is (11). In the final grading each part is run with correct versions of the parts before it, so a mistake costs its own points and no others.
 """
 
 # %%
@@ -12,70 +25,729 @@ import math
 
 import numpy as np
 
-from tinytorch.core.activations import softmax
+from tinytorch.core.autograd import gradient_of
 from tinytorch.core.layers import Linear, Module
-from tinytorch.core.tensor import Tensor, apply
+from tinytorch.core.tensor import Tensor, apply, as_array
+
+# %% [markdown]
+r"""
+## A dictionary that answers with a mixture
+
+A Python dictionary compares your key with the keys that it holds, and hands out the value of the one that is equal. No key equal: an error. It is all or nothing, and so it has no gradient: you cannot learn what to ask.
+
+Attention makes each of the three steps soft. The query is a vector, and so is each key. Equal or not becomes *how similar*: a dot product, a number called the score. One winner becomes *shares*: the softmax of the scores. And the answer is the mean of all values, weighted by the shares. A query that fits one key much better than the others gets nearly that key's value; a query that fits all alike gets the plain average. Everything in between can be reached by small steps, so it can be learned.
+
+For a query $q$, keys $k_j$ and values $v_j$, with $D$ numbers in $q$ and in each key:
+
+$$w_j = \frac{e^{s_j}}{\sum_i e^{s_i}}, \qquad s_j = \frac{q \cdot k_j}{\sqrt{D}}, \qquad \text{answer} = \sum_j w_j v_j$$
+
+This is equation 1 of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762). The letters are the same in the whole course: T queries, S keys and values, D numbers in each, and in front of them a batch B and the heads H, so that arrays have the shapes (B, H, T, D) and (B, H, S, D).
+"""
+
+# %% [markdown]
+r"""
+## Why divide by the square root of D
+
+Take a query and a key whose numbers are independent, with mean 0 and variance 1. Their dot product is a sum of D products, each with variance 1, so it has variance D: its typical size is $\sqrt{D}$. A wide head would therefore have large scores for no better reason than being wide. The cell takes 2,000 random queries, each over 8 random keys, and shows D, the standard deviation of the scores, and the mean of the largest of the 8 weights: first with the scores as they are, then divided.
+"""
 
 
 # %%
+def largest_weight(scores):
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return (weights / weights.sum(axis=-1, keepdims=True)).max(axis=-1).mean().round(2)
+
+
+rng = np.random.default_rng(0)
+for D in (1, 16, 64, 256):
+    q, k = rng.standard_normal((2000, 1, D)), rng.standard_normal((2000, 8, D))
+    scores = (q * k).sum(axis=-1)
+    print(D, scores.std().round(1), largest_weight(scores), largest_weight(scores / math.sqrt(D)))
+
+# %% [markdown]
+"""
+At D = 64, the head width of GPT-2, a model that has learned nothing yet would put 0.88 of its attention on one key of eight, picked by chance. Where a softmax is that sure of itself, making a score larger or smaller changes almost nothing: the gradient is close to zero, and the layer can hardly learn to look anywhere else. After the division a head of any width begins undecided, with weights that are easy to move.
+
+Where to divide? `(q @ k.T) / sqrt(D)` touches T × S numbers, `(q / sqrt(D)) @ k.T` only T × D, for the same result. And beware of `np.sqrt`: `np.sqrt(64)` is a float64 number that turns a float32 array into float64 when they are multiplied, and everything after it. `math.sqrt(64)` is a Python float and leaves the array as it is.
+"""
+
+# %% [markdown]
+"""
+## Weighing the keys
+
+Every query of every head of every text is compared with every key: T × S weights per head. It is the largest array that the model makes. With 12 heads and 1,024 tokens it holds 12 · 1024² float32 numbers, 50 MB, in each layer, and asking the system for another 50 MB costs more time than the arithmetic. So you own one array and work in it: `weights -= ...`, `np.exp(weights, out=weights)`, `weights /= ...`.
+
+**Task (12 + 10 points).** Write `weigh_keys(query, key, mask=None)` on plain arrays:
+
+1. the scores: query times 1 / √D, multiplied by the transposed keys (`key.swapaxes(-1, -2)`), shape (..., T, S);
+2. if there is a mask, add it in place; a score of minus infinity will become a weight of exactly 0;
+3. the softmax over the keys, the last axis, in place: subtract each row's largest score first, so that `exp` cannot overflow;
+4. a query whose scores are all minus infinity has nobody to look at, and 0 / 0 would spread as NaN through the whole model: raise a `ValueError` that says how many queries see no key. Only a mask can cause it, so look only if there is one. About 10 lines.
+
+The first test is about steps 1 and 3, the second about 2 and 4. The function is a plain NumPy function because that is what `apply` takes, the door of module 01 through which every operation with a gradient goes.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "weigh-keys", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """(..., T, D), (..., S, D), mask -> (..., T, S): what share each query takes of each key; rows sum to 1.
+
+    softmax(query @ key.T / sqrt(D) + mask) over the keys (Vaswani et al. 2017, equation 1).
+    mask: None, or added to the scores; it has, or broadcasts to, their shape.
+    Raises ValueError if the mask leaves a query without any key.
+    """
+    ### BEGIN SOLUTION
+    weights = np.matmul(query * (1 / math.sqrt(query.shape[-1])), key.swapaxes(-1, -2))
+    if mask is not None:
+        weights += mask
+    largest = weights.max(axis=-1, keepdims=True)
+    if mask is not None and np.isneginf(largest).any():
+        raise ValueError(f"{np.isneginf(largest).sum()} of {largest.size} queries see no key at all")
+    weights -= largest
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+One query, two keys, D = 4, so √D = 2. The dot products are 0 and 2 · ln 3, the scores 0 and ln 3, their exponentials 1 and 3. Which shares do you expect?
+"""
+
+# %%
+weigh_keys(np.array([[2.0, 0, 0, 0]]), np.array([[0, 5.0, 0, 0], [math.log(3), 0, 5.0, 0]]))
+
+# %% nbgrader={"grade": true, "grade_id": "test-weigh-keys", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+q = np.array([[2.0, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+k = np.array([[0, 5, 0, 0], [math.log(3), 0, 5, 0], [0, 0, 0, 7]], np.float32)
+weights = weigh_keys(q, k)
+assert weights.shape == (2, 3), f"2 queries over 3 keys give weights of shape (2, 3), yours {weights.shape}"
+assert np.allclose(weights.sum(axis=-1), 1), (
+    f"the weights of each query should sum to 1, yours sum to {weights.sum(axis=-1)}; "
+    "is the softmax over the key axis, the last one?"
+)
+assert np.allclose(weights[1], 1 / 3), f"a query of zeros fits all 3 keys alike, you give it {weights[1]}"
+assert not np.allclose(weights[0], [0.1, 0.8, 0.1], atol=0.02), (
+    "9 to 1: are the scores divided by sqrt(D) = 2?"
+)
+assert np.allclose(weights[0], [0.2, 0.6, 0.2]), f"1, 3 and 1 parts are 0.2, 0.6, 0.2; yours: {weights[0]}"
+assert weights.dtype == np.float32, f"float32 goes in, {weights.dtype} comes out: was np.sqrt used?"
+assert np.isfinite(weigh_keys(q * 1000, k)).all(), (
+    "scores of 1,000 overflow: subtract each row's largest first"
+)
+assert np.array_equal(q[0], [2, 0, 0, 0]), "the query that was passed in must stay as it is"
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(1)
+q, k = rng.standard_normal((2, 4, 3, 6)), rng.standard_normal((2, 4, 5, 6))
+want = np.empty((2, 4, 3, 5))
+for b in range(2):
+    for h in range(4):
+        for t in range(3):
+            scores = [
+                sum(float(q[b, h, t, d]) * float(k[b, h, s, d]) for d in range(6)) / 6**0.5 for s in range(5)
+            ]
+            parts = [math.exp(score) for score in scores]
+            want[b, h, t] = [part / sum(parts) for part in parts]
+got = weigh_keys(q.astype(np.float32), k.astype(np.float32))
+assert np.allclose(got, want, rtol=1e-4, atol=1e-6), "the weights differ from a loop over every query and key"
+got = weigh_keys(q, k)
+assert got.dtype == np.float64 and np.allclose(got, want, rtol=1e-9), "float64 should stay float64"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-weigh-keys-mask", "locked": true, "points": 10, "schema_version": 3, "solution": false}
+q, k = np.ones((2, 4), np.float32), np.zeros((3, 4), np.float32)
+mask = np.array([[0, 0, -np.inf], [0, math.log(2), 0]], np.float32)
+weights = weigh_keys(q, k, mask)
+assert weights[0, 2] == 0, f"minus infinity means a weight of exactly 0, yours is {weights[0, 2]}"
+assert np.allclose(weights[0], [0.5, 0.5, 0]), f"the two visible keys share alike, yours: {weights[0]}"
+assert np.allclose(weights[1], [0.25, 0.5, 0.25]), f"a bias of ln 2 doubles a share, yours: {weights[1]}"
+assert np.array_equal(mask[0], [0, 0, -np.inf]), "the mask that was passed in must stay as it is"
+try:
+    weigh_keys(q, k, np.array([[0, 0, 0], [-np.inf] * 3], np.float32))
+except ValueError as error:
+    assert "1" in str(error), f"the message should say that 1 query sees no key, yours: {error}"
+else:
+    raise AssertionError("the second query sees no key at all: weigh_keys should raise a ValueError")
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(2)
+q, k = rng.standard_normal((2, 4, 3, 6)), rng.standard_normal((2, 4, 5, 6))
+plain = weigh_keys(q, k)
+for shape in ((3, 5), (2, 1, 1, 5), (1, 4, 3, 1), (2, 4, 3, 5), (5,)):
+    mask = rng.standard_normal(shape)
+    want = plain * np.exp(mask)
+    want /= want.sum(axis=-1, keepdims=True)
+    assert np.allclose(weigh_keys(q, k, mask), want), (
+        f"a mask of shape {shape} should be broadcast over the scores"
+    )
+mask = np.zeros((2, 1, 1, 5))
+mask[1, ..., 3:] = -np.inf
+got = weigh_keys(q, k, mask)
+assert (got[1, ..., 3:] == 0).all() and (got[0] > 0).all() and np.allclose(got[0], plain[0])
+### END HIDDEN TESTS
+
+# %% [markdown]
+r"""
+## The gradient of the look-up
+
+Module 05 keeps a table with one rule per function. `weigh_keys` is a new function, so it brings its own rule. What flows in is `grad`, the slope of the loss with respect to each weight. Two steps lead back.
+
+*Through the softmax.* If $w$ is a row of weights and $g$ the gradient that arrives at it, the gradient at the scores is $w_j \, (g_j - \sum_i g_i w_i)$: a weight that is already 0 passes nothing on, and what matters is whether $g_j$ is better or worse than the row's own average.
+
+*Through the product.* The scores are $q k^T / \sqrt{D}$, so a gradient $G$ of shape (..., T, S) at the scores gives $G k / \sqrt{D}$ for the queries and $G^T q / \sqrt{D}$ for the keys. A mask is simply added: its gradient is $G$ itself, and the engine sums it over the axes along which the mask was repeated.
+
+**Task (12 points).** Write the rule. It gets `grad`, the `output` of `weigh_keys` (the weights, so the softmax need not be computed again) and the inputs. Return one array per input: for the query and the key, and a third for the mask if there was one. About 6 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "weigh-keys-gradient", "locked": false, "schema_version": 3, "solution": true}
+#| export
+@gradient_of(weigh_keys)
+def weigh_keys_gradient(grad, output, query, key, mask=None) -> tuple[np.ndarray, ...]:
+    """(..., T, S) twice, the inputs of weigh_keys -> the gradients of its query, its key and, if given, its mask."""
+    ### BEGIN SOLUTION
+    grad_scores = grad * output
+    grad_scores -= output * grad_scores.sum(axis=-1, keepdims=True)
+    scale = 1 / math.sqrt(query.shape[-1])
+    grad_query = np.matmul(grad_scores, key) * scale
+    grad_key = np.matmul(grad_scores.swapaxes(-1, -2), query) * scale
+    return (grad_query, grad_key) if mask is None else (grad_query, grad_key, grad_scores)
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Two keys with weights ½ and ½, and a loss that is simply the first weight: `grad` is (1, 0). Moving score 1 up by a little raises the weight by ½ · (1 − ½) = ¼ of it, moving score 2 up lowers it by as much. With D = 1 and key 1, 1 the two cancel in the gradient of the query; the keys get ± ¼ times the query, which is 2.
+"""
+
+# %%
+weigh_keys_gradient(
+    np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]), np.array([[2.0]]), np.array([[1.0], [1.0]])
+)
+
+# %% nbgrader={"grade": true, "grade_id": "test-weigh-keys-gradient", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+grad, w = np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]])
+q, k = np.array([[2.0, 0, 0, 0]]), np.array([[1.0, 0, 0, 0], [1.0, 0, 0, 0]])
+grads = weigh_keys_gradient(grad, w, q, k)
+assert len(grads) == 2, f"without a mask there are two gradients, for query and key; you return {len(grads)}"
+assert grads[0].shape == (1, 4) and grads[1].shape == (2, 4), "a gradient has the shape of what it belongs to"
+assert not np.allclose(grads[1][:, 0], [0.5, -0.5]), (
+    "the key's gradient is twice too large: divide by sqrt(D)"
+)
+assert np.allclose(grads[1][:, 0], [0.25, -0.25]), f"the keys should get 0.25 and -0.25, not {grads[1][:, 0]}"
+assert np.allclose(grads[0], 0), f"two equal keys cancel in the query's gradient, yours is {grads[0]}"
+grads = weigh_keys_gradient(grad, w, q, k, np.zeros((1, 2)))
+assert len(grads) == 3, "with a mask there are three gradients"
+assert np.allclose(grads[2], [[0.25, -0.25]]), f"the mask's gradient is that of the scores, yours: {grads[2]}"
+assert np.array_equal(grad, [[1, 0]]) and np.array_equal(w, [[0.5, 0.5]]), (
+    "grad and output must stay as they are"
+)
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(3)
+inputs = [rng.standard_normal(shape) for shape in ((2, 4, 3, 6), (2, 4, 5, 6), (2, 4, 3, 5))]
+grad = rng.standard_normal((2, 4, 3, 5))
+
+
+def loss_of_weights():
+    scores = np.einsum("bhtd,bhsd->bhts", inputs[0], inputs[1]) / 6**0.5 + inputs[2]
+    parts = np.exp(scores)
+    parts /= parts.sum(axis=-1, keepdims=True)
+    return parts, (parts * grad).sum()
+
+
+got = weigh_keys_gradient(grad, loss_of_weights()[0], *inputs)
+for name, x, g in zip(("query", "key", "mask"), inputs, got, strict=True):
+    for place in np.ndindex(x.shape):
+        x[place] += 1e-6
+        up = loss_of_weights()[1]
+        x[place] -= 2e-6
+        down = loss_of_weights()[1]
+        x[place] += 1e-6
+        slope = (up - down) / 2e-6
+        assert abs(g[place] - slope) < 1e-5, (
+            f"{name}{place}: the slope is {slope:.6f}, you give {g[place]:.6f}"
+        )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## Who may look at whom
+
+A language model is trained to guess the next token at every position of a text at once. If position 4 could see position 5, it would simply read the answer off, and the training loss would fall to nearly zero while the model learns nothing that is of use when it has to write, because then position 5 does not exist yet. So the future must be invisible: minus infinity is added to its scores. This is called a *causal* mask.
+
+The queries need not begin at position 0. Three newest tokens of a text of ten can ask about all ten: they stand at positions 7, 8 and 9, and the first of them may look at eight keys. So the rule compares positions in the text, not row numbers with column numbers: a query at position i sees a key at position j if and only if j ≤ i.
+
+**Task (10 points).** Write `causal_mask(num_queries, num_keys)`: float32, shape (T, S), for queries that are the *last* T of the S positions: 0 where the query may look, minus infinity where not. Raise a `ValueError` with both numbers if there are more queries than keys. About 5 lines; `np.arange(...)[:, None]` makes a column.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "causal-mask", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def causal_mask(num_queries: int, num_keys: int) -> np.ndarray:
-    """-> (T, S) float32, added to scores: 0 = visible, -inf = in the future.
+    """-> (T, S) float32, to be added to scores: 0 where a query may look, -inf where the key is later.
 
-    The T queries are the last T of the S positions.
-    Raises ValueError if T > S.
+    The queries are the last T of the S positions. Raises ValueError if T > S.
     """
+    ### BEGIN SOLUTION
     if num_queries > num_keys:
         raise ValueError(f"{num_queries} queries cannot be the last of {num_keys} positions")
-    query_pos = np.arange(num_keys - num_queries, num_keys)[:, None]
-    key_pos = np.arange(num_keys)[None, :]
-    return np.where(key_pos <= query_pos, 0, -np.inf).astype(np.float32)
+    query_position = np.arange(num_keys - num_queries, num_keys)[:, None]
+    is_future = np.arange(num_keys) > query_position
+    return np.where(is_future, np.float32(-np.inf), np.float32(0))
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+The last 3 tokens of a text of 5. How many zeros are in the first row?
+"""
+
+# %%
+causal_mask(3, 5)
+
+# %% nbgrader={"grade": true, "grade_id": "test-causal-mask", "locked": true, "points": 10, "schema_version": 3, "solution": false}
+mask = causal_mask(3, 5)
+assert mask.shape == (3, 5), f"3 queries over 5 keys give a mask of shape (3, 5), yours has {mask.shape}"
+assert mask[0, 2] == 0, "the first of the 3 newest of 5 tokens stands at position 2 and must see itself"
+assert mask[0, 3] == -np.inf, "the token at position 2 must not see position 3"
+assert (mask[2] == 0).all(), f"the newest token sees everything, your last row is {mask[2]}"
+assert mask.dtype == np.float32, f"the mask should be float32, yours is {mask.dtype}"
+try:
+    causal_mask(6, 5)
+except ValueError as error:
+    assert "6" in str(error) and "5" in str(error), f"the message should hold both 6 and 5, yours: {error}"
+else:
+    raise AssertionError("6 queries cannot be the last of 5 positions: raise a ValueError")
+### BEGIN HIDDEN TESTS
+for num_queries, num_keys in ((1, 1), (1, 6), (5, 5), (2, 9), (7, 8)):
+    want = [
+        [-np.inf if key > num_keys - num_queries + row else 0 for key in range(num_keys)]
+        for row in range(num_queries)
+    ]
+    assert np.array_equal(causal_mask(num_queries, num_keys), want), (
+        f"wrong for {num_queries} queries, {num_keys} keys"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+As a picture: black is hidden. Left, a text that asks about itself; right, its four newest tokens only, which are the four lowest rows of the left picture.
+"""
 
 
 # %%
+def plot_masks():
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2, figsize=(8, 3), width_ratios=[1, 1])
+    for axis, num_queries in zip(axes, (10, 4), strict=True):
+        axis.imshow(
+            causal_mask(num_queries, 10) == 0, cmap="gray", extent=(-0.5, 9.5, 9.5, 9.5 - num_queries)
+        )
+        axis.set(xlabel="key position", ylabel="query position", title=f"the last {num_queries} of 10 tokens")
+    plt.show()
+
+
+# %%
+if "get_ipython" in globals():
+    plot_masks()
+
+# %% [markdown]
+"""
+## Checking what comes in
+
+Attention is where shapes go wrong most often, and NumPy is too polite to complain: one head against four is *broadcast* into four, silently. And a mask of True and False would be added as 1 and 0, which hides nothing. These checks are written for you; they look at shapes only, never at the numbers, so they cost about a millionth of a second.
+"""
+
+
+# %%
+#| export
+def check_attention(query, key, mask=None) -> None:
+    """Raises ValueError unless the shapes are (..., T, D), (..., S, D) and broadcastable to (..., T, S).
+
+    The leading axes of query and key (batch, heads) must be equal. TypeError for a mask that is not floats.
+    """
+    q, k = np.shape(query), np.shape(key)
+    if len(q) < 2 or len(k) < 2:
+        raise ValueError(
+            f"query and key need two axes at least, (T, D) and (S, D); their shapes are {q} and {k}"
+        )
+    if q[:-2] != k[:-2]:
+        raise ValueError(f"batch and heads differ: the query has {q[:-2]}, the key {k[:-2]}")
+    if q[-1] != k[-1]:
+        raise ValueError(f"a query of {q[-1]} numbers cannot be compared with a key of {k[-1]}")
+    if 0 in q or 0 in k:
+        raise ValueError(f"attention needs at least 1 query and 1 key; their shapes are {q} and {k}")
+    if mask is None:
+        return
+    shape, scores = np.shape(mask), (*q[:-1], k[-2])
+    if as_array(mask).dtype.kind != "f":
+        raise TypeError(
+            f"a mask is added to the scores: floats, 0 or -inf for instance, not {as_array(mask).dtype}"
+        )
+    fits = [m in (1, n) for m, n in zip(shape[::-1], scores[::-1], strict=False)]
+    if len(shape) > len(scores) or not all(fits):
+        raise ValueError(f"a mask of shape {shape} does not broadcast to the scores' shape {scores}")
+
+
+# %% [markdown]
+"""
+## Weights for tensors
+
+Now the two parts meet: a mask of the caller's choice, the causal rule, or both, and `weigh_keys` behind the door that records gradients.
+
+**Task (8 points).** Write `attention_weights(query, key, mask=None, causal=False)`, which returns a Tensor:
+
+1. if `causal`, the mask to use is the causal one for T queries and S keys, plus `mask` if there is one;
+2. a single query is the newest token and sees everything, so with T = 1 the causal mask would be all zeros: skip it. (When a model writes, it asks with one query at a time, and then every microsecond counts.) T > S must still be an error: `causal_mask` sees to it, because T > S ≥ 1 means T > 1;
+3. `apply(weigh_keys, ...)` with query, key and, if there is one, the mask: `apply` takes no `None`. About 6 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "attention-weights", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def attention_weights(query, key, mask=None, causal: bool = False) -> Tensor:
-    """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): how much each query takes from each key; each row sums to 1.
+    """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): what share each query takes of each key; rows sum to 1.
 
-    softmax(query @ key.T / sqrt(D) + mask) (Vaswani et al. 2017, equation 1). `mask` is added to the scores and
-    broadcastable to (B, H, T, S). `causal`: the T queries are the last T of the S positions and see no later one.
+    mask: floats added to the scores, broadcastable to (B, H, T, S).
+    causal: the T queries are the last T of the S positions, and none sees a later one.
+    Raises ValueError for shapes that do not fit, T > S with `causal`, or a query that sees no key.
     """
-    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.swapaxes(-1, -2)
-    if causal and query.shape[-2] > 1:  # one query alone is the newest: it sees every key
-        scores = scores + causal_mask(query.shape[-2], key.shape[-2])
-    if mask is not None:
-        scores = scores + mask
-    return apply(softmax, scores)
+    check_attention(query, key, mask)
+    ### BEGIN SOLUTION
+    T, S = query.shape[-2], key.shape[-2]
+    if causal and T > 1:
+        future = causal_mask(T, S)
+        mask = future if mask is None else mask + future
+    if mask is None:
+        return apply(weigh_keys, query, key)
+    return apply(weigh_keys, query, key, mask)
+    ### END SOLUTION
 
 
+# %% [markdown]
+"""
+Queries of zeros like every key alike, so each takes equal shares of what it may see. Three tokens, causal: a staircase of 1, ½, ⅓.
+"""
+
+# %%
+attention_weights(Tensor(np.zeros((3, 2))), Tensor(np.ones((3, 2))), causal=True)
+
+# %% nbgrader={"grade": true, "grade_id": "test-attention-weights", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+own = {name: globals().get(name) for name in ("weigh_keys", "causal_mask")}
+
+
+def weigh_keys(query, key, mask=0.0):
+    parts = np.exp(np.einsum("...td,...sd->...ts", query, key) / query.shape[-1] ** 0.5 + mask)
+    return parts / parts.sum(axis=-1, keepdims=True)
+
+
+def causal_mask(num_queries, num_keys):
+    if num_queries > num_keys:
+        raise ValueError(f"{num_queries} queries, {num_keys} keys")
+    return np.triu(np.full((num_queries, num_keys), -np.inf, np.float32), num_keys - num_queries + 1)
+
+
+### END HIDDEN TESTS
+zeros, ones = Tensor(np.zeros((3, 2))), Tensor(np.ones((3, 2)))
+weights = attention_weights(zeros, ones)
+assert isinstance(weights, Tensor), f"the result should be a Tensor, yours is a {type(weights).__name__}"
+assert np.allclose(weights.data, 1 / 3), f"without a mask all 3 keys share alike, yours:\n{weights.data}"
+weights = attention_weights(zeros, ones, causal=True)
+assert np.allclose(weights.data[1], [0.5, 0.5, 0]), f"token 1 sees tokens 0 and 1, yours: {weights.data[1]}"
+weights = attention_weights(zeros, ones, mask=np.array([0, -np.inf, 0], np.float32))
+assert np.allclose(weights.data, [0.5, 0, 0.5]), f"the mask hides key 1 from all, yours:\n{weights.data}"
+weights = attention_weights(zeros, ones, mask=np.array([[0], [0], [0.0]]), causal=True)
+assert np.allclose(weights.data[0], [1, 0, 0]), "with a mask and causal=True both rules hold"
+try:
+    attention_weights(ones, Tensor(np.ones((2, 2))), causal=True)
+except ValueError:
+    pass
+else:
+    raise AssertionError("3 queries cannot be the last of 2 positions: causal=True should raise a ValueError")
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(4)
+q, k = (Tensor(rng.standard_normal((2, 4, n, 6))) for n in (3, 5))
+bias = rng.standard_normal((2, 1, 3, 5)).astype(np.float32)
+for mask in (None, bias):
+    for causal in (False, True):
+        got = attention_weights(q, k, mask, causal).data
+        want = np.zeros((2, 4, 3, 5))
+        for b, h, t in np.ndindex(2, 4, 3):
+            seen = range(5 - 3 + t + 1) if causal else range(5)
+            score = {
+                s: q.data[b, h, t] @ k.data[b, h, s] / 6**0.5 + (0 if mask is None else bias[b, 0, t, s])
+                for s in seen
+            }
+            total = sum(math.exp(x) for x in score.values())
+            for s, x in score.items():
+                want[b, h, t, s] = math.exp(x) / total
+        assert np.allclose(got, want, rtol=1e-4, atol=1e-6), (
+            f"wrong for {'a mask' if mask is bias else 'no mask'}, {causal=}"
+        )
+one = attention_weights(q[:, :, -1:], k, causal=True).data
+assert (one > 0).all(), "a single query is the newest token and sees every key"
+before = bias.copy()
+attention_weights(q, k, bias, causal=True)
+assert np.array_equal(bias, before), "the mask that was passed in must stay as it is"
+globals().update(own)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## The answer: a mean of the values
+
+What a token *offers* need not be what it is found *by*, so the values are apart from the keys: a library finds a book by its catalogue card and hands out the book. The width of the values is free too; here it is D as well.
+
+**Task (8 points).** Write `scaled_dot_product_attention`: the weights, multiplied by the values, (..., T, S) @ (..., S, D). About 1 line; the check that keys and values come in pairs is written.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "sdpa", "locked": false, "schema_version": 3, "solution": true}
+#| export
 def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = False) -> Tensor:
-    """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): the values, weighted by `attention_weights`."""
+    """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): each query's weighted mean of the values.
+
+    mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for shapes that do not fit.
+    """
+    if np.shape(key)[:-1] != np.shape(value)[:-1]:
+        raise ValueError(
+            f"each key needs one value: keys have shape {np.shape(key)}, values {np.shape(value)}"
+        )
+    ### BEGIN SOLUTION
     return attention_weights(query, key, mask, causal) @ value
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Keys at 0 and ln 3 once more, so shares ¼ and ¾, and the values 0 and 100. What is the answer?
+"""
+
+# %%
+scaled_dot_product_attention(Tensor([[1.0]]), Tensor([[0.0], [math.log(3)]]), Tensor([[0.0], [100.0]]))
+
+# %% nbgrader={"grade": true, "grade_id": "test-sdpa", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+own = globals().get("attention_weights")
+
+
+def attention_weights(query, key, mask=None, causal=False):
+    scores = np.einsum("...td,...sd->...ts", query.data, key.data) / query.shape[-1] ** 0.5
+    scores = scores + (0 if mask is None else mask)
+    if causal:
+        T, S = scores.shape[-2:]
+        scores = np.where(np.tri(T, S, S - T, dtype=bool), scores, -np.inf)
+    parts = np.exp(scores)
+    return Tensor(parts / parts.sum(axis=-1, keepdims=True))
+
+
+### END HIDDEN TESTS
+q, k, v = Tensor(np.zeros((3, 2))), Tensor(np.ones((3, 2))), Tensor([[1.0, 0], [3.0, 0], [8.0, 3]])
+answer = scaled_dot_product_attention(q, k, v)
+assert answer.shape == (3, 2), f"3 queries and values of width 2 give (3, 2), yours: {answer.shape}"
+assert np.allclose(answer.data, [4, 1]), (
+    f"equal shares of the values are their mean (4, 1), yours: {answer.data[0]}"
+)
+answer = scaled_dot_product_attention(q, k, v, causal=True)
+assert np.allclose(answer.data, [[1, 0], [2, 0], [4, 1]]), (
+    f"causal: means of the values so far, yours:\n{answer.data}"
+)
+answer = scaled_dot_product_attention(q, k, v, mask=np.array([0, 0, -np.inf], np.float32))
+assert np.allclose(answer.data, [2, 0]), (
+    f"with the last key masked the mean is (2, 0), yours: {answer.data[0]}"
+)
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(5)
+q, k, v = (Tensor(rng.standard_normal((2, 4, n, 6))) for n in (3, 5, 5))
+bias = rng.standard_normal((2, 1, 1, 5)).astype(np.float32)
+got = scaled_dot_product_attention(q, k, v, bias, True).data
+want = np.zeros((2, 4, 3, 6))
+for b, h, t in np.ndindex(2, 4, 3):
+    parts = [math.exp(q.data[b, h, t] @ k.data[b, h, s] / 6**0.5 + bias[b, 0, 0, s]) for s in range(t + 3)]
+    for s, part in enumerate(parts):
+        want[b, h, t] += part / sum(parts) * v.data[b, h, s]
+assert np.allclose(got, want, rtol=1e-4, atol=1e-5), (
+    "wrong for 2 texts, 4 heads, 3 queries, 5 keys, a mask and causal"
+)
+attention_weights = own
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## A look-up program, written by hand
+
+Training finds queries and keys; to see that they can do something, set them yourself. Give position j the key (cos θj, sin θj), a point on a circle, and position i the query that is the point of i − 1, made long so that the softmax becomes sharp. The query of position i then fits the key of position i − 1 best: this head reads the previous token, wherever it is. Heads that do exactly this are found in trained models.
+"""
+
+# %%
+angle = 0.5 * np.arange(10)
+keys = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+queries = 30 * np.stack([np.cos(angle - 0.5), np.sin(angle - 0.5)], axis=-1)
+look_back = attention_weights(Tensor(queries), Tensor(keys), causal=True).data
+look_back.argmax(axis=-1)
+
+# %% [markdown]
+"""
+Row i of the picture is what position i takes from each position. The bright line lies one to the left of the diagonal; position 0 has nobody before it and can only take itself.
+"""
 
 
 # %%
+def plot_weights(weights):
+    import matplotlib.pyplot as plt
+
+    plt.imshow(weights, cmap="viridis", vmin=0, vmax=1)
+    plt.colorbar(label="share")
+    plt.gca().set(xlabel="key position", ylabel="query position", title="a head that looks one token back")
+    plt.show()
+
+
+# %%
+if "get_ipython" in globals():
+    plot_weights(look_back)
+
+# %% [markdown]
+"""
+## Several heads
+
+One softmax gives one mixture. "The animal did not cross the street because *it* was too tired": to understand *it* you want the noun it stands for, and at the same time the verb. One look-up would have to mix the two. So the C numbers of a token are cut into H pieces of D = C / H, and each piece, a *head*, does its own look-up.
+
+A head is then one more axis that is worked through in parallel, like the batch. NumPy's matrix product works on the last two axes, so heads must stand in front of the tokens: (B, T, C) becomes (B, H, T, D). Two steps, and the order matters: cut C into H × D first (`reshape`), then swap the axes T and H (`transpose`). To reshape straight into (B, H, T, D) gives the right shape and the wrong numbers: a head would get whole tokens instead of a piece of every token.
+
+**Task (8 points).** Write `split_heads(x, num_heads)`. It works on tensors and arrays alike, because both have these methods. Raise a `ValueError` with both numbers if C cannot be cut into `num_heads` equal pieces. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "split-heads", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def split_heads(x, num_heads: int):
-    """(B, T, C) -> (B, H, T, D), where C = H * D."""
+    """(B, T, C) -> (B, H, T, D), where C = H * D. Raises ValueError if C is not divisible by num_heads."""
+    ### BEGIN SOLUTION
     B, T, C = x.shape
     if C % num_heads:
-        raise ValueError(f"embed_dim {C} is not divisible by num_heads {num_heads}")
+        raise ValueError(f"{C} numbers cannot be cut into {num_heads} equal heads")
     return x.reshape(B, T, num_heads, C // num_heads).transpose(0, 2, 1, 3)
+    ### END SOLUTION
 
 
+# %% [markdown]
+"""
+Two tokens of six numbers: 0 to 5 and 10 to 15. Two heads: the first should hold 0 1 2 and 10 11 12.
+"""
+
+# %%
+split_heads(np.array([[[0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15]]]), 2)
+
+# %% nbgrader={"grade": true, "grade_id": "test-split-heads", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+x = np.array([[[0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15]]])
+heads = split_heads(x, 2)
+assert heads.shape == (1, 2, 2, 3), f"(1, 2, 6) in 2 heads is (1, 2, 2, 3), yours is {heads.shape}"
+assert heads[0, 0, 1].tolist() == [10, 11, 12], (
+    f"head 0 of token 1 is the first half of token 1, [10, 11, 12]; yours is {heads[0, 0, 1].tolist()}. "
+    "Reshape to (B, T, H, D) first, then swap T and H"
+)
+assert heads[0, 1, 0].tolist() == [3, 4, 5], (
+    f"head 1 of token 0 is [3, 4, 5], yours: {heads[0, 1, 0].tolist()}"
+)
+assert split_heads(Tensor(np.zeros((2, 3, 8))), 4).shape == (2, 4, 3, 2), "it should work on tensors too"
+try:
+    split_heads(np.zeros((1, 2, 6)), 4)
+except ValueError as error:
+    assert "6" in str(error) and "4" in str(error), f"the message should hold 6 and 4, yours: {error}"
+else:
+    raise AssertionError("6 numbers cannot be cut into 4 equal heads: raise a ValueError")
+### BEGIN HIDDEN TESTS
+x = np.random.default_rng(6).standard_normal((2, 3, 20))
+heads = split_heads(x, 4)
+assert heads.shape == (2, 4, 3, 5)
+for b, h, t in np.ndindex(2, 4, 3):
+    assert np.array_equal(heads[b, h, t], x[b, t, 5 * h : 5 * h + 5]), (
+        f"wrong numbers for text {b}, head {h}, token {t}"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+**Task (8 points).** Write `merge_heads(x)`, the way back: (B, H, T, D) to (B, T, C), the heads of each token side by side again. `merge_heads(split_heads(x, H))` is x. About 2 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "merge-heads", "locked": false, "schema_version": 3, "solution": true}
+#| export
 def merge_heads(x):
-    """(B, H, T, D) -> (B, T, C), where C = H * D."""
+    """(B, H, T, D) -> (B, T, C), where C = H * D: the heads of each token side by side."""
+    ### BEGIN SOLUTION
     B, H, T, D = x.shape
     return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+    ### END SOLUTION
+
+
+# %%
+merge_heads(np.array([[[[0, 1, 2], [10, 11, 12]], [[3, 4, 5], [13, 14, 15]]]]))
+
+# %% nbgrader={"grade": true, "grade_id": "test-merge-heads", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+x = np.array([[[[0, 1, 2], [10, 11, 12]], [[3, 4, 5], [13, 14, 15]]]])
+merged = merge_heads(x)
+assert merged.shape == (1, 2, 6), f"2 heads of (2, 3) merge into (1, 2, 6), yours is {merged.shape}"
+assert merged[0, 1].tolist() == [10, 11, 12, 13, 14, 15], (
+    f"token 1 is [10, 11, 12] of head 0 and [13, 14, 15] of head 1, yours: {merged[0, 1].tolist()}"
+)
+assert merge_heads(Tensor(np.zeros((2, 4, 3, 5)))).shape == (2, 3, 20), "it should work on tensors too"
+### BEGIN HIDDEN TESTS
+x = np.random.default_rng(7).standard_normal((2, 4, 3, 5))
+merged = merge_heads(x)
+assert merged.shape == (2, 3, 20)
+for b, h, t in np.ndindex(2, 4, 3):
+    assert np.array_equal(merged[b, t, 5 * h : 5 * h + 5], x[b, h, t]), (
+        f"wrong numbers for text {b}, head {h}, token {t}"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## The layer
+
+Where do queries, keys and values come from? From the tokens themselves, through three linear layers that are learned: "what I look for", "what I can be found by", "what I have to say". A fourth linear layer at the end lets the heads mix. That is the whole layer, and it has three steps which you write apart: `project`, look up, `merge`. They stay apart as methods because a look-up can be done in more than one way, and whoever wants another one keeps the first and the last step.
+
+The constructor is given: it is plumbing, and the names of the four layers are the names under which weights are saved in files. So is `check_sizes`, which turns a width of 0 or of 2.5 into a sentence.
+
+**Task (4 + 4 + 6 points).**
+
+- `project(x)`: (B, T, C) to the queries, keys and values, in this order, each through its own layer and then split into heads. About 2 lines.
+- `merge(heads)`: (B, H, T, D) to (B, T, C): merge the heads, then the output layer. 1 line.
+- `forward(x, mask=None)`: project, attend with the mask and with `self.causal`, merge. About 3 lines.
+"""
 
 
 # %%
 #| export
+def check_sizes(**sizes) -> None:
+    """Raises TypeError for a size that is not a whole number, ValueError for one below 1, and names it."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+            raise TypeError(f"{name} should be a whole number, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} should be at least 1, got {size}")
+
+
+# %% nbgrader={"grade": false, "grade_id": "multi-head-attention", "locked": false, "schema_version": 3, "solution": true}
+#| export
 class MultiHeadAttention(Module):
-    """(B, T, C) -> (B, T, C). With `causal`, no token sees a later one."""
+    """(B, T, C) -> (B, T, C): each token asks all the others, in several heads at once.
+
+    Vaswani et al. 2017, section 3.2.2.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, *, causal: bool = False, rng=None):
-        if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
+        """causal: no token sees a later one. rng: a seed or numpy Generator for the weights.
+
+        Raises ValueError if embed_dim is not divisible by num_heads or a size is below 1.
+        """
+        check_sizes(embed_dim=embed_dim, num_heads=num_heads)
+        if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
         self.causal = causal
@@ -85,14 +757,220 @@ class MultiHeadAttention(Module):
         self.v_proj = Linear(embed_dim, embed_dim, rng=rng)
         self.out_proj = Linear(embed_dim, embed_dim, rng=rng)
 
-    def project(self, x):
-        """(B, T, C) -> queries, keys and values, each (B, H, T, D)."""
-        return tuple(split_heads(proj(x), self.num_heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
+    def project(self, x) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, C) -> queries, keys and values, each (B, H, T, D). Raises ValueError for another shape."""
+        shape = np.shape(x)
+        if len(shape) != 3 or shape[-1] != self.embed_dim or 0 in shape:
+            raise ValueError(f"attention takes (B, T, {self.embed_dim}) with at least 1 token, got {shape}")
+        x = x if isinstance(x, Tensor) else Tensor(x)
+        ### BEGIN SOLUTION
+        layers = self.q_proj, self.k_proj, self.v_proj
+        return tuple(split_heads(layer(x), self.num_heads) for layer in layers)
+        ### END SOLUTION
 
     def merge(self, heads) -> Tensor:
-        """(B, H, T, D) -> (B, T, C): the heads side by side, mixed by the output projection."""
+        """(B, H, T, D) -> (B, T, C): the heads side by side, mixed by the output layer."""
+        ### BEGIN SOLUTION
         return self.out_proj(merge_heads(heads))
+        ### END SOLUTION
 
     def forward(self, x, mask=None) -> Tensor:
+        """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
+        ### BEGIN SOLUTION
         query, key, value = self.project(x)
-        return self.merge(scaled_dot_product_attention(query, key, value, mask, self.causal))
+        heads = scaled_dot_product_attention(query, key, value, mask, self.causal)
+        return self.merge(heads)
+        ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Five tokens of eight numbers, in two heads. The shape that comes out is the shape that went in, so layers like this one can be stacked.
+"""
+
+# %%
+attention = MultiHeadAttention(8, 2, causal=True, rng=0)
+x = Tensor(np.random.default_rng(1).standard_normal((1, 5, 8)))
+[y.shape for y in (*attention.project(x), attention(x))]
+
+# %% nbgrader={"grade": true, "grade_id": "test-mha-project", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+own = globals().get("split_heads")
+
+
+def split_heads(x, num_heads):
+    return Tensor(np.stack(np.split(x.data, num_heads, axis=-1), axis=1))
+
+
+### END HIDDEN TESTS
+attention = MultiHeadAttention(8, 2, rng=0)
+x = Tensor(np.random.default_rng(2).standard_normal((2, 3, 8)))
+projected = attention.project(x)
+assert len(projected) == 3, f"project gives queries, keys and values: 3 things, yours gives {len(projected)}"
+for name, layer, got in zip(
+    "qkv", (attention.q_proj, attention.k_proj, attention.v_proj), projected, strict=True
+):
+    assert got.shape == (2, 2, 3, 4), f"{name} should have shape (2, 2, 3, 4), yours has {got.shape}"
+    want = x.data[1, 2] @ layer.weight.data[4:].T  # text 1, token 2, head 1
+    assert np.allclose(got.data[1, 1, 2], want, atol=1e-5), (
+        f"{name} does not come from {name}_proj and split_heads"
+    )
+### BEGIN HIDDEN TESTS
+attention = MultiHeadAttention(12, 3, rng=1)
+rng = np.random.default_rng(3)
+for p in attention.parameters():
+    p.data[...] = rng.standard_normal(p.shape)
+x = rng.standard_normal((2, 5, 12)).astype(np.float32)
+for layer, got in zip(
+    (attention.q_proj, attention.k_proj, attention.v_proj), attention.project(x), strict=True
+):
+    for b, h, t, d in np.ndindex(2, 3, 5, 4):
+        want = x[b, t] @ layer.weight.data[4 * h + d] + layer.bias.data[4 * h + d]
+        assert abs(got.data[b, h, t, d] - want) < 1e-4, f"wrong for text {b}, head {h}, token {t}"
+split_heads = own
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-mha-merge", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+own = globals().get("merge_heads")
+
+
+def merge_heads(x):
+    return Tensor(np.concatenate([x.data[:, h] for h in range(x.shape[1])], axis=-1))
+
+
+### END HIDDEN TESTS
+attention = MultiHeadAttention(8, 2, rng=0)
+heads = Tensor(np.random.default_rng(4).standard_normal((2, 2, 3, 4)))
+merged = attention.merge(heads)
+assert merged.shape == (2, 3, 8), f"(2, 2, 3, 4) merges into (2, 3, 8), yours is {merged.shape}"
+want = np.concatenate([heads.data[1, 0, 2], heads.data[1, 1, 2]]) @ attention.out_proj.weight.data.T
+assert np.allclose(merged.data[1, 2], want, atol=1e-5), "put the heads side by side, then apply out_proj"
+### BEGIN HIDDEN TESTS
+attention = MultiHeadAttention(12, 3, rng=1)
+rng = np.random.default_rng(5)
+for p in attention.parameters():
+    p.data[...] = rng.standard_normal(p.shape)
+heads = Tensor(rng.standard_normal((2, 3, 5, 4)))
+merged = attention.merge(heads)
+for b, t, c in np.ndindex(2, 5, 12):
+    want = attention.out_proj.bias.data[c]
+    for h, d in np.ndindex(3, 4):
+        want = want + heads.data[b, h, t, d] * attention.out_proj.weight.data[c, 4 * h + d]
+    assert abs(merged.data[b, t, c] - want) < 1e-4, f"wrong for text {b}, token {t}"
+merge_heads = own
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-mha-forward", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+own = globals().get("scaled_dot_product_attention")
+
+
+def scaled_dot_product_attention(query, key, value, mask=None, causal=False):
+    scores = query.data @ key.data.swapaxes(-1, -2) / query.shape[-1] ** 0.5
+    scores = scores + (0 if mask is None else mask)
+    if causal:
+        scores = np.where(
+            np.tri(*scores.shape[-2:], scores.shape[-1] - scores.shape[-2], dtype=bool), scores, -np.inf
+        )
+    parts = np.exp(scores)
+    return Tensor(parts / parts.sum(axis=-1, keepdims=True) @ value.data)
+
+
+### END HIDDEN TESTS
+rng = np.random.default_rng(6)
+q, k, v = (Tensor(rng.standard_normal((1, 2, 3, 4))) for _ in range(3))
+for causal in (False, True):
+    attention = MultiHeadAttention(8, 2, causal=causal)
+    attention.project = lambda x: (q, k, v)  # stand-ins: this test is about what forward does with them
+    attention.merge = lambda heads: heads * 10
+    for hidden in (None, 0):  # no mask, and one that hides key 0 from the others
+        mask = None if hidden is None else np.array([[0, 0, 0], [-np.inf, 0, 0], [-np.inf, 0, 0]], np.float32)
+        seen = [s for s in (range(2) if causal else range(3)) if s != hidden]
+        parts = [math.exp(q.data[0, 1, 1] @ k.data[0, 1, s] / 2) for s in seen]
+        want = 10 * sum(p / sum(parts) * v.data[0, 1, s] for p, s in zip(parts, seen, strict=True))
+        got = attention.forward(Tensor(np.zeros((1, 3, 8))), mask).data[0, 1, 1]
+        where = f"with causal={causal} and {'no mask' if mask is None else 'a mask'}"
+        assert np.allclose(got, want, atol=1e-4), (
+            f"{where}: project, attend, merge should give {want}, yours {got}"
+        )
+### BEGIN HIDDEN TESTS
+scaled_dot_product_attention = own
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## Does it keep its promises?
+
+*No look into the future.* Change the last of five tokens and compare all outputs: only the last may differ, and the others must be equal to the last bit, not only nearly.
+"""
+
+# %%
+attention = MultiHeadAttention(8, 2, causal=True, rng=0)
+tokens = np.random.default_rng(1).standard_normal((1, 5, 8))
+changed = tokens.copy()
+changed[0, 4] += 1
+np.abs(attention(changed).data - attention(tokens).data).max(axis=-1)
+
+# %% [markdown]
+"""
+*Heads are free.* More heads mean more look-ups, not more weights: the four layers have C² + C numbers each, whatever H is. For C = 8 that is 4 · (64 + 8) = 288.
+"""
+
+# %%
+[sum(p.size for p in MultiHeadAttention(8, num_heads).parameters()) for num_heads in (1, 2, 4, 8)]
+
+# %% [markdown]
+"""
+*The price.* Each of T tokens is compared with T tokens. These are the megabytes (10⁶ bytes) of float32 weights that one layer of GPT-2's smallest model, with 12 heads, makes for one text of T tokens: twice the text, four times the memory.
+"""
+
+# %%
+{T: 12 * T * T * 4 / 1e6 for T in (128, 256, 512, 1024)}
+
+# %% [markdown]
+"""
+*Padding.* Two texts of different lengths share a batch when the shorter one is filled up. What fills it must not be looked at: a mask of shape (B, 1, 1, S), broadcast over heads and queries. Here the second text has two real tokens; whatever stands behind them, its first two outputs stay the same.
+"""
+
+# %%
+attention = MultiHeadAttention(8, 2, rng=0)
+padding = np.zeros((2, 1, 1, 5), np.float32)
+padding[1, ..., 2:] = -np.inf
+texts = np.random.default_rng(7).standard_normal((2, 5, 8))
+other = texts.copy()
+other[1, 2:] = 100
+np.abs(attention(other, padding).data - attention(texts, padding).data).max(axis=-1).round(3)[:, :2]
+
+# %% [markdown]
+"""
+## In your own words
+
+**Question 1 (5 points).** A friend leaves out the division by √D. A model with heads of width 4 trains as before, one with heads of width 64 hardly moves in its first hundred steps. Explain both observations with the gradient that you wrote, `w * (g - sum(g * w))`, and the first table of this module. Four to six sentences.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "why-scale", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+**Question 2 (5 points).** Someone trains a language model without the causal mask. What do you expect of the training loss, and of the text that the model writes, and why do the two tell opposite stories? Then say why, with the mask, one pass over a text of T tokens trains on T predictions at once. Four to six sentences.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "why-causal", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## You can now
+
+look up softly, mask by absolute position, carry the gradient back through a softmax and a product, and let several heads work on one text without a loop. Every language model of today has this layer at its heart.
+
+Two exercises. First, a token may be given a window: write a mask that shows each of 10 tokens itself and the 3 before it, and look at it with `plot_weights`. Second, attention as you built it does not know the order of the keys, only who is hidden: show that without `causal`, if you reverse the tokens of a text, the outputs come out reversed and are otherwise the same. Then add to the scores a bias of −0.5 for each position of distance (ALiBi: Press, Smith and Lewis 2022, arXiv:2108.12409) through `mask`, and show that the order begins to matter in which direction.
+
+Next door, in module 13, the layer gets its partner, a small network for each token alone; both are stacked, and the stack learns to write.
+"""
