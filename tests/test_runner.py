@@ -55,7 +55,7 @@ def run(worker):
     return lambda *cells, **options: worker.run(cells_of(notebook(*cells)), **options)
 
 
-# ----------------------------------------------------------------------------------------- each part's status
+# --------------------------------------------------------------------------------------- each part's status
 
 
 def test_passed_and_failed_with_the_teaching_message(run):
@@ -222,7 +222,7 @@ def test_written_questions_are_counted_apart(run):
     assert (report.possible, report.ok) == (4, True)
 
 
-# -------------------------------------------------------------------------------- cells that end or never end
+# ------------------------------------------------------------------------------ cells that end or never end
 
 
 def test_an_endless_loop_costs_only_its_own_part(run):
@@ -291,7 +291,7 @@ def test_a_time_limit_that_is_none():
         Worker().run([], time_limit=0)
 
 
-# ---------------------------------------------------------------------------------- magics, and the namespace
+# -------------------------------------------------------------------------------- magics, and the namespace
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_what_a_name_is_bound_by():
     assert names_bound("from a import b, c\ndef d(\nclass E:\nf = 1") >= {"b", "c", "d", "E", "f"}
 
 
-# ------------------------------------------------------------------------------------ where modules come from
+# ---------------------------------------------------------------------------------- where modules come from
 
 
 def make_package(root, text):
@@ -440,7 +440,7 @@ def test_run_notebook_reads_a_file_and_works_in_its_folder(tmp_path):
     assert run_notebook(path).ok
 
 
-# ---------------------------------------------------------------------------------------------- bad notebooks
+# -------------------------------------------------------------------------------------------- bad notebooks
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
     assert cells_of(read_notebook(path))[0].source == "x = 'é'"
 
 
-# ------------------------------------------------------------------------------------------- checkpoint tests
+# ----------------------------------------------------------------------------------------- checkpoint tests
 
 
 @pytest.fixture
