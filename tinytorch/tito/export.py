@@ -21,6 +21,8 @@ from tinytorch.tito.project import (
 
 SOLUTION_MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) SOLUTION[ \t]*\n?", re.MULTILINE)
 HIDDEN_TESTS = re.compile(r"^[ \t]*### (?:BEGIN|END) HIDDEN TESTS", re.MULTILINE)
+# jupytext would turn a comment like `# cat = 3` into a shell command if it might uncomment magics
+PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}
 PARTS = ("cell_type", "source", "metadata")
 CELL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -192,7 +194,7 @@ def _count(number: int, noun: str) -> str:
 def _read_percent(path: Path) -> list[dict]:
     import jupytext
 
-    cells = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent").cells
+    cells = jupytext.reads(path.read_text(encoding="utf-8"), fmt=PERCENT).cells
     return [_plain_cell(cell.cell_type, cell.source, cell.metadata) for cell in cells]
 
 
@@ -230,7 +232,7 @@ def _check_cell(source: Path):
         try:
             tree = ast.parse(cell.source)
         except SyntaxError as error:
-            where = f"cell {cell.id}, line {error.lineno}"
+            where = f"cell {cell.id}, line {error.lineno + len(cell.directives_)}"
             raise TitoError(f"{where} is not valid Python: {error.msg}.") from None
         if any(isinstance(node, ast.ImportFrom) and node.level for node in tree.body):
             raise TitoError(f"cell {cell.id} has a relative import; write `from tinytorch...`.")

@@ -25,7 +25,7 @@ from tinytorch.tito.project import (
 LINE_LENGTH = 110
 MODULE_POINTS = 100
 MARKER = re.compile(r"#[ \t]*%%(?:[ \t]+(.*))?$")
-INDENTED_MARKER = re.compile(r"[ \t]+#[ \t]*%%(?:[ \t]|$)")
+STRAY_MARKER = re.compile(r"[ \t]+#[ \t]*%%(?:[ \t]|$)|\s*# (?:In\[[\d ]*\]|<(?:code|markdown)cell>)")
 DIRECTIVE = re.compile(r"\s*#[ \t]*\|[ \t]*(\w*):?[ \t]*(.*?)\s*$")
 REGION = re.compile(r"\s*### (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*")
 REGION_WORDS = re.compile(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS|MARK SCHEME)")
@@ -190,8 +190,8 @@ class Linter:
         for warning in caught:
             self.add(warning.lineno, "syntax-warning", f"{warning.message} (use a raw string?)")
         for number, line in enumerate(self.text.splitlines(), 1):
-            if INDENTED_MARKER.match(line):
-                self.add(number, "indented-marker", "an indented `# %%` splits the cell in the middle")
+            if STRAY_MARKER.match(line):
+                self.add(number, "stray-marker", "jupytext splits the cell in the middle here")
         for cell in self.code:
             for number, line in enumerate(cell.lines, cell.line + 1):
                 if len(line) > LINE_LENGTH:
