@@ -1,130 +1,572 @@
 # %% [markdown]
 """
-# Tensor
+# Module 01: Tensor
+
+A language model is a few hundred arrays of numbers and a handful of operations on them: add, multiply, matrix product, sum, exponential. This module builds the object that carries such an array through all of them. NumPy does the arithmetic; you decide which numbers get in, which shapes may meet, what is copied and what is not, and you put one door in front of every operation, so that a single place knows what ran.
+
+It stays thin on purpose. A model that writes one word calls these operations some hundreds of times, so every microsecond that the class adds is paid hundreds of times per word.
+
+After this module you will be able to
+
+- say of any data which type its tensor will have, and why 32-bit floats are the house rule;
+- tell a view from a copy by looking at strides, and prove it;
+- predict the shape of any sum and of any matrix product, or name the two sizes that do not fit;
+- write a class whose objects mix with arrays and plain numbers, on the left and on the right;
+- send every operation through one function, watch what passes there, and measure what that costs.
+
+You need Python classes and the basics of NumPy arrays (creating, indexing). Plan two hours. Each part is graded alone: in the final grading a part runs with correct versions of the parts before it, so a mistake costs the points of its own part and no others.
 """
 
 # %%
 #| default_exp core.tensor
 
 # %%
+import copy
+import pickle
+import timeit
+import warnings
+from collections import Counter
+
+# %%
 #| export
 import numpy as np
 
+# %% [markdown]
+"""
+## Which numbers get in
+
+Python's floats have 64 bits, and so has every NumPy array made from them. Models are computed with 32: half the memory, and a processor handles twice as many at a time. Seven decimal digits remain, which is plenty for a model. Look at what is lost.
+"""
 
 # %%
+one_third = np.array(1 / 3)
+{
+    "float64": (one_third.nbytes, f"{one_third:.17f}"),
+    "float32": (one_third.astype(np.float32).nbytes, f"{one_third.astype(np.float32):.17f}"),
+}
+
+# %% [markdown]
+"""
+One float64 is enough to undo this: NumPy gives `float32 + float64` in float64, and everything computed from the result is float64 again. Hence a guard at the entrance. Integers and booleans pass unchanged, because they are not rough quantities but names and choices: token 50,256 must not become 50,256.0.
+
+**Task (10 points).** Write `as_array(data, dtype=None)`. Make an array of `data` with `np.asarray`, then:
+
+- without `dtype`, floats of any width become float32; integers and booleans stay what they are;
+- with `dtype`, the array gets that type (`np.float64`, when somebody needs the digits);
+- an array that already has the right type is returned without a copy: `astype(..., copy=False)`;
+- text, `None`, complex numbers and other objects raise a `TypeError` that names the type found. `array.dtype.kind` is `"f"` for floats, `"i"` and `"u"` for integers, `"b"` for booleans. The same holds for the `dtype` asked for.
+
+About 6 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "as-array", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def as_array(data, dtype=None) -> np.ndarray:
     """Any numbers -> an array: floats in float32, integers and booleans as they are.
 
-    `dtype` asks for another type, float64 for instance. An array that already has the right type is not copied.
-    Raises TypeError for anything that is not numbers, ValueError for rows of different lengths.
+    dtype: asks for another type, np.float64 for instance. An array that has the right type is not copied.
+    Raises TypeError for anything that is not real numbers, ValueError for rows of different lengths.
     """
-    array = data.data if isinstance(data, Tensor) else np.asarray(data)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"a tensor holds numbers; {type(data).__name__} gave an array of type {array.dtype}")
-    if dtype is None and array.dtype.kind == "f":
-        dtype = np.float32
-    return array if dtype is None else array.astype(dtype, copy=False)
+    ### BEGIN SOLUTION
+    array = np.asarray(data)
+    if dtype is None:
+        dtype = np.float32 if array.dtype.kind == "f" else array.dtype
+    for found in (array.dtype, np.dtype(dtype)):
+        if found.kind not in "fiub":
+            raise TypeError(f"a tensor holds real numbers, not {found} (from {type(data).__name__})")
+    return array.astype(dtype, copy=False)
+    ### END SOLUTION
 
+
+# %% [markdown]
+"""
+Four inputs, four types. Say them before you run the cell.
+"""
 
 # %%
+[as_array(data).dtype.name for data in ([1, 2], [1, 2.5], np.zeros(3), [True, False])]
+
+# %% nbgrader={"grade": true, "grade_id": "test-as-array", "locked": true, "points": 10, "schema_version": 3, "solution": false}
+floats = as_array([1, 2.5])
+assert isinstance(floats, np.ndarray), f"as_array returns an ndarray, yours is a {type(floats).__name__}"
+assert floats.dtype == np.float32, f"floats become float32, yours are {floats.dtype}"
+assert as_array(np.zeros(2)).dtype == np.float32, "a float64 array becomes float32 unless dtype asks for more"
+assert as_array([3, 4]).dtype.kind == "i", f"integers stay integers, yours are {as_array([3, 4]).dtype}"
+assert as_array([True]).dtype == bool, f"booleans stay booleans, yours are {as_array([True]).dtype}"
+wide = as_array([1 / 3], dtype=np.float64)
+assert wide.dtype == np.float64, f"dtype=np.float64 asks for float64, yours is {wide.dtype}"
+assert wide[0] == 1 / 3, "float64 was asked for, but digits are gone: was the number float32 on the way?"
+right = np.ones(4, np.float32)
+assert as_array(right) is right or np.shares_memory(as_array(right), right), "float32 needs no copy"
+for wrong in ("three", None, [1j], [object()]):
+    try:
+        as_array(wrong)
+    except TypeError:
+        continue
+    raise AssertionError(f"{wrong!r} is not real numbers: as_array should raise a TypeError")
+### BEGIN HIDDEN TESTS
+for kind in (np.int8, np.uint16, np.int32, np.int64, np.bool_):
+    data = np.ones((2, 3), kind)
+    assert as_array(data).dtype == kind, f"{kind.__name__} should stay, yours became {as_array(data).dtype}"
+    assert np.shares_memory(as_array(data), data), f"{kind.__name__} needs no conversion and no copy"
+assert as_array(np.ones(2, np.float16)).dtype == np.float32, "float16 becomes float32 too"
+assert as_array(np.float64(0.5)).dtype == np.float32, "a NumPy number is data like any other"
+assert as_array(7).shape == (), "a plain number is an array without axes"
+assert as_array([[1, 2, 3], [4, 5, 6]]).shape == (2, 3)
+assert as_array(np.ones(3, np.float32), np.float64).dtype == np.float64, "dtype widens float32 as well"
+assert as_array([1, 2], dtype=np.float32).dtype == np.float32, "dtype makes integers floats"
+assert as_array(np.float64([1e-3]), np.float64)[0] == 1e-3
+strided = np.ones((4, 6), np.float32)[:, ::2]
+assert np.shares_memory(as_array(strided), strided), "a view is an array of the right type: no copy"
+for data, dtype in (([1, 2], complex), ([1, 2], "U5"), (["1", "2"], np.float32), (np.array(["a"]), None)):
+    try:
+        as_array(data, dtype)
+    except TypeError:
+        continue
+    raise AssertionError(f"{data!r} with dtype {dtype} should raise a TypeError")
+try:
+    as_array([[1, 2], [3]])
+except ValueError:
+    pass
+else:
+    raise AssertionError("rows of different lengths are no array: ValueError")
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## Where the numbers lie
+
+An array is a block of memory, numbered from 0, and a rule that says where entry `[i, j, k]` stands in it. The rule is one step size per axis, the *strides*: entry `[i, j, k]` stands at `i * s0 + j * s1 + k * s2`. In a new array the last axis lies side by side, so its step is 1; the step of the axis before it is the length of a row; and so on.
+
+**Task (6 points).** Write `row_major_strides(shape)`: the strides of a new array of that shape, counted in entries, as a tuple. `(2, 3, 4)` gives `(12, 4, 1)`: from one `j` to the next are 4 entries, from one `i` to the next 3 times 4. Axes may have length 0; the sizes are just multiplied. About 5 lines, from the last axis to the first.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "row-major-strides", "locked": false, "schema_version": 3, "solution": true}
+def row_major_strides(shape: tuple) -> tuple:
+    """How many entries further the next index of each axis stands, in a new array of `shape`."""
+    ### BEGIN SOLUTION
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+NumPy counts its strides in bytes, and a float32 has 4 of them. Do the two agree?
+"""
+
+# %%
+row_major_strides((2, 3, 4)), tuple(step // 4 for step in np.zeros((2, 3, 4), np.float32).strides)
+
+# %% nbgrader={"grade": true, "grade_id": "test-row-major-strides", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+found = row_major_strides((2, 3, 4))
+assert isinstance(found, tuple), f"the strides are a tuple, yours are a {type(found).__name__}"
+assert found[-1] == 1, f"entries of the last axis lie side by side: its step is 1, yours is {found[-1]}"
+assert found == (12, 4, 1), f"(2, 3, 4) has the strides (12, 4, 1), yours are {found}"
+assert row_major_strides((5,)) == (1,), "one axis has the step 1"
+### BEGIN HIDDEN TESTS
+assert row_major_strides(()) == (), "no axes, no steps"
+for shape in ((7, 2), (3, 1, 5), (2, 3, 5, 4, 6)):
+    numbered = np.arange(np.prod(shape)).reshape(shape)  # each entry holds its own place in the block
+    found = row_major_strides(shape)
+    for index in np.ndindex(shape):
+        place = sum(i * s for i, s in zip(index, found, strict=True))
+        assert place == numbered[index], (
+            f"shape {shape}: {index} stands at {numbered[index]}, you say {place}"
+        )
+assert row_major_strides((2, 0, 3)) == (0, 3, 1), "sizes are multiplied as they are, 0 as well"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+Now the surprise: transposing moves no number. A transposed array is the same block under a rule with swapped steps, and so is a slice, whose rule starts elsewhere. Such an array is a *view*; making one costs the same for ten entries and for ten million, and writing into it writes into the block. `np.shares_memory` tells whether two arrays have a block in common.
+"""
+
+# %%
+table = np.arange(6, dtype=np.float32).reshape(2, 3)
+views = {"table": table, "table.T": table.T, "table[:, 1]": table[:, 1], "table[::-1]": table[::-1]}
+{name: (tuple(s // 4 for s in view.strides), np.shares_memory(view, table)) for name, view in views.items()}
+
+# %% [markdown]
+"""
+A negative step walks backwards. What has *no* rule of constant steps must be copied: rows chosen by a list, and most reshapes of something transposed. Reading `table.T` row by row gives 0, 3, 1, 4, 2, 5; the places 0, 3, 1 are not evenly spaced, so a single row of six numbers needs a new block.
+"""
+
+# %%
+copies = {"table[[1, 0]]": table[[1, 0]], "table.T.reshape(6)": table.T.reshape(6), "table + 0": table + 0}
+{name: np.shares_memory(array, table) for name, array in copies.items()}
+
+# %% [markdown]
+"""
+**Question (5 points).** Let `x` be an array of shape (4, 6) as new from memory. Which of these are views of `x`, and which are copies: `x[2]`, `x[:, 2]`, `x[[2]]`, `x.reshape(2, 12)`, `x.T.reshape(24)`? Give the strides of every view, counted in entries, and say for each copy why no view could do. Then name one situation in which getting a view where you expected a copy gives wrong results.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-views", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## Shapes that meet
+
+Adding a bias of shape `(3,)` to a table of shape `(2, 3)` should add it to every row. NumPy does: it lines the two shapes up at their *last* axes, and an axis of size 1, or one that is missing in front, is repeated as often as needed. Nothing is copied; the repeated axis gets the step 0. This is broadcasting, and it is also how a wrong shape passes unnoticed.
+
+**Task (14 points).** Write `broadcast_shape(a, b)` for two shapes, without NumPy:
+
+- compare from the last axis to the first; a missing axis counts as 1;
+- two equal sizes give that size; a 1 gives the other size, whatever that is (0 as well);
+- anything else raises a `ValueError` that names both shapes, the axis counted from the end, and the two sizes: `shapes (2, 3) and (2, 4) do not broadcast: axis -1 has 3 and 4 entries`.
+
+About 9 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "broadcast-shape", "locked": false, "schema_version": 3, "solution": true}
 #| export
-_recorder = None
+def broadcast_shape(a: tuple, b: tuple) -> tuple:
+    """The shape of x + y, for x of shape `a` and y of shape `b`.
 
-
-def set_recorder(recorder):
-    """From now on `recorder.record(function, inputs, options, output)` hears of every operation.
-
-    Returns the recorder that was there before; None switches it off.
+    Raises ValueError if an axis has two sizes and neither is 1.
     """
-    global _recorder
-    previous, _recorder = _recorder, recorder
-    return previous
+    ### BEGIN SOLUTION
+    shape = []
+    for axis in range(-1, -max(len(a), len(b)) - 1, -1):
+        size_a = a[axis] if -axis <= len(a) else 1
+        size_b = b[axis] if -axis <= len(b) else 1
+        if size_a != size_b and 1 not in (size_a, size_b):
+            sizes = f"{size_a} and {size_b}"
+            raise ValueError(f"shapes {a} and {b} do not broadcast: axis {axis} has {sizes} entries")
+        shape.append(size_b if size_a == 1 else size_a)
+    return tuple(reversed(shape))
+    ### END SOLUTION
 
 
-def apply(function, *inputs, **options) -> "Tensor":
-    """Run `function`, which knows only arrays, on tensors, arrays and numbers -> Tensor.
-
-    Every operation of every module passes here. The result is float32 unless an input was float64.
-    """
-    arrays = [x.data if type(x) is Tensor else x if type(x) in (int, float) else as_array(x) for x in inputs]
-    result = np.asarray(function(*arrays, **options))
-    if result.dtype == np.float64 and not any(getattr(a, "dtype", None) == np.float64 for a in arrays):
-        result = result.astype(np.float32)
-    output = Tensor(result, dtype=result.dtype)
-    if _recorder is not None:
-        _recorder.record(function, inputs, options, output)
-    return output
-
-
-def getitem(array, index):
-    """array[index], as a function."""
-    return array[index]
-
+# %% [markdown]
+"""
+A column of 4 and a row of 3 make a table: that is how all pairs of two lists are formed without a loop.
+"""
 
 # %%
+broadcast_shape((4, 1), (3,))
+
+# %% nbgrader={"grade": true, "grade_id": "test-broadcast-shape", "locked": true, "points": 14, "schema_version": 3, "solution": false}
+found = broadcast_shape((2, 3), (3,))
+assert isinstance(found, tuple), f"a shape is a tuple, yours is a {type(found).__name__}"
+assert found == (2, 3), f"a row of 3 fits every row of (2, 3): the shape is (2, 3), yours is {found}"
+found = broadcast_shape((4, 1), (3,))
+assert found == (4, 3), f"(4, 1) and (3,) repeat each other to (4, 3), yours is {found}"
+assert broadcast_shape((5,), (2, 1, 5)) == (2, 1, 5), "the shorter shape may stand on the left as well"
+assert broadcast_shape((), (2, 3)) == (2, 3), "a number without axes fits everything"
+for a, b in (((2, 3), (2,)), ((2, 3), (2, 4)), ((5, 2, 1), (3, 2, 4))):
+    try:
+        found = broadcast_shape(a, b)
+    except ValueError as error:
+        message = str(error)
+        assert str(a) in message and str(b) in message, f"name both shapes, {a} and {b}; you say: {message}"
+    else:
+        raise AssertionError(f"{a} and {b} do not broadcast: raise a ValueError, yours gave {found}")
+### BEGIN HIDDEN TESTS
+for a in ((), (1,), (3,), (2, 3), (2, 1), (4, 2, 3), (4, 1, 1), (1, 2, 1), (0,), (2, 0), (0, 1)):
+    for b in ((), (1,), (3,), (2, 3), (5, 2, 3), (4, 1, 3), (1, 1), (2,), (0,), (1, 0), (7, 1, 1, 1)):
+        try:
+            want = np.broadcast(np.ones(a), np.ones(b)).shape
+        except ValueError:
+            want = None
+        try:
+            found = broadcast_shape(a, b)
+        except ValueError:
+            found = None
+        assert found == want, f"{a} and {b} broadcast to {want}, yours gave {found}"
+try:
+    broadcast_shape((2, 5, 1, 6), (4, 3, 6))
+except ValueError as error:
+    message = str(error)
+    assert "axis -3" in message and "5" in message and "4" in message, (
+        f"name the axis and its sizes: {message}"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+The danger is the last axis of size 1. Predictions of shape (3,) minus targets of shape (3, 1) are no error. They are nine differences instead of three, and their mean is a plausible number that means nothing.
+"""
+
+# %%
+predictions = np.float32([1, 2, 3])
+targets = np.float32([[1], [2], [3]])
+(predictions - targets).shape, float(np.mean((predictions - targets) ** 2))
+
+# %% [markdown]
+"""
+All three predictions are right, and the mean squared error says 1.33. Nothing can guard you from this but knowing the rule.
+
+## The matrix product
+
+Nearly all the time of a language model goes into one operation. Row `i` of the left matrix meets column `j` of the right one; the products of their entries are added up; that sum is entry `[i, j]`. Both must be equally long: the *inner* size `k` of (n, k) @ (k, m).
+
+You will let NumPy do it, but write it by hand once. Slow code that is plainly right is what you test fast code against.
+
+**Task (8 points).** Write `matmul_slowly(a, b)` for two matrices, with three nested loops and no NumPy arithmetic on whole rows. Return a float32 array of shape (n, m). About 7 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "matmul-slowly", "locked": false, "schema_version": 3, "solution": true}
+def matmul_slowly(a, b) -> np.ndarray:
+    """(n, k), (k, m) -> (n, m): out[i, j] is the sum over k of a[i, k] * b[k, j]."""
+    ### BEGIN SOLUTION
+    rows, inner, columns = len(a), len(b), len(b[0])
+    product = np.zeros((rows, columns), np.float32)
+    for i in range(rows):
+        for j in range(columns):
+            for k in range(inner):
+                product[i, j] += a[i][k] * b[k][j]
+    return product
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+One row of two and a matrix of two rows: 1·3 + 2·5 = 13, and 1·4 + 2·6 = 16.
+"""
+
+# %%
+matmul_slowly([[1, 2]], [[3, 4], [5, 6]])
+
+# %% nbgrader={"grade": true, "grade_id": "test-matmul-slowly", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+product = matmul_slowly([[1, 2]], [[3, 4], [5, 6]])
+assert np.shape(product) == (1, 2), f"(1, 2) @ (2, 2) has the shape (1, 2), yours is {np.shape(product)}"
+assert np.array_equal(product, [[13, 16]]), f"[[1, 2]] @ [[3, 4], [5, 6]] is [[13, 16]], yours is {product}"
+assert product.dtype == np.float32, f"the product is float32, yours is {product.dtype}"
+swapped = matmul_slowly([[0, 1], [1, 0]], [[1, 2, 3], [4, 5, 6]])
+assert np.array_equal(swapped, [[4, 5, 6], [1, 2, 3]]), f"this matrix swaps the rows, yours gives {swapped}"
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(0)
+for n, k, m in ((2, 3, 5), (4, 1, 2), (1, 6, 1), (3, 5, 2)):
+    a, b = rng.integers(-4, 5, (n, k)), rng.integers(-4, 5, (k, m))
+    want = [[sum(a[i, p] * b[p, j] for p in range(k)) for j in range(m)] for i in range(n)]
+    found = matmul_slowly(a, b)
+    assert np.shape(found) == (n, m), f"({n}, {k}) @ ({k}, {m}) is ({n}, {m}), yours {np.shape(found)}"
+    assert np.array_equal(found, want), f"wrong for ({n}, {k}) @ ({k}, {m})"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+How much slower is it? The value below is measured on your machine when you run the cell: how many times the loops take longer than `np.matmul` on the same two matrices of 48 by 48. NumPy hands the work to a BLAS library that computes many products per instruction and reads each number from memory as rarely as possible.
+"""
+
+# %%
+square = np.random.default_rng(1).random((48, 48), np.float32)
+loops = min(timeit.repeat(lambda: matmul_slowly(square, square), number=1, repeat=2))
+blas = min(timeit.repeat(lambda: square @ square, number=50, repeat=5)) / 50
+round(loops / blas)
+
+# %% [markdown]
+"""
+## Which matrices fit
+
+Arrays with more than two axes are stacks of matrices: the last two axes are multiplied, and the axes before them broadcast. Sixteen texts times eight heads are one call. An array with a single axis counts as a row on the left and as a column on the right, and its extra axis disappears from the result again.
+
+**Task (12 points).** Write `matmul_shape(a, b)`, the shape of the product for two shapes:
+
+- (..., n, k) @ (..., k, m) is (..., n, m), where the leading axes follow `broadcast_shape`;
+- (k,) @ (..., k, m) is (..., m); (..., n, k) @ (k,) is (..., n); (k,) @ (k,) is ();
+- a shape without axes, or two different inner sizes, raise a `ValueError` that names both shapes, and the two sizes: `cannot multiply (2, 3) by (4, 5): 3 columns meet 4 rows`.
+
+About 11 lines. Hint: give a shape with one axis its second one, compute, and leave that axis out of the result.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "matmul-shape", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def matmul_shape(a: tuple, b: tuple) -> tuple:
+    """The shape of x @ y, for x of shape `a` and y of shape `b`: (..., n, k) @ (..., k, m) is (..., n, m).
+
+    One axis alone is a row on the left, a column on the right, and is left out of the result.
+    Raises ValueError if the two k differ, if the leading axes do not broadcast, or if a shape has no axes.
+    """
+    ### BEGIN SOLUTION
+    if not a or not b:
+        raise ValueError(f"a matrix product needs an axis on each side, got the shapes {a} and {b}")
+    rows = a if len(a) > 1 else (1, *a)
+    columns = b if len(b) > 1 else (*b, 1)
+    if rows[-1] != columns[-2]:
+        raise ValueError(f"cannot multiply {a} by {b}: {rows[-1]} columns meet {columns[-2]} rows")
+    shape = broadcast_shape(rows[:-2], columns[:-2])
+    if len(a) > 1:
+        shape += rows[-2:-1]
+    if len(b) > 1:
+        shape += columns[-1:]
+    return shape
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Two texts of five tokens, each token 4 numbers wide, times one matrix (4, 3) for all of them. Then all tokens of each text against each other: (5, 4) @ (4, 5), twice.
+"""
+
+# %%
+matmul_shape((2, 5, 4), (4, 3)), matmul_shape((2, 5, 4), (2, 4, 5))
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-matmul-shape", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+def broadcast_shape(a, b):
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        raise ValueError(f"shapes {a} and {b} do not broadcast") from None
+
+
+### END HIDDEN TESTS
+found = matmul_shape((2, 3), (3, 5))
+assert found == (2, 5), f"(2, 3) @ (3, 5) is (2, 5): the inner 3 goes, yours is {found}"
+found = matmul_shape((2, 5, 4), (4, 3))
+assert found == (2, 5, 3), f"a stack of two times one matrix is a stack of two, (2, 5, 3), yours is {found}"
+found = matmul_shape((2, 1, 5, 4), (3, 4, 6))
+assert found == (2, 3, 5, 6), f"the leading axes (2, 1) and (3,) broadcast to (2, 3); yours is {found}"
+assert matmul_shape((4,), (4, 3)) == (3,), "one axis on the left is a row, and its axis disappears again"
+assert matmul_shape((2, 4), (4,)) == (2,), "one axis on the right is a column, and its axis disappears again"
+assert matmul_shape((4,), (4,)) == (), "a row times a column is one number, without axes"
+for a, b in (((2, 3), (4, 5)), ((2, 3), (2, 3)), ((3,), (2, 3)), ((), (2, 3))):
+    try:
+        found = matmul_shape(a, b)
+    except ValueError as error:
+        message = str(error)
+        assert str(a) in message and str(b) in message, f"name both shapes, {a} and {b}; you say: {message}"
+    else:
+        raise AssertionError(f"{a} cannot be multiplied by {b}: raise a ValueError, yours gave {found}")
+### BEGIN HIDDEN TESTS
+for a in ((), (4,), (3,), (2, 4), (4, 3), (1, 4), (5, 2, 4), (6, 1, 2, 4), (0, 4), (2, 0)):
+    for b in ((), (4,), (2,), (4, 3), (3, 4), (5, 4, 3), (6, 5, 4, 1), (7, 4, 3), (4, 0), (0, 3)):
+        try:
+            want = np.matmul(np.ones(a), np.ones(b)).shape
+        except ValueError:
+            want = None
+        try:
+            found = matmul_shape(a, b)
+        except ValueError:
+            found = None
+        assert found == want, f"{a} @ {b} has the shape {want}, yours gave {found}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## The class
+
+A `Tensor` is a box around one array, `data`. Most of its methods hand the work on through one function that you write in the next section: `apply(np.subtract, x, y)` takes boxes, arrays and numbers, runs the NumPy function on what is inside, and puts the result in a new box. That is all a method has to do, so most are one line.
+
+`__slots__` lists the attributes that a tensor has room for: a small object that is made quickly, and a typing error such as `x.dtaa = 3` is caught. Three of the four belong to nobody yet. `requires_grad`, `grad` and `history` are places where an observer of the operations may keep what it has learned about a tensor; the class only carries them.
+
+The cell is long because a class stands in one piece. What is written already is plumbing, or an example for what is missing. Four places are yours; their tests follow, each under its own heading.
+
+**Task A (8 points): in and out.** `__init__` stores `as_array(data, dtype)` and `requires_grad`, and sets `grad` and `history` to None. Only floats can change a little, so `requires_grad=True` for anything else raises a `TypeError` that names the type. `__array__` is what `np.asarray(tensor)` calls: `np.array(self.data, dtype=dtype, copy=copy)` follows NumPy's rules for both arguments (`copy=None` copies only if it must). About 7 lines together.
+
+**Task B (8 points): operators.** Python turns `x - y` into `x.__sub__(y)`. If the left side is a plain number that knows nothing of tensors, it tries `y.__rsub__(x)`: the same operation, called from the right. Addition and multiplication are written. Write `-`, `/` and `**`, both ways round. One line each, where the order is all that matters.
+
+**Task C (6 points): shapes.** `x.reshape(2, 3)` and `x.reshape((2, 3))` both work, and so do `x.transpose(0, 2, 1)` and `x.transpose((0, 2, 1))`; `x.transpose()` reverses all axes. Go through `np.reshape` with the option `shape` and `np.transpose` with the option `axes` (None to reverse). About 5 lines together.
+
+**Task D (4 points): reductions.** `sum`, `mean`, `var` and `max` go through the NumPy function of that name with the options `axis` and `keepdims`. One line each.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "tensor", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class Tensor:
-    """An array of numbers that can remember how it was made.
+    """An array of numbers whose operations can be observed.
 
-    data: (any shape) ndarray, float32 unless it holds integers or another dtype was asked for.
-    grad: None, or an ndarray of the same shape.
-    history: None, or (function, inputs, options), set by the recorder.
+    data: ndarray of any shape, float32 unless it holds integers or booleans or another dtype was asked for.
+    requires_grad, grad, history: kept for a recorder (see `set_recorder`): whether gradients are wanted, the
+        gradient (None, or an ndarray of the same shape), and how the tensor was made.
+
+    Operations give new tensors; indexing with slices, reshape and transpose give views of the same memory.
+    Two tensors are equal only if they are the same object: compare values with np.array_equal or np.allclose.
     """
 
     __slots__ = ("data", "requires_grad", "grad", "history")
-    __array_priority__ = 1000  # ndarray + Tensor asks Tensor first
+    __array_priority__ = 1000  # makes `ndarray + Tensor` ask the tensor
+    __contains__ = None  # `3 in tensor` would compare objects, not values: TypeError instead
 
     def __init__(self, data, requires_grad: bool = False, dtype=None):
+        """data: what `as_array` takes. Raises TypeError if gradients are wanted of what is not floats."""
+        ### BEGIN SOLUTION
         self.data = as_array(data, dtype)
+        if requires_grad and self.data.dtype.kind != "f":
+            raise TypeError(f"only floats have gradients, this tensor holds {self.data.dtype}")
         self.requires_grad = requires_grad
         self.grad = None
         self.history = None
-        if requires_grad and self.data.dtype.kind != "f":
-            raise TypeError(f"only floats have gradients, this tensor holds {self.data.dtype}")
+        ### END SOLUTION
+
+    def __array__(self, dtype=None, copy=None):
+        """What np.asarray(tensor) and NumPy's functions see; a copy only if one is asked for or needed."""
+        ### BEGIN SOLUTION
+        return np.array(self.data, dtype=dtype, copy=copy)
+        ### END SOLUTION
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:
         return self.data.shape
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return self.data.ndim
 
     @property
-    def size(self):
+    def size(self) -> int:
         return self.data.size
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.data.dtype
 
-    @property
-    def T(self):
-        return self.transpose()
-
     def numpy(self) -> np.ndarray:
+        """The array itself, not a copy."""
         return self.data
 
     def item(self):
+        """The only entry, as a Python number. Raises ValueError if there is not exactly one."""
+        if self.data.size != 1:
+            raise ValueError(f"only a tensor with 1 entry is a number, shape {self.shape} has {self.size}")
         return self.data.item()
 
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self.data, dtype=dtype, copy=copy)
-
     def __float__(self):
-        return float(self.data.item())
+        return float(self.item())
 
     def __int__(self):
-        return int(self.data.item())
+        return int(self.item())
+
+    def __bool__(self):
+        return bool(self.item())
 
     def __len__(self):
         return len(self.data)
 
+    def __iter__(self):
+        if not self.shape:
+            raise TypeError("a tensor without axes has no rows to go through")
+        return (self[i] for i in range(len(self)))
+
     def __repr__(self):
-        grad = ", requires_grad=True" if self.requires_grad else ""
         body = np.array2string(self.data, prefix="Tensor(", separator=", ", threshold=60, precision=4)
-        return f"Tensor({body}, shape={self.shape}{grad})"
+        dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({body}, shape={self.shape}{dtype}{grad})"
+
+    def __getstate__(self):
+        """What copy and pickle keep: everything except how the tensor was made."""
+        return None, {
+            "data": self.data,
+            "requires_grad": self.requires_grad,
+            "grad": self.grad,
+            "history": None,
+        }
 
     def __add__(self, other):
         return apply(np.add, self, other)
@@ -132,92 +574,629 @@ class Tensor:
     def __radd__(self, other):
         return apply(np.add, other, self)
 
-    def __sub__(self, other):
-        return apply(np.subtract, self, other)
-
-    def __rsub__(self, other):
-        return apply(np.subtract, other, self)
-
     def __mul__(self, other):
         return apply(np.multiply, self, other)
 
     def __rmul__(self, other):
         return apply(np.multiply, other, self)
 
+    def __sub__(self, other):
+        ### BEGIN SOLUTION
+        return apply(np.subtract, self, other)
+        ### END SOLUTION
+
+    def __rsub__(self, other):
+        ### BEGIN SOLUTION
+        return apply(np.subtract, other, self)
+        ### END SOLUTION
+
     def __truediv__(self, other):
+        ### BEGIN SOLUTION
         return apply(np.divide, self, other)
+        ### END SOLUTION
 
     def __rtruediv__(self, other):
+        ### BEGIN SOLUTION
         return apply(np.divide, other, self)
+        ### END SOLUTION
 
     def __pow__(self, exponent):
+        ### BEGIN SOLUTION
         return apply(np.power, self, exponent)
+        ### END SOLUTION
+
+    def __rpow__(self, base):
+        ### BEGIN SOLUTION
+        return apply(np.power, base, self)
+        ### END SOLUTION
 
     def __neg__(self):
         return apply(np.negative, self)
 
     def __matmul__(self, other):
-        return matmul(self, other)
+        return apply(np.matmul, self, other)
 
     def __rmatmul__(self, other):
-        return matmul(other, self)
+        return apply(np.matmul, other, self)
 
     def __getitem__(self, index):
         return apply(getitem, self, index=index)
 
-    def reshape(self, *shape):
-        return apply(np.reshape, self, shape=shape[0] if len(shape) == 1 else shape)
+    def reshape(self, *shape) -> "Tensor":
+        """The same entries in another shape; -1 once for "what is left". A view where that is possible."""
+        ### BEGIN SOLUTION
+        if len(shape) == 1:
+            shape = shape[0]
+        return apply(np.reshape, self, shape=shape)
+        ### END SOLUTION
 
-    def transpose(self, *axes):
+    def transpose(self, *axes) -> "Tensor":
+        """A view with the axes in the order given; without arguments in reverse order."""
+        ### BEGIN SOLUTION
+        if len(axes) == 1 and axes[0] is not None and not isinstance(axes[0], int):
+            axes = axes[0]
         return apply(np.transpose, self, axes=axes or None)
+        ### END SOLUTION
 
-    def swapaxes(self, axis1: int, axis2: int):
+    def swapaxes(self, axis1: int, axis2: int) -> "Tensor":
+        """A view with two axes exchanged."""
         return apply(np.swapaxes, self, axis1=axis1, axis2=axis2)
 
-    def sum(self, axis=None, keepdims: bool = False):
+    @property
+    def T(self) -> "Tensor":
+        return self.transpose()
+
+    def sum(self, axis=None, keepdims: bool = False) -> "Tensor":
+        """The sum over `axis` (an int, a tuple, None for all). keepdims leaves a 1 where an axis was."""
+        ### BEGIN SOLUTION
         return apply(np.sum, self, axis=axis, keepdims=keepdims)
+        ### END SOLUTION
 
-    def mean(self, axis=None, keepdims: bool = False):
+    def mean(self, axis=None, keepdims: bool = False) -> "Tensor":
+        """The mean over `axis`."""
+        ### BEGIN SOLUTION
         return apply(np.mean, self, axis=axis, keepdims=keepdims)
+        ### END SOLUTION
 
-    def var(self, axis=None, keepdims: bool = False):
+    def var(self, axis=None, keepdims: bool = False) -> "Tensor":
+        """The mean of the squared distances from the mean, over `axis` (divided by n, not by n - 1)."""
+        ### BEGIN SOLUTION
         return apply(np.var, self, axis=axis, keepdims=keepdims)
+        ### END SOLUTION
 
-    def max(self, axis=None, keepdims: bool = False):
+    def max(self, axis=None, keepdims: bool = False) -> "Tensor":
+        """The largest entry over `axis`."""
+        ### BEGIN SOLUTION
         return apply(np.max, self, axis=axis, keepdims=keepdims)
+        ### END SOLUTION
 
-    def exp(self):
+    def exp(self) -> "Tensor":
         return apply(np.exp, self)
 
-    def log(self):
+    def log(self) -> "Tensor":
         return apply(np.log, self)
 
-    def sqrt(self):
+    def sqrt(self) -> "Tensor":
         return apply(np.sqrt, self)
 
-    def tanh(self):
+    def tanh(self) -> "Tensor":
         return apply(np.tanh, self)
 
     def backward(self, grad=None) -> None:
-        """Fill `.grad` of every tensor that this one was made from and that asked for it.
+        """Ask the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
 
-        Raises RuntimeError if nobody recorded how this tensor was made.
+        Raises RuntimeError if nothing recorded how it was made.
         """
         if _recorder is None:
-            raise RuntimeError("nothing recorded how this tensor was made: switch gradients on first")
+            raise RuntimeError("nothing recorded how this tensor was made: install a recorder first")
         _recorder.backward(self, grad)
+
+
+# %% [markdown]
+"""
+### Task A: in and out
+
+A tensor around a float32 array does not copy it. Write into the array and the tensor changes too.
+"""
+
+# %%
+shared = np.ones(3, np.float32)
+around = Tensor(shared)
+shared[0] = 7
+around
+
+# %% [markdown]
+"""
+`__array__` opens all of NumPy: any function that does not know our class asks for the array first.
+"""
+
+# %%
+np.abs(Tensor([-1.5, 2])), np.allclose(Tensor([0.1, 0.2]), [0.1, 0.2]), float(Tensor([3.5]))
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-in-and-out", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+def as_array(data, dtype=None):
+    array = np.asarray(data)
+    return array.astype(dtype or (np.float32 if array.dtype.kind == "f" else array.dtype), copy=False)
+
+
+### END HIDDEN TESTS
+tensor = Tensor([[1.5, 2], [3, 4]])
+assert isinstance(tensor.data, np.ndarray), f".data is an ndarray, yours is a {type(tensor.data).__name__}"
+assert tensor.data.dtype == np.float32, f"floats are float32, yours are {tensor.data.dtype}: use as_array"
+assert (tensor.requires_grad, tensor.grad, tensor.history) == (False, None, None), (
+    "a new tensor has requires_grad False, grad None and history None"
+)
+assert Tensor([1.0], requires_grad=True).requires_grad is True, "requires_grad should be kept as given"
+assert Tensor([1 / 3], dtype=np.float64).data[0] == 1 / 3, "dtype goes on to as_array"
+array = np.ones((2, 3), np.float32)
+assert np.shares_memory(Tensor(array).data, array), "a float32 array is taken as it is, without a copy"
+assert np.asarray(Tensor(array)) is not None and np.shares_memory(np.asarray(Tensor(array)), array), (
+    "np.asarray(tensor) should not copy: pass copy=copy on to np.array"
+)
+assert np.asarray(Tensor([1, 2]), dtype=np.float64).dtype == np.float64, "the dtype NumPy asks for counts"
+try:
+    Tensor([1, 2], requires_grad=True)
+except TypeError as error:
+    assert "int" in str(error), f"name the type that was found, yours says: {error}"
+else:
+    raise AssertionError("integers cannot change a little: requires_grad=True should raise a TypeError")
+### BEGIN HIDDEN TESTS
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert not np.shares_memory(np.array(Tensor(array)), array), (
+        "np.array(tensor) copies, as it does for arrays"
+    )
+    assert np.array_equal(np.abs(Tensor([-1.0, 2.0])), [1, 2])
+    assert np.allclose(Tensor(array), array)
+    assert np.asarray(Tensor([[1, 2]]), np.float32).dtype == np.float32
+    try:
+        np.array(Tensor([1, 2]), dtype=np.float64, copy=False)
+    except ValueError:
+        pass
+    else:
+        raise AssertionError("copy=False must not copy: where the type has to change, that is a ValueError")
+assert Tensor(Tensor([1.0, 2.0])).shape == (2,), "a tensor is data for a tensor"
+assert Tensor([1, 2], requires_grad=True, dtype=np.float32).requires_grad, "these integers became floats"
+try:
+    Tensor([True], requires_grad=True)
+except TypeError:
+    pass
+else:
+    raise AssertionError("booleans have no gradient: TypeError")
+twin = copy.deepcopy(Tensor(array, requires_grad=True))
+assert twin.requires_grad and not np.shares_memory(twin.data, array) and np.array_equal(twin.data, array)
+assert pickle.loads(pickle.dumps(Tensor([1, 2]))).data.tolist() == [1, 2]
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## One door
+
+What ran, in which order, on which shapes? Whoever wants to know how a model spends its time has to ask that. If the thirty methods above each did their own work, you would have to ask in thirty places. So all of them pass through one function, and beside it stands a place for an observer, the *recorder*: any object with a method `record(function, inputs, options, output)`. Usually there is none, and then asking costs one comparison with None.
+
+The cell below is written for you, because `global` is all there is to learn in it. `wrap_result` makes a tensor around an array that needs no check, which takes a fraction of the time of `Tensor(array)`. `check_shapes` is where your two shape functions earn their keep: NumPy's own message for a failed matrix product speaks of a "core dimension 0, with gufunc signature (n?,k),(k,m?)->(n?,m?)".
+"""
 
 
 # %%
 #| export
-def matmul(a, b) -> Tensor:
-    """(..., n, k) @ (..., k, m) -> (..., n, m). Raises ValueError if the two k differ."""
-    a_shape, b_shape = np.shape(a), np.shape(b)
-    if not a_shape or not b_shape:
-        raise ValueError(
-            f"a matrix product needs at least one axis on each side, got shapes {a_shape} and {b_shape}"
+_recorder = None
+FLOAT64 = np.dtype(np.float64)
+
+
+def set_recorder(recorder):
+    """From now on `recorder.record(function, inputs, options, output)` hears of every operation.
+
+    recorder: None switches recording off. Returns the recorder that was there before.
+    """
+    global _recorder
+    previous, _recorder = _recorder, recorder
+    return previous
+
+
+def getitem(array, index):
+    """array[index], as a function."""
+    return array[index]
+
+
+def wrap_result(array: np.ndarray) -> Tensor:
+    """A new Tensor around an array that has the right type already."""
+    tensor = Tensor.__new__(Tensor)
+    tensor.data = array
+    tensor.requires_grad = False
+    tensor.grad = tensor.history = None
+    return tensor
+
+
+def check_shapes(function, arrays) -> None:
+    """Raises a ValueError that names both shapes, if `function` joins two arrays whose shapes do not fit."""
+    if isinstance(function, np.ufunc) and len(arrays) == 2:
+        rule = matmul_shape if function is np.matmul else broadcast_shape
+        try:
+            rule(np.shape(arrays[0]), np.shape(arrays[1]))
+        except ValueError as error:
+            raise error from None
+
+
+# %% [markdown]
+"""
+**Task (14 points).** Write `apply(function, *inputs, **options)`:
+
+1. Take the array out of every tensor. Leave a Python `int` or `float` as it is: NumPy fits a plain number to the array it meets, so that a float32 array times 0.1 stays float32, and a float64 array gets all the digits of 0.1. Anything else (arrays, lists, NumPy numbers) goes through `as_array`.
+2. Call `function` with these and the options. If that raises a `ValueError`, call `check_shapes(function, arrays)`, which may have a better one, and raise NumPy's again if not. A full sum comes back as a NumPy number: `np.asarray` makes an array of it, without a copy if it is one.
+3. Where integers meet fractions NumPy answers in float64. If the result has the type `FLOAT64` and none of the arrays that went in had, make it float32. (Ask only arrays for their `dtype`: a plain number has none, and `None == FLOAT64` is True, because NumPy reads None as "the default type".)
+4. `wrap_result` it. If there is a `_recorder`, tell it: `record(function, inputs, options, output)`, with the inputs as they were passed in.
+
+About 12 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "apply", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def apply(function, *inputs, **options) -> Tensor:
+    """Run `function`, which knows only arrays, on tensors, arrays and numbers -> Tensor.
+
+    Every operation passes here. The result is float64 only if an input was. The recorder, if there is one,
+    gets the inputs as they were passed in. Raises ValueError if the shapes of two operands do not fit.
+    """
+    ### BEGIN SOLUTION
+    arrays = [x.data if type(x) is Tensor else x if type(x) in (int, float) else as_array(x) for x in inputs]
+    try:
+        result = np.asarray(function(*arrays, **options))
+    except ValueError:
+        check_shapes(function, arrays)
+        raise
+    if result.dtype == FLOAT64 and not any(isinstance(a, np.ndarray) and a.dtype == FLOAT64 for a in arrays):
+        result = result.astype(np.float32)
+    output = wrap_result(result)
+    if _recorder is not None:
+        _recorder.record(function, inputs, options, output)
+    return output
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Tensors, arrays and numbers in; a tensor out. And a mistake, with the two shapes that you computed for it.
+"""
+
+# %%
+apply(np.add, Tensor([1.0, 2.0]), 0.5)
+
+# %%
+try:
+    Tensor(np.ones((2, 3))) @ Tensor(np.ones((4, 5)))
+except ValueError as error:
+    explanation = str(error)
+explanation
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-apply", "locked": true, "points": 14, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+def as_array(data, dtype=None):
+    array = np.asarray(data)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"a tensor holds real numbers, not {array.dtype}")
+    return array.astype(dtype or (np.float32 if array.dtype.kind == "f" else array.dtype), copy=False)
+
+
+def broadcast_shape(a, b):
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        raise ValueError(f"shapes {a} and {b} do not broadcast") from None
+
+
+def matmul_shape(a, b):
+    try:
+        return np.matmul(np.ones(a), np.ones(b)).shape
+    except ValueError:
+        raise ValueError(f"cannot multiply {a} by {b}") from None
+
+
+### END HIDDEN TESTS
+total = apply(np.add, Tensor([1.0, 2.0]), Tensor([10.0, 20.0]))
+assert type(total) is Tensor, f"apply gives a Tensor, yours is a {type(total).__name__}"
+assert total.data.tolist() == [11, 22], f"[1, 2] + [10, 20] is [11, 22], yours is {total.data.tolist()}"
+assert apply(np.add, [1.0, 2.0], np.ones(2)).data.tolist() == [2, 3], "lists and arrays are inputs as well"
+everything = apply(np.sum, Tensor([[1.0, 2.0], [3.0, 4.0]]), axis=None)
+assert isinstance(everything.data, np.ndarray), (
+    "a full sum is a NumPy number; np.asarray makes an array of it"
+)
+half = apply(np.divide, Tensor([1, 2]), 2)
+assert half.dtype == np.float32, (
+    f"integers / 2 is {half.dtype} in your tensor; only float64 inputs give float64"
+)
+wide = apply(np.multiply, Tensor([1 / 3], dtype=np.float64), 0.1)
+assert wide.dtype == np.float64, "an input was float64, so the result is too"
+assert wide.data[0] == 1 / 3 * 0.1, "0.1 lost digits: leave Python numbers as they are"
+for function, a, b in ((np.add, (2, 3), (4,)), (np.matmul, (2, 3), (4, 5))):
+    try:
+        apply(function, Tensor(np.ones(a)), Tensor(np.ones(b)))
+    except ValueError as error:
+        assert str(a) in str(error) and str(b) in str(error), f"check_shapes should speak, you say: {error}"
+    else:
+        raise AssertionError(f"{function.__name__} of {a} and {b} should raise a ValueError")
+
+
+class Ear:
+    def record(self, *heard):
+        self.heard = heard
+
+
+ear, left = Ear(), Tensor([1.0, 2.0])
+previous = set_recorder(ear)
+result = apply(np.sum, left, axis=0)
+set_recorder(previous)
+assert hasattr(ear, "heard"), "the recorder was not told: call its record(function, inputs, options, output)"
+function, inputs, options, output = ear.heard
+assert function is np.sum and options == {"axis": 0}, f"the recorder heard {function} with {options}"
+assert len(inputs) == 1 and inputs[0] is left, "the recorder gets the inputs as they came, tensors included"
+assert output is result, "the recorder gets the very tensor that you return"
+### BEGIN HIDDEN TESTS
+for integers in (np.int32([4, 9]), np.int64([4, 9]), np.uint8([4, 9])):
+    small = Tensor(integers)
+    assert apply(np.add, small, 1).dtype == integers.dtype, f"{integers.dtype} + 1 stays {integers.dtype}"
+    assert apply(np.mean, small).dtype == np.float32, f"the mean of {integers.dtype} is float32"
+mixed = apply(np.multiply, Tensor([1.0, 2.0]), np.int64(3))
+assert mixed.dtype == np.float32 and mixed.data.tolist() == [3, 6], "a NumPy integer must not promote floats"
+assert apply(np.multiply, Tensor([1.0]), np.float64(0.5)).dtype == np.float32, "nor a NumPy float64"
+assert apply(np.add, Tensor([1.0]), Tensor([1.0], dtype=np.float64)).dtype == np.float64
+assert apply(np.add, Tensor([1.0]), Tensor(2.5)).dtype == np.float32
+base = Tensor(np.ones((3, 4), np.float32))
+assert np.shares_memory(apply(np.transpose, base).data, base.data), (
+    "apply must not copy what the function did not"
+)
+assert np.shares_memory(apply(getitem, base, index=(slice(None), 1)).data, base.data)
+for function, wrong in ((np.reshape, {"shape": (5,)}), (np.sum, {"axis": 7})):
+    try:
+        apply(function, base, **wrong)
+    except ValueError:
+        continue
+    raise AssertionError(f"{function.__name__} with {wrong} is an error, and it must come through")
+heard = []
+ear.record = lambda *event: heard.append(event)
+set_recorder(ear)
+array = np.float32([5, 6])
+results = [apply(np.multiply, left, 2), apply(np.subtract, array, left), apply(np.matmul, left, array)]
+set_recorder(None)
+apply(np.add, left, 1)
+assert [event[0] for event in heard] == [np.multiply, np.subtract, np.matmul], "one record for each operation"
+assert heard[0][1] == (left, 2) and heard[1][1][0] is array and heard[2][1][1] is array
+assert all(event[3] is result for event, result in zip(heard, results, strict=True))
+set_recorder(previous)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+### What the door is good for
+
+A recorder of three lines writes down what ran. Give every row of `x` the mean 0 and the variance 1, and read its trace: five operations, and `keepdims` shows in the shapes.
+"""
+
+
+# %%
+class Trace:
+    """A recorder that lists the operations it hears of."""
+
+    def __init__(self):
+        self.calls = []
+
+    def record(self, function, inputs, options, output):
+        self.calls.append((function.__name__, output.shape))
+
+
+trace = Trace()
+x = Tensor([[1.0, 2.0, 3.0], [4.0, 6.0, 8.0]])
+previous = set_recorder(trace)
+standard = (x - x.mean(axis=-1, keepdims=True)) / x.var(axis=-1, keepdims=True).sqrt()
+set_recorder(previous)
+trace.calls
+
+# %% [markdown]
+"""
+The same trace, counted, tells what a computation is made of. Here are three rounds of `x = (x @ w + b).tanh()`.
+"""
+
+# %%
+weight, bias, trace = Tensor(np.eye(3)), Tensor(np.ones(3)), Trace()
+previous = set_recorder(trace)
+for _ in range(3):
+    x = (x @ weight + bias).tanh()
+set_recorder(previous)
+Counter(name for name, _ in trace.calls)
+
+# %% [markdown]
+"""
+### Task B: operators, both ways round
+
+2 − 5 is not 5 − 2, and `1 / x` starts with something that has never heard of tensors.
+"""
+
+# %%
+x = Tensor([1.0, 2.0, 4.0])
+x - 1, 1 - x, 8 / x, 2**x
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-operators", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+def apply(function, *inputs, **options):
+    arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+    result = np.asarray(function(*arrays, **options))
+    return wrap_result(result.astype(np.float32, copy=False) if result.dtype.kind == "f" else result)
+
+
+### END HIDDEN TESTS
+x, y = Tensor([1.0, 2.0, 4.0]), Tensor([2.0, 2.0, 8.0])
+for name, found, want in (
+    ("x - y", x - y, [-1, 0, -4]),
+    ("x - 1", x - 1, [0, 1, 3]),
+    ("1 - x", 1 - x, [0, -1, -3]),
+    ("x / y", x / y, [0.5, 1, 0.5]),
+    ("8 / x", 8 / x, [8, 4, 2]),
+    ("x ** 2", x**2, [1, 4, 16]),
+    ("2 ** x", 2**x, [2, 4, 16]),
+):
+    assert type(found) is Tensor, f"{name} should be a Tensor, yours is a {type(found).__name__}"
+    assert np.allclose(found.data, want), (
+        f"for x = [1, 2, 4], y = [2, 2, 8], {name} is {want}, not {found.data}"
+    )
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(2)
+a, b = rng.uniform(1, 2, (2, 3)).astype(np.float32), rng.uniform(1, 2, 3).astype(np.float32)
+for symbol in ("-", "/", "**"):
+    for left, right in (
+        (Tensor(a), Tensor(b)),
+        (Tensor(a), b),
+        (a, Tensor(b)),
+        (b, Tensor(a)),
+        (3.0, Tensor(a)),
+    ):
+        found = eval(f"left {symbol} right")
+        rows, row = np.broadcast_arrays(np.asarray(left), np.asarray(right))
+        want = [eval(f"float(p) {symbol} float(q)") for p, q in zip(rows.ravel(), row.ravel(), strict=True)]
+        assert type(found) is Tensor, f"{type(left).__name__} {symbol} {type(right).__name__} is no Tensor"
+        assert np.allclose(found.data.ravel(), want, rtol=1e-5), (
+            f"{type(left).__name__} {symbol} {type(right).__name__} is wrong for {left} and {right}"
         )
-    inner = b_shape[-2] if len(b_shape) > 1 else b_shape[-1]
-    if a_shape[-1] != inner:
-        raise ValueError(f"cannot multiply {a_shape} by {b_shape}: {a_shape[-1]} columns meet {inner} rows")
-    return apply(np.matmul, a, b)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+### Task C: shapes without copies
+
+Six numbers, two shapes, one block of memory.
+"""
+
+# %%
+x = Tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
+x.reshape(3, 2), x.T, np.shares_memory(x.T.data, x.data)
+
+# %% nbgrader={"grade": true, "grade_id": "test-shapes", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+x = Tensor(np.arange(6.0).reshape(2, 3))
+assert x.reshape(3, 2).data.tolist() == [[0, 1], [2, 3], [4, 5]], (
+    f"reshape(3, 2) gives {x.reshape(3, 2).data}"
+)
+assert x.reshape((3, 2)).shape == (3, 2), "the shape may come as one tuple too"
+assert x.reshape(-1).shape == (6,), f"-1 alone is all six entries in a row, yours is {x.reshape(-1).shape}"
+assert x.transpose().data.tolist() == [[0, 3], [1, 4], [2, 5]], f"transpose() swaps the axes: {x.transpose()}"
+stack = Tensor(np.zeros((2, 3, 5)))
+assert stack.transpose(0, 2, 1).shape == (2, 5, 3), f"axes 0, 2, 1: {stack.transpose(0, 2, 1).shape}"
+assert stack.transpose((0, 2, 1)).shape == (2, 5, 3), "the axes may come as one tuple too"
+assert np.shares_memory(x.reshape(3, 2).data, x.data), "reshape of a new array is a view, yours is a copy"
+assert np.shares_memory(stack.transpose(2, 0, 1).data, stack.data), "transpose is a view, yours is a copy"
+### BEGIN HIDDEN TESTS
+block = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
+moved = Tensor(block).transpose(3, 0, 2, 1)
+assert moved.shape == (4, 2, 5, 3), (
+    f"transpose(3, 0, 2, 1) of (2, 3, 5, 4) is (4, 2, 5, 3), not {moved.shape}"
+)
+for i, j, k, m in ((1, 2, 3, 0), (0, 1, 4, 3)):
+    assert moved.data[m, i, k, j] == block[i, j, k, m], "the entries went to the wrong places"
+assert Tensor(block).transpose().shape == (4, 5, 3, 2) and Tensor(block).T.shape == (4, 5, 3, 2)
+assert Tensor(block).reshape(2, 3, -1).data.tolist() == [[sum(r, []) for r in m] for m in block.tolist()]
+assert Tensor([7.0]).reshape(()).shape == (), "the empty tuple is a shape as well"
+assert Tensor([7.0, 8.0]).transpose(0).shape == (2,), "a single axis may be named"
+for wrong in ((4,), (5, 5)):
+    try:
+        x.reshape(*wrong)
+    except ValueError:
+        continue
+    raise AssertionError(f"six entries do not fit {wrong}: ValueError")
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+### Task D: reductions
+
+`axis` names the axis that disappears. With `keepdims` a 1 stays in its place, and the result broadcasts against what it was made from: that is what you need to subtract the mean of each row from that row.
+"""
+
+# %%
+x = Tensor([[1.0, 2.0, 3.0], [4.0, 6.0, 8.0]])
+x.sum(), x.sum(axis=0), x.mean(axis=1), x.max(axis=1, keepdims=True)
+
+# %% nbgrader={"grade": true, "grade_id": "test-reductions", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+x = Tensor([[1.0, 2.0, 3.0], [4.0, 6.0, 8.0]])
+assert x.sum().item() == 24, f"1 + 2 + 3 + 4 + 6 + 8 is 24, yours is {x.sum().item()}"
+assert x.sum(axis=0).data.tolist() == [5, 8, 11], f"axis 0 disappears: [5, 8, 11], not {x.sum(axis=0).data}"
+assert x.mean(axis=1).data.tolist() == [2, 6], f"the rows have the means 2 and 6, not {x.mean(axis=1).data}"
+assert x.max(axis=1, keepdims=True).data.tolist() == [[3], [8]], "keepdims leaves an axis of size 1"
+assert np.allclose(x.var(axis=1).data, [2 / 3, 8 / 3]), (
+    f"(1 + 0 + 1) / 3 = 0.67, yours is {x.var(axis=1).data}"
+)
+### BEGIN HIDDEN TESTS
+block = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(np.float32)
+plain = block.astype(np.float64)
+means = np.add.reduce(plain, axis=1, keepdims=True) / 3
+wanted = {
+    "sum": (np.add.reduce(plain, axis=1, keepdims=True), np.add.reduce(plain, axis=(0, 2))),
+    "mean": (means, np.add.reduce(plain, axis=(0, 2)) / 10),
+    "max": (np.maximum.reduce(plain, axis=1, keepdims=True), np.maximum.reduce(plain, axis=(0, 2))),
+    "var": (
+        np.add.reduce((plain - means) ** 2, axis=1, keepdims=True) / 3,
+        np.add.reduce(plain**2, axis=(0, 2)) / 10 - (np.add.reduce(plain, axis=(0, 2)) / 10) ** 2,
+    ),
+}
+for name, (kept, gone) in wanted.items():
+    found = getattr(Tensor(block), name)(axis=1, keepdims=True)
+    assert found.shape == (2, 1, 5), (
+        f"{name}(axis=1, keepdims=True) of (2, 3, 5) is (2, 1, 5), not {found.shape}"
+    )
+    assert np.allclose(found.data, kept, rtol=1e-5, atol=1e-6), f"{name}(axis=1, keepdims=True) is wrong"
+    found = getattr(Tensor(block), name)(axis=(0, 2))
+    assert found.shape == (3,), f"{name}(axis=(0, 2)) of (2, 3, 5) is (3,), not {found.shape}"
+    assert np.allclose(found.data, gone, rtol=1e-5, atol=1e-6), f"{name}(axis=(0, 2)) is wrong"
+    assert getattr(Tensor(block), name)().shape == (), f"{name}() of everything has no axes"
+    assert getattr(Tensor(block), name)(-1).shape == (2, 3), f"{name}(-1) takes the axis as first argument"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## What the box costs
+
+You put a class and a function call in front of NumPy. For large arrays nobody will notice; for small ones it is what you pay. The cell measures, on your machine, one addition of six numbers and one of 250,000, in microseconds: NumPy alone, then through the door.
+"""
+
+# %%
+costs = {}
+for size in (6, 250_000):
+    a = np.ones(size, np.float32)
+    t = Tensor(a)
+    runs = 20_000 if size == 6 else 200
+    alone = min(timeit.repeat(lambda: np.add(a, a), number=runs, repeat=5)) / runs  # noqa: B023
+    boxed = min(timeit.repeat(lambda: t + t, number=runs, repeat=5)) / runs  # noqa: B023
+    costs[size] = f"{alone * 1e6:.2f} alone, {boxed * 1e6:.2f} as tensors"
+costs
+
+# %% [markdown]
+"""
+The difference is about a microsecond in the first line, and lost in the noise of the second. Remember it when you read that a class "slows Python down": it adds a constant, and what matters is how much work each call does.
+
+**Question (5 points).** A model is 100 million numbers, and all of them are read from memory once for every word that it writes. Your memory delivers 12 GB per second. (a) How long does one word take at least in float32, and how long in float64? Show the computation. (b) The model needs 300 operations per word. How much of the float32 time do they add if each costs one microsecond more than it has to? (c) Name one computation in which you would ask for float64 all the same, and say what goes wrong in float32.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-cost", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## You can now
+
+- let numbers in with the type that you chose, and keep float64 out;
+- read strides, tell views from copies, and know which operations give which;
+- compute the shape of any broadcast and any matrix product before NumPy does;
+- write classes that answer to operators from the left and from the right;
+- observe every operation of a program at one place, at the price of a microsecond.
+
+**Exercises, without points**
+
+1. Write a recorder that adds up the floating point operations of every matrix product it hears of: (n, k) @ (k, m) takes n · m · k multiplications and as many additions. Test it on a stack of matrices.
+2. `x.T.reshape(-1)` copies. Find, with `row_major_strides` and pencil, the rule that tells from shape and strides whether two neighbouring axes can be joined without a copy, and write `can_join(shape, strides, axis)`. Check it against `np.shares_memory`.
+
+The next door: `(x @ a) @ b` is `x @ (a @ b)`, so a tower of matrix products is no more than one of them. Something that bends has to stand between two products.
+"""
