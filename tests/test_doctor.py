@@ -4,10 +4,10 @@ import os
 from importlib import metadata
 
 import pytest
-from conftest import REPO
 
 from tinytorch.tito import doctor
 from tinytorch.tito.doctor import Result
+from toy import REPO
 
 
 def with_package(toy, name="core/tensor.py", text="x = 1\n"):

@@ -4,10 +4,10 @@ import re
 
 import jupytext
 import pytest
-from conftest import REPO
 
 from tinytorch.tito.export import PERCENT
 from tinytorch.tito.lint import lint_project, split_cells
+from toy import REPO
 
 SOLUTION = '"grade_id": "tensor", "locked": false, "schema_version": 3, "solution": true}'
 TEST = '"grade_id": "test-tensor", "locked": true, "points": 95, "schema_version": 3, "solution": false}'

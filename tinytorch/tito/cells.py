@@ -1,9 +1,8 @@
-"""The process in which a notebook's cells run, one job after the other; `runner.py` starts and reads it.
+"""The process in which a notebook's cells run, one job after the other; `runner.py` starts and reads it."""
 
-It is run as a script, uses the standard library alone and imports nothing of this package but `tinytorch`
-itself. A job is one line of JSON on stdin: {"root": folder that holds tinytorch, or null, "cells": [[index,
-source, is it a graded test], ...]}. Events, one a line, leave by what was stdout when Python began.
-"""
+# It is run as a script, uses the standard library alone and imports nothing of this package but `tinytorch`
+# itself. A job is one line of JSON on stdin: {"root": folder that holds tinytorch, or null, "cells": [[index,
+# source, is it a graded test], ...]}. Events, one a line, leave by what was stdout when Python began.
 
 import ast
 import builtins

@@ -1,8 +1,7 @@
-"""Runs a notebook's cells in a Python process of their own and says what became of each part.
+"""Runs a notebook's cells in a Python process of their own and says what became of each part."""
 
-No Jupyter kernel is needed. Each code cell is executed apart, so that one error costs only what depends on
-it. The process is `cells.py`; here it is started, watched and read, and its outcomes become parts' results.
-"""
+# No Jupyter kernel is needed. Each code cell is executed apart, so that one error costs only what depends on
+# it. The process is `cells.py`; here it is started, watched and read, and its outcomes become parts' results.
 
 import ast
 import contextlib

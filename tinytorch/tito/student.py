@@ -1,8 +1,7 @@
-"""A module as a student works on it: the notebook, its first state, what is known of the progress.
+"""A module as a student works on it: the notebook, its first state, what is known of the progress."""
 
-What can be told from the files is told from the files. Kept in `.tito/` (ignored by git) are only the
-notebook as it was handed out, the result of the last test run, and the hashes of what was completed.
-"""
+# What can be told from the files is told from the files. Kept in `.tito/` (ignored by git) are only the
+# notebook as it was handed out, the result of the last test run, and the hashes of what was completed.
 
 import copy
 import hashlib
