@@ -239,7 +239,7 @@ class CachedMultiHeadAttention(MultiHeadAttention):
         super().__init__(embed_dim, num_heads, causal=True, rng=rng)
 
     def forward(self, x, cache=None, layer_idx: int = 0, mask=None) -> Tensor:
-        """(B, T, C) new tokens -> (B, T, C). Writes into `cache`, commits nothing; None: plain causal attention."""
+        """(B, T, C) new tokens -> (B, T, C). Writes into `cache`, commits nothing."""
         if cache is None:
             return super().forward(x, mask)
         query, key, value = self.project(x)
@@ -268,7 +268,7 @@ class CachedModel:
 
     def __init__(self, model, cache, fixed_batch: bool):
         self.model, self.cache, self.fixed_batch = model, cache, fixed_batch
-        self.wraps = [(model, "hidden_states", self.hidden_states), (model, "decoder", self.decoder)]
+        self.wraps = [(model, name, getattr(self, name)) for name in ("hidden_states", "logits", "decoder")]
         for layer_idx, block in enumerate(model.blocks):
             layer = CachedLayer(model, block.attention, cache, layer_idx)
             self.wraps.append((block.attention, "forward", layer.forward))
@@ -280,7 +280,7 @@ class CachedModel:
             return
         if self.fixed_batch or self.cache.seq_pos:
             raise ValueError(
-                f"the tokens have {batch_size} rows, the cache has {rows} and {self.cache.seq_pos} tokens in it"
+                f"the tokens have {batch_size} rows, the cache has {rows}, {self.cache.seq_pos} tokens each"
             )
         self.cache.reset(batch_size)
 
@@ -299,6 +299,13 @@ class CachedModel:
             )
         self.cache.reset()
         self.set_batch(batch_size)
+
+    def logits(self, inner, hidden) -> Tensor:
+        """(B, T, C) -> (B, T, V), as the model does it, and with the cache nothing is recorded."""
+        if self.model.training:
+            return inner(hidden)
+        with no_grad():
+            return inner(hidden)
 
     def hidden_states(self, inner, tokens) -> Tensor:
         """(B, T) new tokens -> (B, T, C), at the cache's position; they are committed."""
@@ -326,7 +333,7 @@ def enable_kv_cache(model, cache=None):
     Returns the cache, which is also model._kv_cache. Enabling again starts over with a new cache.
     Raises TypeError if the model is no such model, ValueError if the sizes of model and cache differ.
     """
-    if not all(hasattr(model, name) for name in ("blocks", "hidden_states", "decoder", "wrap")):
+    if not all(hasattr(model, name) for name in ("blocks", "hidden_states", "logits", "decoder", "wrap")):
         raise TypeError(f"a cache needs a language model with blocks, got {type(model).__name__}")
     sizes = {
         "num_layers": len(model.blocks),
