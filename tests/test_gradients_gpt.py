@@ -63,9 +63,7 @@ def test_the_tied_embedding_collects_from_both_ends():
     tokens, targets = batch(4)
     tokens[tokens == 6] = 0
     CrossEntropyLoss()(model(tokens), targets).backward()
-    assert (model.token_embedding.weight.grad[6] != 0).all(), (
-        "the output side reads the rows of absent tokens"
-    )
+    assert (model.token_embedding.weight.grad[6] != 0).all(), "the output reads the rows of absent tokens"
     position = model.position_embedding.weight.grad
     assert (position[4:] == 0).all() and (position[:4] != 0).any(), "position 4 was not used"
 
