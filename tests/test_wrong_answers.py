@@ -1,0 +1,293 @@
+"""Every plausible mistake is caught twice: by the graded cell it breaks, and by the checkpoint tests.
+
+The quick run tries all of them on the graded cells and two of each module on its checkpoint; `-m slow` tries
+all on the checkpoints. For one module: `pytest tests/test_wrong_answers.py -k 12_attention`.
+"""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from queue import Queue
+
+import pytest
+
+from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
+from tinytorch.tito.export import build_module, read_notebook
+from tinytorch.tito.notebooks import notebook_text
+from tinytorch.tito.project import Project
+from tinytorch.tito.runner import PASSED, UNWRITTEN, Report, Worker, cells_of
+from tinytorch.tito.student import for_student
+from toy import REPO
+from wrong_answers import FOLDER, Wrong, apply_to, load_all, needed_cells
+
+PROJECT = Project(REPO)
+MODULES = {module.label: module for module in PROJECT.modules()}
+WRONG = load_all()
+EACH = [pytest.param(label, wrong, id=f"{label}-{wrong.name}") for label in WRONG for wrong in WRONG[label]]
+AT_LEAST = 8
+QUICK = 2  # of each module, on its checkpoint in the quick run
+PROCESSES = 2
+TIME_LIMIT = 30.0  # seconds for a cell; a wrong answer may loop for ever
+CHECKPOINT_LIMIT = 300.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_left():
+    yield
+    for worker in _all_workers:
+        worker.close()
+
+
+_all_workers = [Worker(root=REPO) for _ in range(PROCESSES)]
+_free_workers: Queue = Queue()
+for _worker in _all_workers:
+    _free_workers.put(_worker)
+
+
+def run(notebook: dict) -> Report:
+    """What becomes of the notebook's parts, hidden tests included."""
+    worker = _free_workers.get()
+    try:
+        return worker.run(needed_cells(notebook), time_limit=TIME_LIMIT)
+    finally:
+        _free_workers.put(worker)
+
+
+@cache
+def reference(label: str) -> dict:
+    return read_notebook(MODULES[label].dev_file)
+
+
+@dataclass
+class Verdict:
+    """What the graded cells say of one wrong answer."""
+
+    problem: str = ""  # why it does not fit the module
+    lost: tuple[str, ...] = ()  # the parts without points
+    told: str = ""
+
+
+def judged(label: str, wrong: Wrong) -> Verdict:
+    try:
+        notebook = apply_to(reference(label), wrong)
+    except ValueError as error:
+        return Verdict(problem=str(error))
+    report = run(notebook)
+    lost = tuple(part.grade_id for part in report.parts if part.status != PASSED)
+    return Verdict(lost=lost, told="\n".join(f"{p.grade_id}: {p.status}: {p.message}" for p in report.parts))
+
+
+@cache
+def verdicts(label: str) -> dict[str, Verdict]:
+    """All wrong answers to a module, on both cores."""
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        found = pool.map(lambda wrong: judged(label, wrong), WRONG[label])
+        return dict(zip((wrong.name for wrong in WRONG[label]), found, strict=True))
+
+
+def is_caught(label: str, wrong: Wrong) -> bool:
+    return set(verdicts(label)[wrong.name].lost) == {wrong.part, *wrong.also}
+
+
+# ---------------------------------------------------------------------------------- right and empty answers
+
+
+@pytest.mark.parametrize("label", MODULES)
+def test_the_reference_gets_every_point(label):
+    report = run(reference(label))
+    assert report.parts, f"module {label} has no graded part"
+    lost = [
+        f"{part.grade_id} {part.status}: {part.message}" for part in report.parts if part.status != PASSED
+    ]
+    assert not lost, "\n".join(lost)
+    assert report.earned == report.possible > 0
+
+
+@pytest.mark.parametrize("label", MODULES)
+def test_the_untouched_notebook_gets_no_point(label):
+    report = run(for_student(reference(label)))
+    given = [part.grade_id for part in report.parts if part.status == PASSED]
+    assert report.parts and not given, f"points for nothing: {', '.join(given)}"
+    other = [
+        f"{part.grade_id} {part.status}: {part.message}" for part in report.parts if part.status != UNWRITTEN
+    ]
+    assert not other, "a student should read that these are not written yet:\n" + "\n".join(other)
+
+
+# -------------------------------------------------------------------------------------------- wrong answers
+
+
+@pytest.mark.parametrize("label", MODULES)
+def test_there_are_enough_wrong_answers(label):
+    assert len(WRONG.get(label, [])) >= AT_LEAST
+    parts = {cell.grade_id for cell in cells_of(reference(label)) if cell.is_test}
+    unknown = {part for wrong in WRONG[label] for part in (wrong.part, *wrong.also)} - parts
+    assert not unknown, f"no such test cells: {', '.join(sorted(unknown))}"
+
+
+def test_every_list_belongs_to_a_module():
+    assert set(WRONG) <= set(MODULES)
+
+
+@pytest.mark.parametrize(("label", "wrong"), EACH)
+def test_the_graded_cell_catches_it_and_no_other_does(label, wrong):
+    verdict = verdicts(label)[wrong.name]
+    assert not verdict.problem, verdict.problem
+    assert set(verdict.lost) == {wrong.part, *wrong.also}, (
+        f"{wrong.name!r} should cost {', '.join((wrong.part, *wrong.also))}, "
+        f"it costs {', '.join(verdict.lost) or 'nothing'}\n{verdict.told}"
+    )
+
+
+def test_all_are_caught_by_the_graded_cells(capsys):
+    everyone = [(label, wrong) for label in WRONG for wrong in WRONG[label]]
+    assert everyone, f"{FOLDER} holds no wrong answers"
+    missed = [f"{label}: {wrong.name}" for label, wrong in everyone if not is_caught(label, wrong)]
+    with capsys.disabled():
+        print(f"\nwrong answers caught by the graded cells: {len(everyone) - len(missed)} of {len(everyone)}")
+    assert not missed, "\n".join(missed)
+
+
+# ---------------------------------------------------------------------------- wrong answers and checkpoints
+
+
+@pytest.fixture(scope="module")
+def overlays(tmp_path_factory):
+    """(label, wrong) -> what the checkpoint says of the package with this mistake exported into it."""
+    folder = tmp_path_factory.mktemp("overlays")
+    results: dict[str, dict[str, Checkpoint]] = {}
+
+    def one(label: str, wrong: Wrong) -> Checkpoint:
+        root = folder / f"{label}-{WRONG[label].index(wrong)}"
+        shutil.copytree(REPO / "tinytorch", root / "tinytorch")  # compiled files too: they stay current
+        notebook = root / "modules" / label / f"{MODULES[label].name}.ipynb"
+        notebook.parent.mkdir(parents=True)
+        notebook.write_text(
+            notebook_text(apply_to(reference(label), wrong), "wrong answer"), encoding="utf-8"
+        )
+        target = MODULES[label].export_target()
+        path = build_module(notebook, root, target).write(root / "tinytorch")
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
+            compiled.unlink()
+        try:
+            return run_checkpoint(
+                REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py",
+                root=REPO,
+                package_root=root,
+                first_failure=True,
+                time_limit=CHECKPOINT_LIMIT,
+            )
+        finally:
+            shutil.rmtree(root)
+
+    def check(label: str, chosen: tuple[Wrong, ...]) -> dict[str, Checkpoint]:
+        known = results.setdefault(label, {})
+        todo = [wrong for wrong in chosen if wrong.name not in known]
+        with ThreadPoolExecutor(PROCESSES) as pool:
+            found = pool.map(lambda wrong: one(label, wrong), todo)
+            known.update(zip((wrong.name for wrong in todo), found, strict=True))
+        return known
+
+    return check
+
+
+def quick_ones(label: str) -> tuple[Wrong, ...]:
+    """The first and the middle one of a list."""
+    wrongs = WRONG[label]
+    return tuple(dict.fromkeys(wrongs[place * len(wrongs) // QUICK] for place in range(QUICK)))
+
+
+@pytest.mark.parametrize("label", WRONG)
+def test_the_checkpoint_catches_two(label, overlays):
+    results = overlays(label, quick_ones(label))
+    missed = [wrong.name for wrong in quick_ones(label) if results[wrong.name].ok]
+    assert not missed, f"the checkpoint of {label} lets pass: {', '.join(missed)}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", MODULES)
+def test_the_checkpoint_passes_on_the_reference(label):
+    path = REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py"
+    result = run_checkpoint(path, root=REPO, first_failure=True, time_limit=CHECKPOINT_LIMIT)
+    assert result.ok, f"else catching wrong answers proves nothing: {result.failed}\n{result.output[-3000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "wrong"), EACH)
+def test_the_checkpoint_catches_it(label, wrong, overlays):
+    result = overlays(label, tuple(WRONG[label]))[wrong.name]
+    assert not result.ok, f"the checkpoint of {label} lets {wrong.name!r} pass ({result.passed} tests)"
+    assert result.output, "a checkpoint that says nothing was not run"
+
+
+@pytest.mark.slow
+def test_all_are_caught_by_the_checkpoints(overlays, capsys):
+    everyone = [(label, wrong) for label in WRONG for wrong in WRONG[label]]
+    missed = []
+    for label, wrong in everyone:
+        if overlays(label, tuple(WRONG[label]))[wrong.name].ok:
+            missed.append(f"{label}: {wrong.name}")
+    with capsys.disabled():
+        print(f"\nwrong answers caught by the checkpoints: {len(everyone) - len(missed)} of {len(everyone)}")
+    assert everyone and not missed, "\n".join(missed)
+
+
+# --------------------------------------------------------------------------------------- the harness itself
+
+
+SOURCE = """def f(x):
+    'x + 1'
+    ### BEGIN SOLUTION
+    y = x + 1
+    return y
+    ### END SOLUTION
+    x + 1
+
+def g(x):
+    ### BEGIN SOLUTION
+    return x + 1
+    ### END SOLUTION"""
+NOTEBOOK = {
+    "cells": [
+        {
+            "cell_type": "code",
+            "metadata": {"nbgrader": {"solution": True, "grade": False, "grade_id": "f"}},
+            "source": SOURCE,
+        },
+        {"cell_type": "code", "metadata": {}, "source": "x + 1"},
+    ]
+}
+
+
+def test_a_mistake_is_made_in_solutions_only():
+    wrong = apply_to(NOTEBOOK, Wrong("n", "p", "x + 1", "x - 1", count=2))
+    source = wrong["cells"][0]["source"]
+    assert source.count("x - 1") == 2 and source.count("x + 1") == 2
+    assert wrong["cells"][1]["source"] == "x + 1"
+    assert source.replace("x - 1", "x + 1") == NOTEBOOK["cells"][0]["source"]
+    across = apply_to(NOTEBOOK, Wrong("n", "p", "x + 1\n    return y", "x\n    return y + 1"))
+    assert "    y = x\n    return y + 1\n    ### END" in across["cells"][0]["source"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("x + 1", "x - 1", "stands 2 times in solutions, should be 1"),
+        ("x + 2", "x - 1", "stands 0 times"),
+        ("'x + 1'", "x - 1", "stands 0 times"),
+        ("y = x + 1", "y = ", "is no Python"),
+        ("y = x + 1", "y = x + 1", "changes nothing"),
+    ],
+)
+def test_a_mistake_that_does_not_fit_is_refused(old, new, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        apply_to(NOTEBOOK, Wrong("n", "p", old, new))
+
+
+def test_only_needed_cells_are_run():
+    tags = {"grade": True, "solution": False, "grade_id": "t", "points": 1}
+    sources = ["import a", "helper = a.b", "x = 1\nx", "def f(): return helper", "x = f()\nassert x"]
+    cells = [{"cell_type": "code", "metadata": {}, "source": source} for source in [*sources, "late = x"]]
+    cells[-2]["metadata"] = {"nbgrader": tags}
+    assert [cell.index for cell in needed_cells({"cells": cells})] == [0, 1, 3, 4]
