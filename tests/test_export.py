@@ -392,6 +392,22 @@ def test_the_project_is_found_from_any_folder_inside(toy):
     assert find_project(deep).root == toy.project.root.resolve()
 
 
+def test_an_unreadable_file_ends_in_one_sentence(toy):
+    toy.dev().write_bytes(b"\xff\xfe")
+    result = toy.tito_process("export")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith(
+        "tito: A file that should be UTF-8 text is not: 'utf-8' codec can't decode"
+    )
+
+
+def test_a_place_that_cannot_be_written_ends_in_one_sentence(toy):
+    (toy.project.package_dir / "core" / "layers.py").mkdir()
+    result = toy.tito_process("export", "2")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("tito: ") and "layers.py" in result.stderr
+
+
 @pytest.mark.parametrize("missing", ["nbdev", "jupytext"])
 def test_what_is_not_installed_is_named(toy, monkeypatch, missing):
     real = tinytorch.tito.project.find_spec

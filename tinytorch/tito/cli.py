@@ -38,6 +38,8 @@ def main() -> None:
     """The entry point: a user's mistake ends in one sentence on stderr, never in a traceback."""
     try:
         cli(prog_name="tito")
+    except UnicodeDecodeError as error:
+        TitoError(f"A file that should be UTF-8 text is not: {error}.").show()
     except OSError as error:
         TitoError(f"{error.strerror or error}: {error.filename or 'no file'}.").show()
-        sys.exit(1)
+    sys.exit(1)

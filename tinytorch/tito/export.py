@@ -153,7 +153,10 @@ def compare(project: Project, number: str | None = None) -> dict[Path, str]:
 @click.argument("number", metavar="[NN]", required=False)
 @click.option("--check", is_flag=True, help="Write nothing; list what would change, exit 1 if anything.")
 def command(number: str | None, check: bool) -> None:
-    """Make the package from the dev files (all of them, or module NN)."""
+    """Make the package from the dev files: all of them, or module NN.
+
+    Only files that change are written; a package file whose dev file is gone is removed.
+    """
     project = need_project()
     built = build_all(project, number)
     changes = _compare(project, built, whole=number is None)

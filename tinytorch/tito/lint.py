@@ -483,7 +483,10 @@ def lint_strays(project: Project) -> list[Finding]:
 @click.command("lint")
 @click.argument("number", metavar="[NN]", required=False)
 def command(number: str | None) -> None:
-    """Check the dev files' directives and grading metadata (all of them, or module NN)."""
+    """Check the dev files' directives and metadata: all, or module NN.
+
+    One finding a line: path:line: code message.
+    """
     project = need_project()
     findings = lint_project(project, number)
     for finding in findings:

@@ -68,7 +68,10 @@ def make_notebook(module: Module, project: Project, force: bool = False) -> Path
 @click.argument("number", metavar="[NN]", required=False)
 @click.option("--force", is_flag=True, help="Replace edited notebooks too; each is backed up first.")
 def command(number: str | None, force: bool) -> None:
-    """Make the notebooks of the dev files, solutions included (all of them, or module NN)."""
+    """Make notebooks from the dev files, with solutions: all, or module NN.
+
+    A notebook that was edited is left as it is.
+    """
     project = need_project()
     need_package("jupytext", "Making notebooks")
     modules = project.select(number)
