@@ -103,6 +103,10 @@ assert np.allclose(slopes, [12, 9], atol=1e-6), (
     f"x0^2 x1 has the slopes 12 and 9 at (3, 2), yours are {slopes}"
 )
 assert np.array_equal(x, [3, 2]), f"x itself must stay (3, 2), after the call it is {x}"
+slopes = numerical_gradient(lambda x: x[0] ** 2 * x[1], x, h=0.1)
+assert np.allclose(slopes, [12, 9]), (
+    f"for this function steps of 0.1 measure 12 and 9 too, yours are {slopes}; is each entry put back?"
+)
 slope = numerical_gradient(lambda x: float(x**3), np.array(2.0), h=0.1)
 assert abs(slope - 12.01) < 1e-9, (
     f"(2.1^3 - 1.9^3) / 0.2 is 12.01, yours is {slope}; step both ways, and divide by the whole distance"
