@@ -19,9 +19,9 @@ SETTINGS = {
     "num_layers": 4,
     "num_heads": 4,
     "max_seq_len": 256,
-    "batch_size": 16,
+    "batch_size": 8,
     "steps": 1200,
-    "lr": 2e-3,
+    "lr": 3e-3,
     "seed": 1,
 }
 

@@ -94,7 +94,7 @@ def small_decode(repeats: int) -> dict:
 
 
 def against_transformers(repeats: int, prompt_tokens: int = 16, new_tokens: int = 32) -> dict:
-    """The same random weights here and in transformers' GPT-2, greedy, the same threads: tokens per second."""
+    """The same random weights here and in transformers' GPT-2, greedy, same threads: tokens per second."""
     import torch
     import transformers
 
