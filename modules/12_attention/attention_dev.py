@@ -205,7 +205,7 @@ Module 05 keeps a table with one rule per function. `weigh_keys` is a new functi
 #| export
 @gradient_of(weigh_keys)
 def weigh_keys_gradient(grad, output, query, key, mask=None) -> tuple[np.ndarray, ...]:
-    """(..., T, S) twice, the inputs of weigh_keys -> the gradients of its query, its key and, if given, its mask."""
+    """(..., T, S) twice, the inputs of weigh_keys -> the gradients of query, key and, if given, mask."""
     ### BEGIN SOLUTION
     grad_scores = grad * output
     grad_scores -= output * grad_scores.sum(axis=-1, keepdims=True)
@@ -510,7 +510,7 @@ What a token *offers* need not be what it is found *by*, so the values are apart
 def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = False) -> Tensor:
     """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): each query's weighted mean of the values.
 
-    mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for shapes that do not fit.
+    mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for unfit shapes.
     """
     if np.shape(key)[:-1] != np.shape(value)[:-1]:
         raise ValueError(
@@ -712,7 +712,7 @@ for b, h, t in np.ndindex(2, 4, 3):
 
 Where do queries, keys and values come from? From the tokens themselves, through three linear layers that are learned: "what I look for", "what I can be found by", "what I have to say". A fourth linear layer at the end lets the heads mix. That is the whole layer, and it has three steps which you write apart: `project`, look up, `merge`. They stay apart as methods because a look-up can be done in more than one way, and whoever wants another one keeps the first and the last step.
 
-The constructor is given: it is plumbing, and the names of the four layers are the names under which weights are saved in files. So is `check_sizes`, which turns a width of 0 or of 2.5 into a sentence.
+The constructor is given: it is plumbing, and the names of the four layers are the names under which weights are saved in files. So is `whole_number`, which turns a width of 0 or of 2.5 into a sentence.
 
 **Task (4 + 4 + 6 points).**
 
@@ -724,13 +724,13 @@ The constructor is given: it is plumbing, and the names of the four layers are t
 
 # %%
 #| export
-def check_sizes(**sizes) -> None:
-    """Raises TypeError for a size that is not a whole number, ValueError for one below 1, and names it."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-            raise TypeError(f"{name} should be a whole number, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} should be at least 1, got {size}")
+def whole_number(name: str, value, at_least: int) -> int:
+    """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} should be a whole number, got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} should be at least {at_least}, got {value}")
+    return int(value)
 
 
 # %% nbgrader={"grade": false, "grade_id": "multi-head-attention", "locked": false, "schema_version": 3, "solution": true}
@@ -744,9 +744,11 @@ class MultiHeadAttention(Module):
     def __init__(self, embed_dim: int, num_heads: int, *, causal: bool = False, rng=None):
         """causal: no token sees a later one. rng: a seed or numpy Generator for the weights.
 
-        Raises ValueError if embed_dim is not divisible by num_heads or a size is below 1.
+        Raises ValueError if embed_dim is not divisible by num_heads or a size is below 1, TypeError if a size
+        is not a whole number.
         """
-        check_sizes(embed_dim=embed_dim, num_heads=num_heads)
+        embed_dim = whole_number("embed_dim", embed_dim, 1)
+        num_heads = whole_number("num_heads", num_heads, 1)
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads

@@ -1,6 +1,19 @@
 # %% [markdown]
 """
-# Transformers
+# Module 13: Transformers
+
+A language model answers one question: given these tokens, how likely is each token of the vocabulary to be the next? Everything else, from a finished sentence to a chat, is that one question asked again and again. This module has two halves. First you write the loop that asks, and the ways to choose from the answer; they work with any model, and you try them on one so small that you can follow it by hand. Then you build the model that answers: GPT-2, exactly, from the parts of the modules before, and train a small one until it writes.
+
+After this module you will be able to
+
+- turn logits into a choice: greedy, by temperature, among the k likeliest, within a given probability;
+- write a text token by token, several rows at once, with a stop token, as a stream;
+- build a transformer block and say what the residual path and the norm in front are for;
+- build GPT-2 and count its parameters, for each published size, to the last one;
+- train it on a text, and find out whether it learned what you think it learned;
+- say what is wasteful about the way it writes.
+
+You need attention (12), LayerNorm (09), embeddings (11), Linear and Module (03), gradients and an optimizer (05, 06). In the final grading each part is run with correct versions of the parts before it.
 """
 
 # %%
@@ -9,23 +22,812 @@
 # %%
 #| export
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from numbers import Real
 
 import numpy as np
 
 from tinytorch.core.activations import GELU, softmax
-from tinytorch.core.attention import MultiHeadAttention
+from tinytorch.core.attention import MultiHeadAttention, whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.layers import Linear, Module, linear
+from tinytorch.core.losses import CrossEntropyLoss
 from tinytorch.core.normalization import LayerNorm
 from tinytorch.core.tensor import Tensor, apply, as_array
 from tinytorch.text.embeddings import Embedding
 
+# %% [markdown]
+"""
+## Choosing from the logits
+
+A model gives V numbers, the *logits*, one for each token of the vocabulary. The softmax makes probabilities of them. Which token to write? Taking the likeliest is called *greedy*: always the same text for the same prompt, often dull, sometimes caught in a loop. Drawing from the probabilities gives variety, and once in a while nonsense, because thousands of unlikely tokens have some probability together.
+
+The *temperature* moves between the two: divide the logits by it before the softmax. Below 1 the differences grow and the likely tokens become likelier; above 1 they shrink. At 0 the division is impossible, but the limit is clear: the likeliest token, always.
+
+How do you draw from probabilities 0.2, 0.5, 0.3 with one random number between 0 and 1? Lay them end to end on a line: token 0 owns 0 to 0.2, token 1 owns 0.2 to 0.7, token 2 the rest. The random number is a point on the line, and its owner is drawn. The ends of the pieces are the cumulative sums, and the owner is the number of ends that are not above the point.
+
+All sampling settings are checked before any work, by `check_sampling`, which is given: a temperature that is NaN would otherwise become a text of nonsense after minutes of computing.
+"""
+
 
 # %%
 #| export
+def check_sampling(temperature, top_k, top_p) -> None:
+    """Raises ValueError or TypeError for settings that no distribution can have."""
+    for name, value in (("temperature", temperature), ("top_p", 1 if top_p is None else top_p)):
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} should be a number, got {value!r}")
+    if not math.isfinite(temperature) or temperature < 0:
+        raise ValueError(f"temperature should be finite and at least 0, got {temperature}")
+    if top_k is not None:
+        whole_number("top_k", top_k, 1)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p should be above 0 and at most 1, got {top_p}")
+
+
+# %% [markdown]
+"""
+**Task (4 + 6 points).** Write the two endings of `sample`:
+
+- `greedy(logits)`: (B, V) to (B,), the likeliest token of each row. 1 line.
+- `draw(logits, rng)`: (B, V) to (B,), one token for each row, drawn from the softmax of its logits. Add up with `np.cumsum(..., dtype=np.float64)`: 50,257 float32 numbers added one after the other lose digits. Take one random number per row, `rng.random((B, 1))`, and stretch it to the row's last sum, which is nearly 1 but not exactly. About 4 lines.
+
+Randomness comes from the `rng` that is handed in and from nowhere else: the same seed and the same settings give the same text.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "greedy-draw", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def greedy(logits: np.ndarray) -> np.ndarray:
+    """(B, V) -> (B,): the likeliest token of each row."""
+    ### BEGIN SOLUTION
+    return logits.argmax(axis=-1)
+    ### END SOLUTION
+
+
+def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(B, V) -> (B,): a token for each row, drawn from softmax(logits) with one number of rng a row."""
+    ### BEGIN SOLUTION
+    ends = np.cumsum(softmax(logits), axis=-1, dtype=np.float64)
+    points = rng.random((len(logits), 1)) * ends[:, -1:]
+    return (ends <= points).sum(axis=-1)
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Probabilities 0.2, 0.5 and 0.3, and a hundred rows of them: how often should each token come?
+"""
+
+# %%
+np.bincount(draw(np.log(np.tile([0.2, 0.5, 0.3], (100, 1))), np.random.default_rng(0)))
+
+# %% nbgrader={"grade": true, "grade_id": "test-greedy", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+chosen = greedy(np.array([[0.1, 2.0, 0.3], [5.0, -1.0, 4.9]], np.float32))
+assert chosen.shape == (2,), f"two rows give two tokens, shape (2,); yours is {chosen.shape}"
+assert chosen.tolist() == [1, 0], f"the largest logits stand at 1 and at 0, you chose {chosen.tolist()}"
+### BEGIN HIDDEN TESTS
+logits = np.random.default_rng(0).standard_normal((5, 11)).astype(np.float32)
+want = [max(range(11), key=row.__getitem__) for row in logits.tolist()]
+assert greedy(logits).tolist() == want and greedy(logits).dtype.kind == "i", "wrong for 5 rows of 11 logits"
+assert greedy(np.array([[-np.inf, -7.0, -np.inf]])).tolist() == [1], "minus infinity is never the likeliest"
+### END HIDDEN TESTS
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-draw", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+class Points:
+    """A stand-in for a generator: its random numbers are known."""
+
+    def __init__(self, *numbers):
+        self.numbers, self.asked = numbers, []
+
+    def random(self, size=None):
+        self.asked.append(size)
+        return np.array(self.numbers).reshape(size)
+
+
+logits = np.log(np.tile([0.2, 0.5, 0.3], (4, 1)))
+drawn = draw(logits, Points(0.1, 0.3, 0.6, 0.9))
+assert drawn.shape == (4,), f"four rows give four tokens, shape (4,); yours is {drawn.shape}"
+assert drawn.tolist() == [0, 1, 1, 2], (
+    f"the points 0.1 0.3 0.6 0.9 belong to tokens 0 1 1 2, not {drawn.tolist()}"
+)
+unseen = draw(np.array([[-np.inf, 1.0, -np.inf]]), Points(0.0))
+assert unseen.tolist() == [1], f"a token of probability 0 owns no point, not even 0.0; you drew {unseen}"
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(1)
+logits = rng.standard_normal((7, 13)) * 3
+points = rng.random(7)
+for row, point, got in zip(logits, points, draw(logits, Points(*points)), strict=True):
+    parts = [math.exp(x) for x in row]
+    at, token = 0.0, -1
+    while at <= point:
+        token += 1
+        at += parts[token] / sum(parts)
+    assert got == token, f"the point {point:.4f} belongs to token {token}, you drew {got}"
+flat = np.zeros((1, 50_257), np.float32)
+assert 50_200 < draw(flat, Points(0.9999))[0] < 50_257, (
+    "50,257 equal logits: the point 0.9999 lies near the end"
+)
+assert draw(flat, Points(1 - 2**-53))[0] == 50_256, "the last point of the line belongs to the last token"
+first = draw(logits, np.random.default_rng(5))
+again = draw(logits, np.random.default_rng(5))
+assert first.tolist() == again.tolist(), "the same seed should draw the same tokens"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## Cutting off the tail
+
+Two remedies against nonsense, often used together. *Top-k* (Fan, Lewis and Dauphin 2018, arXiv:1805.04833) keeps the k likeliest tokens. It always keeps k, also where only one makes sense or where a thousand do. *Top-p*, or nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751), keeps as many of the likeliest as are needed to reach the probability p: few where the model is sure, many where it is not.
+
+Both work on logits and give logits: what is cut off becomes minus infinity. So they can follow one another, and the draw does not change.
+
+**Task (8 points).** Write `keep_top_k(logits, k)`. The k-th largest logit of each row is the bar; everything below it goes. Tokens equal to the bar stay, so that the result does not depend on the order in which equal ones were sorted. `np.partition(logits, -k)` puts the k-th largest at index −k without sorting the rest. If k is V or more, nothing goes. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "keep-top-k", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """(B, V) -> (B, V): all but the k largest of each row become -inf; what equals the k-th largest stays.
+
+    Fan, Lewis and Dauphin 2018.
+    """
+    ### BEGIN SOLUTION
+    if k >= logits.shape[-1]:
+        return logits
+    bar = np.partition(logits, -k, axis=-1)[:, -k, None]
+    return np.where(logits >= bar, logits, -np.inf)
+    ### END SOLUTION
+
+
+# %%
+keep_top_k(np.array([[1.0, 4.0, 3.0, 2.0]]), 2)
+
+# %% nbgrader={"grade": true, "grade_id": "test-keep-top-k", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+logits = np.array([[1, 4, 3, 2], [9, 0, 8, 7]], np.float32)
+kept = keep_top_k(logits, 2)
+assert kept[0].tolist() == [-np.inf, 4, 3, -np.inf], (
+    f"of 1 4 3 2 only 4 and 3 stay, yours: {kept[0].tolist()}"
+)
+assert kept[1].tolist() == [9, -np.inf, 8, -np.inf], f"each row has its own bar, yours: {kept[1].tolist()}"
+assert kept.dtype == np.float32, f"float32 goes in, {kept.dtype} comes out"
+assert logits[0].tolist() == [1, 4, 3, 2], "the logits that were passed in must stay as they are"
+ties = keep_top_k(np.array([[5.0, 5.0, 5.0, 1.0]]), 2)
+assert np.isfinite(ties[0]).tolist() == [True, True, True, False], "what equals the k-th largest stays too"
+assert np.array_equal(keep_top_k(logits, 9), logits), "k above the vocabulary keeps everything"
+### BEGIN HIDDEN TESTS
+logits = np.random.default_rng(2).standard_normal((3, 17))
+for k in (1, 5, 16, 17):
+    want = [[x if sum(y > x for y in row) < k else -np.inf for x in row] for row in logits.tolist()]
+    assert keep_top_k(logits, k).tolist() == want, f"wrong for 3 rows of 17 logits and k = {k}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+**Task (8 points).** Write `keep_top_p(logits, p)`: go through the tokens from the likeliest down and keep each one if the probabilities of those *before* it add up to less than p. So the likeliest always stays, and the one that crosses p stays too. As above, what is as likely as the last one kept stays with it, and p = 1 keeps everything.
+
+1. the probabilities, and the same sorted downwards (`np.sort(...)[:, ::-1]`);
+2. for each place, what stands before it: the cumulative sum (in float64, as above) minus the probability itself;
+3. how many stay; the probability of the last of them is the bar (`np.take_along_axis`). About 7 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "keep-top-p", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """(B, V) -> (B, V): the fewest likeliest tokens whose probabilities reach p stay, the others become -inf.
+
+    What is as likely as the last one kept stays too. (Nucleus sampling, Holtzman et al. 2020)
+    """
+    ### BEGIN SOLUTION
+    if p >= 1:
+        return logits
+    probs = softmax(logits)
+    ordered = np.sort(probs, axis=-1)[:, ::-1]
+    before = np.cumsum(ordered, axis=-1, dtype=np.float64) - ordered
+    last = (before < p).sum(axis=-1, keepdims=True) - 1
+    bar = np.take_along_axis(ordered, last, axis=-1)
+    return np.where(probs >= bar, logits, -np.inf)
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Probabilities 0.15, 0.5, 0.3, 0.05. With p = 0.7 the first two of the sorted list are needed: 0.5 alone is too little, 0.8 is enough.
+"""
+
+# %%
+np.exp(keep_top_p(np.log(np.array([[0.15, 0.5, 0.3, 0.05]])), 0.7))
+
+# %% nbgrader={"grade": true, "grade_id": "test-keep-top-p", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+logits = np.log(np.array([[0.15, 0.5, 0.3, 0.05], [0.9, 0.04, 0.03, 0.03]], np.float32))
+stays = np.isfinite(keep_top_p(logits, 0.7)).tolist()
+assert stays[0] == [False, True, True, False], (
+    f"0.5 is below 0.7, so 0.3 stays as well; what stays of yours: {stays[0]}"
+)
+assert stays[1] == [True, False, False, False], f"0.9 alone reaches 0.7; what stays of yours: {stays[1]}"
+kept = keep_top_p(logits, 0.7)
+assert kept[0, 1] == logits[0, 1] and kept.dtype == np.float32, "the logits that stay do not change"
+assert np.isfinite(keep_top_p(logits, 0.01)).sum() == 2, "the likeliest token of each row always stays"
+assert np.isfinite(keep_top_p(logits, 1.0)).all(), "p = 1 keeps everything"
+stays = np.isfinite(keep_top_p(np.log(np.array([[0.25, 0.25, 0.25, 0.25]])), 0.4)).tolist()
+assert stays == [[True] * 4], f"four equal tokens stay or go together; what stays of yours: {stays[0]}"
+### BEGIN HIDDEN TESTS
+logits = np.random.default_rng(3).standard_normal((4, 19)) * 2
+for p in (0.05, 0.33, 0.71, 0.97):
+    got = keep_top_p(logits, p)
+    for row, kept in zip(logits, got, strict=True):
+        probs = np.exp(row) / np.exp(row).sum()
+        want, reached = set(), 0.0
+        for token in sorted(range(19), key=lambda t: -probs[t]):
+            if reached >= p:
+                break
+            want.add(token)
+            reached += probs[token]
+        assert set(np.flatnonzero(np.isfinite(kept))) == want, f"p = {p}: {sorted(want)} should stay"
+        assert all(kept[t] == row[t] for t in want), "the logits that stay do not change"
+cut = np.where(logits < 0, -np.inf, logits)
+assert not np.isfinite(keep_top_p(cut, 0.999)[cut == -np.inf]).any(), "what was cut off before stays cut off"
+flat = np.zeros((1, 50_257), np.float32)
+assert np.array_equal(keep_top_p(flat, 1.0), flat), "p = 1 keeps all 50,257 equal logits"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+Now the parts in their order: temperature, top-k, top-p, draw. Temperature 0 skips them all.
+
+One trap: a temperature that comes as `np.float64(0.7)`, for example from a NumPy calculation, would turn the logits into float64. `float(temperature)` does not.
+
+**Task (6 points).** Write the rest of `sample`. The checks are given; a row of logits without a finite largest value (NaN, or minus infinity everywhere) comes from a broken model, and it is better to say so than to draw token 0 for ever. About 8 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "sample", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def sample(logits, temperature=1.0, top_k=None, top_p=None, rng=None) -> np.ndarray:
+    """(B, V) -> (B,): one token for each row. Temperature 0 takes the likeliest.
+
+    Else it is drawn from softmax(logits / temperature), among the top_k likeliest, then within top_p.
+    rng: a seed or a numpy Generator; one number of it is used per row.
+    Raises ValueError or TypeError for settings out of range and for logits that are not finite.
+    """
+    check_sampling(temperature, top_k, top_p)
+    logits = np.asarray(logits)
+    largest = logits.max(axis=-1)
+    if not np.isfinite(largest).all():
+        row = np.flatnonzero(~np.isfinite(largest))[0]
+        raise ValueError(f"the largest logit of row {row} is {largest[row]}: nothing can be drawn from it")
+    ### BEGIN SOLUTION
+    if temperature == 0:
+        return greedy(logits)
+    logits = logits / float(temperature)
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None:
+        logits = keep_top_p(logits, top_p)
+    return draw(logits, np.random.default_rng(rng))
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+A thousand draws from logits 0, 1 and 2 at three temperatures, as shares.
+"""
+
+# %%
+rows = np.tile(np.float32([0, 1, 2]), (1000, 1))
+{t: np.bincount(sample(rows, temperature=t, rng=0), minlength=3) / 1000 for t in (0.5, 1, 4)}
+
+# %% nbgrader={"grade": true, "grade_id": "test-sample", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+own = {name: globals().get(name) for name in ("greedy", "draw", "keep_top_k", "keep_top_p")}
+
+
+def greedy(logits):
+    return np.argmax(logits, axis=-1)
+
+
+def draw(logits, rng):
+    probs = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    ends = np.cumsum(probs, axis=-1)
+    return (ends <= rng.random((len(logits), 1)) * ends[:, -1:]).sum(axis=-1)
+
+
+def keep_top_k(logits, k):
+    bars = np.sort(logits, axis=-1)[:, ::-1][:, min(k, logits.shape[-1]) - 1]
+    return np.where(logits >= bars[:, None], logits, -np.inf)
+
+
+def keep_top_p(logits, p):
+    probs = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probs = probs / probs.sum(axis=-1, keepdims=True)
+    likelier = (probs[:, None, :] > probs[:, :, None]) * probs[:, None, :]
+    return np.where(likelier.sum(axis=-1) < p, logits, -np.inf)
+
+
+### END HIDDEN TESTS
+logits = np.tile(np.float32([0, 2, 1, -9]), (2000, 1))
+assert (sample(logits, temperature=0) == 1).all(), "temperature 0 takes the likeliest token, here 1"
+share = (sample(logits, temperature=0.5, rng=0) == 1).mean()
+assert abs(share - 0.867) < 0.03, (
+    f"at temperature 0.5 token 1 has exp(4) of exp(0) + exp(4) + exp(2); yours: {share}"
+)
+drawn = sample(logits, temperature=1.5, top_k=2, rng=0)
+assert set(drawn.tolist()) == {1, 2}, (
+    f"among the 2 likeliest are tokens 1 and 2, you drew {set(drawn.tolist())}"
+)
+drawn = sample(logits, top_p=0.5, rng=0)
+assert set(drawn.tolist()) == {1}, (
+    f"token 1 alone has probability 0.67; with top_p=0.5 you drew {set(drawn.tolist())}"
+)
+assert (sample(logits, rng=7) == sample(logits, rng=7)).all(), "the same seed should draw the same tokens"
+### BEGIN HIDDEN TESTS
+warm = np.log(np.tile(np.float32([0.5, 0.25, 0.15, 0.1]), (3000, 1)))
+drawn = sample(
+    warm, temperature=4.0, top_p=0.55, rng=1
+)  # temperature first: 0.32 0.27 0.23 0.18 reach 0.55 at two
+assert set(drawn.tolist()) == {0, 1}, f"temperature comes before top-p; you drew {set(drawn.tolist())}"
+drawn = sample(warm, top_k=2, top_p=0.6, rng=1)  # top-k first: 0.67 alone reaches 0.6
+assert set(drawn.tolist()) == {0}, f"top-k comes before top-p; you drew {set(drawn.tolist())}"
+seen = []
+own_draw, draw = draw, lambda logits, rng: seen.append(logits.dtype) or own_draw(logits, rng)
+sample(warm, temperature=np.float64(0.7), rng=2)
+assert seen == [np.float32], "a float64 temperature must not make the logits float64"
+rng = np.random.default_rng(3)
+assert [sample(warm[:1], rng=rng).item() for _ in range(30)] != [sample(warm[:1], rng=3).item()] * 30
+globals().update(own)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## The loop that writes
+
+Someone gives the logits of the next token, the loop chooses, hands the choice over, and asks again. What does it hand over? Only what the other side has not seen yet: first the whole prompt, (B, T), then one new token for each row, (B, 1). How the other side comes to its logits is none of the loop's business, so a function of three lines can stand in for a model when you test it, as you will see.
+
+The loop is a generator: it yields each row of tokens as soon as they are chosen, and whoever listens can print them at once. And a text may end early: when a row has chosen the *stop token*, it has finished. The other rows go on; the finished row is filled with the stop token so that the batch keeps its shape. When all rows are done, so is the loop.
+
+**Task (10 points).** Write `write(next_logits, tokens, max_new_tokens, choose, stop_token=None)`, a generator.
+
+1. call `next_logits(tokens)`, (B, V), and `choose(...)`, (B,);
+2. with a stop token: rows that have stopped before give the stop token, whatever was chosen; then note which rows have stopped now;
+3. `yield` the tokens, end if all rows have stopped, else go on with the chosen tokens as a column, `[:, None]`.
+
+Do not ask for logits that nobody needs: after the last token is yielded the model is not called again. About 10 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "write", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def write(
+    next_logits: Callable, tokens: np.ndarray, max_new_tokens: int, choose: Callable, stop_token=None
+) -> Iterator[np.ndarray]:
+    """Yields the next token of each row, (B,), up to max_new_tokens times.
+
+    next_logits: called with the tokens it has not seen yet, first all of `tokens`, (B, T), then the newest,
+        (B, 1); it gives the logits of the token after them, (B, V).
+    choose: (B, V) -> (B,).
+    stop_token: a row that has produced it produces nothing else; when all rows have, the writing ends.
+    """
+    ### BEGIN SOLUTION
+    stopped = np.zeros(len(tokens), bool)
+    for _ in range(max_new_tokens):
+        chosen = choose(next_logits(tokens))
+        if stop_token is not None:
+            chosen = np.where(stopped, stop_token, chosen)
+            stopped |= chosen == stop_token
+        yield chosen
+        if stop_token is not None and stopped.all():
+            return
+        tokens = chosen[:, None]
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+The stand-in for a model: after token n it wants token n + 1. It ignores everything but the newest token. Two rows, beginning at 3 and at 5, with the stop token 7: which row is filled up?
+"""
+
+
+# %%
+def one_more(tokens):
+    """(B, T) -> (B, 10) logits: the token after n is n + 1."""
+    return np.eye(10)[tokens[:, -1] + 1]
+
+
+np.stack(
+    list(write(one_more, np.array([[3], [5]]), 6, lambda logits: logits.argmax(-1), stop_token=7)), axis=1
+)
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-write", "locked": true, "points": 10, "schema_version": 3, "solution": false}
+class Listener:
+    """A stand-in for a model: it wants n + 1 after n and notes what it was shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, tokens):
+        self.shown.append(tokens.tolist())
+        return np.eye(10)[tokens[:, -1] + 1]
+
+
+def likeliest(logits):
+    return logits.argmax(axis=-1)
+
+
+listener = Listener()
+written = [tokens.tolist() for tokens in write(listener, np.array([[1, 3], [0, 5]]), 3, likeliest)]
+assert written == [[4, 6], [5, 7], [6, 8]], f"after 3 come 4, 5, 6, after 5 come 6, 7, 8; yours: {written}"
+assert listener.shown[0] == [[1, 3], [0, 5]], f"first the whole prompt is shown, yours: {listener.shown[0]}"
+assert listener.shown[1:] == [[[4], [6]], [[5], [7]]], (
+    f"then only the newest token of each row, and nothing after the last; you showed {listener.shown[1:]}"
+)
+written = [tokens.tolist() for tokens in write(Listener(), np.array([[3], [5]]), 9, likeliest, stop_token=7)]
+assert written == [[4, 6], [5, 7], [6, 7], [7, 7]], (
+    f"row 1 stops at 7 and stays there, row 0 later; yours: {written}"
+)
+stream_of_one = write(Listener(), np.array([[1]]), 5, likeliest)
+assert next(stream_of_one).tolist() == [2], "write should yield each token when it is chosen"
+### BEGIN HIDDEN TESTS
+listener = Listener()
+tokens = write(listener, np.array([[1]]), 5, likeliest)
+next(tokens)
+assert len(listener.shown) == 1, "one token was asked for, the model should have been called once"
+assert list(write(listener, np.array([[1]]), 0, likeliest)) == [], "no new tokens, nothing to yield"
+assert len(listener.shown) == 1, "no new tokens: the model should not be called"
+listener = Listener()
+written = [tokens.tolist() for tokens in write(listener, np.array([[6]]), 3, likeliest, stop_token=0)]
+assert written == [[7], [8], [9]], f"a stop token that never comes changes nothing, yours: {written}"
+listener = Listener()
+assert (
+    len(list(write(listener, np.array([[6], [6]]), 3, likeliest, stop_token=7))) == 1 == len(listener.shown)
+)
+written = list(write(Listener(), np.array([[0]]), 2, lambda logits: logits.argmax(-1), stop_token=0))
+assert len(written) == 2, "a stop token in the prompt does not stop anything"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+`stream` puts the loop and `sample` together. It is given: settings are checked when it is called, not when the first token is asked for, and a seed becomes *one* generator for the whole text. (A seed handed to `sample` at every step would draw the same number at every step.)
+"""
+
+
+# %%
+#| export
+def stream(
+    next_logits, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+) -> Iterator[np.ndarray]:
+    """Yields the next token of each row, (B,), up to max_new_tokens times, chosen as in `sample`.
+
+    next_logits: called with the tokens it has not seen yet, (B, T): first the whole prompt, then one token
+        a row; it gives the logits of the token after them, (B, V).
+    stop_token: a row that has produced it produces nothing else; when all rows have, the stream ends.
+    Raises ValueError or TypeError at once for settings out of range.
+    """
+    check_sampling(temperature, top_k, top_p)
+    prompt = as_array(prompt)
+    if prompt.ndim != 2 or prompt.size == 0:
+        raise ValueError(f"a prompt has shape (B, T) and at least 1 token, got shape {prompt.shape}")
+    max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 0)
+    rng = np.random.default_rng(rng)
+    choose = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
+    return write(next_logits, prompt, max_new_tokens, choose, stop_token)
+
+
+# %% [markdown]
+"""
+The stand-in above gives 1 to the next number and 0 to the nine others. At temperature 0.3 that makes $e^{1/0.3}$ = 28 parts against 9, so about three in four of these numbers should be one more than the one before (after 9 comes 1):
+"""
+
+# %%
+[tokens.item() for tokens in stream(lambda tokens: one_more(tokens % 9), [[3]], 16, temperature=0.3, rng=2)]
+
+# %% [markdown]
+"""
+## What every language model can do
+
+A model has weights, and no memory of a text: asked for the next token, it wants to read the whole text. The loop shows it only what is new. Somebody in between must keep the text, and that is `Recompute`: it remembers all tokens since the first and has the model read them all again, every time. One such object belongs to one text, so the model itself stays as it was, and two texts cannot get mixed up.
+
+**Task (4 points).** Write `Recompute.__call__(new)`: note the new tokens, (B, T), in `self.tokens` behind the `self.length` that are there, and return `self.model.next_logits` of all tokens up to now. The room was made by the constructor: nothing is appended or copied. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "recompute", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class Recompute:
+    """Called with new tokens, (B, T), it has the model read all tokens since the first -> logits (B, V)."""
+
+    def __init__(self, model, batch_size: int, num_tokens: int):
+        self.model = model
+        self.tokens = np.empty((batch_size, num_tokens), np.int64)
+        self.length = 0
+
+    def __call__(self, new) -> np.ndarray:
+        """(B, T) new tokens -> (B, V): the logits of the token after them."""
+        ### BEGIN SOLUTION
+        start = self.length
+        self.length += new.shape[1]
+        self.tokens[:, start : self.length] = new
+        return self.model.next_logits(self.tokens[:, : self.length])
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-recompute", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+class Echo:
+    """A stand-in for a model: it gives back what it was shown."""
+
+    def next_logits(self, tokens):
+        return np.array(tokens)
+
+
+reader = Recompute(Echo(), batch_size=2, num_tokens=6)
+assert reader(np.array([[1, 2], [3, 4]])).tolist() == [[1, 2], [3, 4]], (
+    "the first call shows the model the prompt"
+)
+read = reader(np.array([[5], [6]])).tolist()
+assert read == [[1, 2, 5], [3, 4, 6]], f"then the model reads prompt and new tokens, yours read {read}"
+read = reader(np.array([[7], [8]])).tolist()
+assert read == [[1, 2, 5, 7], [3, 4, 6, 8]], f"and every time all of them, yours read {read}"
+### BEGIN HIDDEN TESTS
+reader = Recompute(Echo(), batch_size=3, num_tokens=9)
+text = np.arange(27).reshape(3, 9)
+storage = reader.tokens
+for start, stop in ((0, 1), (1, 4), (4, 5), (5, 9)):
+    assert np.array_equal(reader(text[:, start:stop]), text[:, :stop]), f"wrong after {stop} tokens"
+assert reader.tokens is storage and reader.length == 9, "the room should be used, not made anew"
+other = Recompute(Echo(), 3, 9)
+assert np.array_equal(other(text[:, 3:4]), text[:, 3:4]), "two texts must not get mixed up"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+Tokens from outside are checked once, where they come in, by `check_tokens`, which is given. NumPy would take token −1 for the last one of the vocabulary without a word.
+
+`LanguageModel` then holds what all models share. A model that inherits from it brings `vocab_size`, `max_seq_len`, and two methods: `hidden_states`, from tokens (B, T) to one vector per token (B, T, C), and `logits`, from such vectors to (…, V). They are apart for a reason: with 50,257 tokens in the vocabulary the step to the logits is a third of the work, and when you write you need it for one position only.
+
+**Task (4 + 8 points).**
+
+- `next_logits(tokens)`: the hidden states of all tokens, the logits of the last one only, as an array (B, V), recording no gradients (`with no_grad():`). About 2 lines.
+- `generate`: the checks are given. Get a reader for this text, `self.decoder(batch size, number of tokens in the end)`, run `stream` with the settings, and join prompt and tokens into one array (B, T + n): `np.concatenate` of the prompt and all columns. Go through `self.decoder`: how a text is remembered can then be decided in one place. About 3 lines.
+"""
+
+
+# %%
+#| export
+def check_tokens(tokens, vocab_size: int) -> np.ndarray:
+    """Tokens in any form -> (B, T) integer array; one that is an array already is not copied.
+
+    Raises ValueError for another number of axes, for no tokens, and for a token outside the vocabulary,
+    TypeError for anything but integers.
+    """
+    ids = as_array(tokens)
+    if ids.ndim != 2:
+        raise ValueError(f"tokens should have 2 axes, (B, T), got {ids.ndim}: shape {ids.shape}")
+    if ids.size == 0:
+        raise ValueError(f"there should be at least 1 token, got 0: shape {ids.shape}")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"tokens should be integers, got {ids.dtype}")
+    lowest, highest = ids.min(), ids.max()
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"token {wrong} is outside the vocabulary of {vocab_size} (0 to {vocab_size - 1})")
+    return ids
+
+
+# %% nbgrader={"grade": false, "grade_id": "language-model", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class LanguageModel(Module):
+    """What every model that predicts the next token can do.
+
+    A model brings vocab_size, max_seq_len, hidden_states(tokens) -> (B, T, C), logits(hidden) -> (B, T, V).
+    """
+
+    def forward(self, tokens) -> Tensor:
+        """(B, T) ints -> (B, T, V): for each token, the logits of the one that follows."""
+        return self.logits(self.hidden_states(tokens))
+
+    def next_logits(self, tokens) -> np.ndarray:
+        """(B, T) ints -> (B, V): the logits of the token after the last one only; records no gradients."""
+        ### BEGIN SOLUTION
+        with no_grad():
+            return self.logits(self.hidden_states(tokens)[:, -1:]).data[:, 0]
+        ### END SOLUTION
+
+    def decoder(self, batch_size: int, num_tokens: int) -> Callable:
+        """-> what gives `stream` the logits for one new text of at most num_tokens tokens a row."""
+        return Recompute(self, batch_size, num_tokens)
+
+    def generate(
+        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+    ) -> np.ndarray:
+        """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless every row met stop_token before.
+
+        Settings as in `sample`; rng: a seed or a numpy Generator. Before any work, raises ValueError if the
+        prompt is empty or holds a token outside the vocabulary, if prompt and new tokens together are more
+        than max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
+        """
+        prompt = check_tokens(prompt, self.vocab_size)
+        new = whole_number("max_new_tokens", max_new_tokens, 0)
+        total = prompt.shape[1] + new
+        if total > self.max_seq_len:
+            raise ValueError(
+                f"{prompt.shape[1]} prompt tokens and {new} new ones make {total}, "
+                f"the model takes {self.max_seq_len}"
+            )
+        check_sampling(temperature, top_k, top_p)
+        if stop_token is not None and whole_number("stop_token", stop_token, 0) >= self.vocab_size:
+            raise ValueError(f"stop_token {stop_token} is outside the vocabulary of {self.vocab_size}")
+        rng = np.random.default_rng(rng)
+        prompt = prompt.astype(np.int64)
+        ### BEGIN SOLUTION
+        next_logits = self.decoder(len(prompt), total)
+        tokens = stream(next_logits, prompt, new, temperature, top_k, top_p, rng, stop_token)
+        return np.concatenate([prompt, *(column[:, None] for column in tokens)], axis=1)
+        ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Here is a complete language model, a *bigram* model: the next token depends on the newest one only, by a table of probabilities. Its tokens are 0 "sun", 1 "rain", 2 "and", and its whole knowledge is: after a noun comes "and", after "and" comes a noun, three times out of four the sun. Its `hidden_states` mark which token it is (one-hot), its `logits` look the row up.
+"""
+
+
+# %%
+class Bigram(LanguageModel):
+    """(B, T) -> (B, T, V): logits from a (V, V) table of probabilities, one row for each newest token."""
+
+    def __init__(self, table, max_seq_len=20):
+        self.table = np.log(np.asarray(table) + 1e-9).astype(np.float32)
+        self.vocab_size, self.max_seq_len = len(table), max_seq_len
+
+    def hidden_states(self, tokens):
+        return Tensor(np.eye(self.vocab_size)[check_tokens(tokens, self.vocab_size)])
+
+    def logits(self, hidden):
+        return hidden @ self.table
+
+
+weather = Bigram([[0, 0, 1], [0, 0, 1], [0.75, 0.25, 0]])
+text = weather.generate([[0]], max_new_tokens=10, rng=1)
+" ".join(["sun", "rain", "and"][token] for token in text[0])
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-next-logits", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+class Counting(LanguageModel):
+    """A stand-in: token n becomes the vector (n, 2n), its logits are five multiples of their sum."""
+
+    vocab_size, max_seq_len = 5, 8
+
+    def __init__(self):
+        self.asked = []
+
+    def hidden_states(self, tokens):
+        tokens = np.asarray(tokens, np.float32)
+        return Tensor(np.stack([tokens, 2 * tokens], axis=-1))
+
+    def logits(self, hidden):
+        self.asked.append(hidden.shape)
+        return hidden.sum(axis=-1, keepdims=True) * np.arange(5, dtype=np.float32)
+
+
+model = Counting()
+logits = model.next_logits(np.array([[4, 1, 2], [0, 2, 3]]))
+assert isinstance(logits, np.ndarray), f"next_logits gives an array, yours a {type(logits).__name__}"
+assert logits.shape == (2, 5), f"2 rows and 5 tokens in the vocabulary: shape (2, 5), yours is {logits.shape}"
+assert logits[:, 1].tolist() == [6, 9], (
+    f"the last tokens 2 and 3 give logits of 6 and 9, yours: {logits[:, 1]}"
+)
+assert model.asked == [(2, 1, 2)], (
+    f"logits are needed for the last position only, you asked for {model.asked}"
+)
+### BEGIN HIDDEN TESTS
+from tinytorch.core.autograd import enable_autograd  # noqa: E402
+from tinytorch.core.tensor import set_recorder  # noqa: E402
+
+
+class Recorded(Counting):
+    def logits(self, hidden):
+        self.seen = hidden
+        return super().logits(hidden)
+
+    def hidden_states(self, tokens):
+        return Tensor(np.ones((2, 3, 2)), requires_grad=True) * 2.0
+
+
+before = set_recorder(None)
+enable_autograd()
+model = Recorded()
+model.next_logits(np.array([[4, 1, 2], [0, 2, 3]]))
+assert not model.seen.requires_grad, "next_logits should record no gradients: use no_grad()"
+assert model.hidden_states([[0]]).requires_grad, "afterwards gradients are recorded again"
+set_recorder(before)
+### END HIDDEN TESTS
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-generate", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+def plain_stream(
+    next_logits, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+):
+    shown, stopped = prompt, np.zeros(len(prompt), bool)
+    for _ in range(max_new_tokens):
+        logits = next_logits(shown)
+        if temperature:
+            assert top_k == 1 or top_p == 0.25 or (top_k is None and top_p is None), f"{top_k=}, {top_p=}"
+            noise = np.random.default_rng(rng).gumbel(size=logits.shape)
+            logits = logits / temperature + (0 if top_k == 1 or top_p == 0.25 else noise)
+        chosen = np.where(stopped, -1 if stop_token is None else stop_token, logits.argmax(-1))
+        stopped |= chosen == stop_token
+        yield chosen
+        if stopped.all():
+            return
+        shown = chosen[:, None]
+
+
+own, stream = globals().get("stream"), plain_stream
+
+
+### END HIDDEN TESTS
+class Cycle(LanguageModel):
+    """A stand-in: after n comes n + 1, after 9 comes 0; it notes what its decoder was asked for."""
+
+    vocab_size, max_seq_len = 10, 12
+
+    def decoder(self, batch_size, num_tokens):
+        self.asked = (batch_size, num_tokens)
+        self.shown = []
+
+        def next_logits(tokens):
+            self.shown.append(tokens.shape)
+            return 5 * np.eye(10, dtype=np.float32)[(tokens[:, -1] + 1) % 10]
+
+        return next_logits
+
+
+model = Cycle()
+text = model.generate([[1, 2], [7, 8]], 4, temperature=0)
+assert text.tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 0, 1, 2]], (
+    f"prompt and new tokens together; yours: {text}"
+)
+assert text.dtype.kind == "i", f"tokens are integers, yours are {text.dtype}"
+assert model.asked == (2, 6), (
+    f"the decoder is for 2 rows of 2 + 4 tokens: (2, 6), you asked for {model.asked}"
+)
+assert model.shown == [(2, 2), (2, 1), (2, 1), (2, 1)], f"4 tokens need 4 calls; yours: {model.shown}"
+text = model.generate([[1, 2], [7, 8]], 8, temperature=0, stop_token=9).tolist()
+assert text == [[1, 2, 3, 4, 5, 6, 7, 8, 9], [7, 8, 9, 9, 9, 9, 9, 9, 9]], (
+    f"both rows stop at 9; yours: {text}"
+)
+### BEGIN HIDDEN TESTS
+assert model.generate([[4, 5, 6]], 0).tolist() == [[4, 5, 6]], "no new tokens: the prompt comes back"
+assert model.generate([[4]], 3, top_k=1).tolist() == [[4, 5, 6, 7]], "top_k should reach the sampling"
+assert model.generate([[4]], 3, top_p=0.25).tolist() == [[4, 5, 6, 7]], "top_p should reach the sampling"
+hot = [model.generate([[4]], 11, temperature=9.0, rng=seed).tolist() for seed in (1, 1, 2)]
+assert hot[0] == hot[1] != hot[2], "rng should reach the sampling"
+assert hot[0] != [[4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5]], "temperature should reach the sampling"
+prompt = np.array([[3, 4]], np.uint8)
+text = model.generate(prompt, 2, temperature=0)
+assert text.tolist() == [[3, 4, 5, 6]] and prompt.tolist() == [[3, 4]] and text.dtype.kind == "i"
+stream = own
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## The other half of a block
+
+Now the model. Attention carries information from token to token, but all it ever does with values is average them. What was gathered must be worked on, for each token alone, and that is done by a small network of two layers with a bend between them: up to four times the width, GELU, and down again. It is called MLP, *multilayer perceptron*, and it holds two thirds of a block's weights: 8C² against the 4C² of attention.
+
+**Task (4 points).** Write `MLP.forward`: up, GELU, down. 1 line.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "mlp", "locked": false, "schema_version": 3, "solution": true}
+#| export
 class MLP(Module):
-    """(B, T, C) -> (B, T, C): up to 4C, GELU, and down again, for each token apart."""
+    """(..., C) -> (..., C): up to 4C, GELU, and down again, for each token alone."""
 
     def __init__(self, embed_dim: int, rng=None):
         rng = np.random.default_rng(rng)
@@ -34,13 +836,65 @@ class MLP(Module):
         self.gelu = GELU()
 
     def forward(self, x) -> Tensor:
+        """(..., C) -> (..., C)"""
+        ### BEGIN SOLUTION
         return self.down(self.gelu(self.up(x)))
+        ### END SOLUTION
 
 
 # %%
+MLP(8, rng=0)(Tensor(np.ones((2, 3, 8)))).shape
+
+# %% nbgrader={"grade": true, "grade_id": "test-mlp", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+mlp = MLP(3, rng=0)
+x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+out = mlp(Tensor(x))
+assert out.shape == (2, 5, 3), f"(2, 5, 3) should stay (2, 5, 3), yours is {out.shape}"
+alone = mlp(Tensor(x[1:, 4:])).data
+assert np.allclose(out.data[1, 4], alone[0, 0], atol=1e-6), "the MLP works on each token alone"
+middle = x[1, 4] @ mlp.up.weight.data.T + mlp.up.bias.data
+bent = 0.5 * middle * (1 + np.tanh(math.sqrt(2 / math.pi) * (middle + 0.044715 * middle**3)))
+assert np.allclose(out.data[1, 4], bent @ mlp.down.weight.data.T, atol=1e-5), "it should be down(gelu(up(x)))"
+### BEGIN HIDDEN TESTS
+mlp = MLP(2)
+mlp.up, mlp.gelu, mlp.down = (lambda x: x + "u"), (lambda x: x + "g"), (lambda x: x + "d")
+assert mlp.forward("x") == "xugd", "each of up, gelu and down is used once, in this order"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## A block adds
+
+A deep stack of layers has a problem that has nothing to do with what the layers compute: each one rebuilds its input from scratch, and after a few dozen there is little left of it. The remedy is the *residual* path (He et al. 2016, arXiv:1512.03385): a layer does not replace its input, it *adds* to it, x + f(x). Backwards the addition hands the gradient on unchanged, past every layer, down to the embeddings. Here is what reaches the end of a stack of MLPs fresh from their constructor, as a standard deviation, when 1 goes in: without the residual path, and with it.
+"""
+
+
+# %%
+def spread_after(depth, residual):
+    rng = np.random.default_rng(0)
+    x = Tensor(rng.standard_normal((50, 32)))
+    for _ in range(depth):
+        y = MLP(32, rng=rng)(x)
+        x = x + y if residual else y
+    return float(f"{x.data.std():.2g}")
+
+
+{depth: (spread_after(depth, False), spread_after(depth, True)) for depth in (1, 4, 12)}
+
+# %% [markdown]
+r"""
+A block holds two such additions, attention first and then the MLP. In front of each stands a LayerNorm, so that a layer always sees numbers of the same size, while the residual path itself is never touched. This order, *pre-norm*, is GPT-2's (Radford et al. 2019, section 2.3); the original transformer normalised after the addition, and deep stacks of that kind train only with care (Xiong et al. 2020, arXiv:2002.04745).
+
+$$x \leftarrow x + \text{attention}(\text{norm}_1(x)), \qquad x \leftarrow x + \text{mlp}(\text{norm}_2(x))$$
+
+**Task (8 points).** Write `TransformerBlock.forward`. The second line uses the x of the first. Hand the mask to the attention. 2 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "block", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class TransformerBlock(Module):
-    """(B, T, C) -> (B, T, C): attention, then the MLP, each added to what came in (pre-norm)."""
+    """(B, T, C) -> (B, T, C): causal attention, then the MLP, each added to what came in (pre-norm)."""
 
     def __init__(self, embed_dim: int, num_heads: int, rng=None):
         rng = np.random.default_rng(rng)
@@ -50,164 +904,62 @@ class TransformerBlock(Module):
         self.mlp = MLP(embed_dim, rng=rng)
 
     def forward(self, x, mask=None) -> Tensor:
+        """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
+        ### BEGIN SOLUTION
         x = x + self.attention(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
+        ### END SOLUTION
 
 
-# %%
-#| export
-def check_tokens(tokens, vocab_size: int) -> np.ndarray:
-    """Tokens in any form -> (B, T) integer array. Raises ValueError or TypeError if they are not that."""
-    ids = as_array(tokens)
-    if ids.ndim != 2:
-        raise ValueError(f"tokens have shape (B, T), got {ids.ndim} axes: {ids.shape}")
-    if ids.size == 0:
-        raise ValueError(f"there must be at least 1 token, got shape {ids.shape}")
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"tokens are integers, got {ids.dtype}")
-    if ids.min() < 0 or ids.max() >= vocab_size:
-        wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(f"token {wrong} is outside the vocabulary of {vocab_size} (0 to {vocab_size - 1})")
-    return ids
-
+# %% [markdown]
+"""
+Stand-ins make it a sum that can be done in the head: both norms multiply by 10, the attention adds 1, the MLP adds 2. From x = 3: 3 + (30 + 1) = 34, and then 34 + (340 + 2).
+"""
 
 # %%
-#| export
-def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """(B, V) -> (B, V): all but the k largest of each row become -inf; ties with the k-th stay."""
-    if k >= logits.shape[-1]:
-        return logits
-    smallest_kept = np.partition(logits, -k, axis=-1)[:, -k, None]
-    return np.where(logits >= smallest_kept, logits, -np.inf)
+block = TransformerBlock(4, 2, rng=0)
+block.norm1 = block.norm2 = lambda x: 10 * x
+block.attention, block.mlp = (lambda x, mask: x + 1), (lambda x: x + 2)
+block.forward(3)
+
+# %% nbgrader={"grade": true, "grade_id": "test-block", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+block = TransformerBlock(4, 2, rng=0)
+block.norm1, block.norm2 = (lambda x: 10 * x), (lambda x: 100 * x)
+block.attention = lambda x, mask=None: x + (1 if mask is None else mask)
+block.mlp = lambda x: x + 2
+got = block.forward(3)
+assert got != 33 + 302, "the second addition should begin from what the first one gave"
+assert got != 4 + 2 + 302 and got != 30 + 31, (
+    "the norm belongs in front of the layer, not on the residual path"
+)
+assert got == 34 + 3402, f"3 + (30 + 1) = 34, then 34 + (3400 + 2) = 3436; yours is {got}"
+assert block.forward(3, 7) == 40 + 4002, "the mask should reach the attention"
+### BEGIN HIDDEN TESTS
+for x, a, m in ((0.5, 2.0, -1.0), (-3.0, 0.25, 4.0)):
+    block.norm1, block.norm2 = (lambda x: x - 1), (lambda x: x * x)
+    block.attention, block.mlp = (lambda x, mask=None, a=a: a * x), (lambda x, m=m: m * x)
+    first = x + a * (x - 1)
+    assert abs(block.forward(x) - (first + m * first * first)) < 1e-9, f"wrong for x = {x}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## GPT-2
+
+The whole model: each token becomes its row of the token embedding plus the row of its position in the position embedding; L blocks; a last LayerNorm; and the logits. For the logits each vector is compared, by a dot product, with the embedding of every token of the vocabulary. The same table is used twice, at the entrance and at the exit, which is called *weight tying* (Press and Wolf 2017, arXiv:1608.05859): a token is likely next if its embedding points where the last vector points. It saves V · C weights, for the smallest GPT-2 a quarter of the model.
+
+The constructor is given, and with it two decisions. The weights begin as normal random numbers of standard deviation 0.02, and those of the layers that write into the residual path, two in each block, begin smaller by √(2L), because so many of them are added up (Radford et al. 2019, section 2.3). And the model starts in `eval()`, ready to write.
+
+`hidden_states` takes one thing more than tokens: the position where they begin. A text is usually read from position 0, but a learned position is only a row of a table, and it is worth asking whether a sentence reads alike at position 0 and at position 40. After the training you will ask.
+
+**Task (8 + 4 points).**
+
+- `hidden_states(tokens, start_pos=0)`: the checks are given. Embed the tokens and the positions `start_pos` … `stop - 1`, add them ((B, T, C) and (T, C) broadcast), go through the blocks and the last norm. About 4 lines.
+- `logits(hidden)`: (…, C) to (…, V) with the token embedding's weight, (V, C), and no bias. `linear(x, weight)` of module 03 is the function, `apply` the door. 1 line.
+"""
 
 
-def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """(B, V) -> (B, V): the fewest likeliest tokens whose probabilities reach p stay (Holtzman et al. 2020)."""
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    probs = softmax(np.take_along_axis(logits, order, axis=-1))
-    before = np.cumsum(probs, axis=-1) - probs  # what the likelier ones sum to
-    dropped = np.empty(logits.shape, bool)
-    np.put_along_axis(dropped, order, before >= p, axis=-1)
-    return np.where(dropped, -np.inf, logits)
-
-
-def sample(logits: np.ndarray, temperature=1.0, top_k=None, top_p=None, rng=None) -> np.ndarray:
-    """(B, V) -> (B,): one token for each row. Temperature 0 takes the likeliest.
-
-    Else tokens are drawn from softmax(logits / temperature), restricted to the top_k likeliest, then to top_p.
-    """
-    check_sampling(temperature, top_k, top_p)
-    if temperature == 0:
-        return logits.argmax(axis=-1)
-    logits = logits / temperature
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
-    cumulative = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
-    draws = np.random.default_rng(rng).random((len(logits), 1)) * cumulative[:, -1:]
-    return (cumulative <= draws).sum(axis=-1)
-
-
-def check_sampling(temperature, top_k, top_p) -> None:
-    """Raises ValueError or TypeError for settings that no distribution can have."""
-    if not math.isfinite(temperature) or temperature < 0:
-        raise ValueError(f"temperature should be finite and at least 0, got {temperature}")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer))):
-        raise TypeError(f"top_k is a whole number, got {top_k!r}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k should be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p should be in (0, 1], got {top_p}")
-
-
-# %%
-#| export
-def stream(
-    next_logits, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
-) -> Iterator[np.ndarray]:
-    """Yields the next token of each row, (B,), up to max_new_tokens times.
-
-    next_logits: called with the tokens it has not seen yet, (B, T): first the whole prompt, then one token a row;
-        it gives the logits of the token after them, (B, V).
-    stop_token: a row that has produced it produces nothing else; when all rows have, the stream ends.
-    """
-    check_sampling(temperature, top_k, top_p)
-    return _stream(
-        next_logits, prompt, max_new_tokens, temperature, top_k, top_p, np.random.default_rng(rng), stop_token
-    )
-
-
-def _stream(next_logits, new, max_new_tokens, temperature, top_k, top_p, rng, stop_token):
-    stopped = np.zeros(len(new), bool)
-    for _ in range(max_new_tokens):
-        tokens = sample(next_logits(new), temperature, top_k, top_p, rng)
-        if stop_token is not None:
-            tokens = np.where(stopped, stop_token, tokens)
-            stopped |= tokens == stop_token
-        yield tokens
-        if stopped.all():
-            return
-        new = tokens[:, None]
-
-
-# %%
-#| export
-class LanguageModel(Module):
-    """What every model that predicts the next token can do. It needs `hidden_states`, `logits`, vocab_size and max_seq_len."""
-
-    def forward(self, tokens) -> Tensor:
-        """(B, T) ints -> (B, T, V): for each token, the logits of the one that follows."""
-        return self.logits(self.hidden_states(tokens))
-
-    def next_logits(self, tokens) -> np.ndarray:
-        """(B, T) ints -> (B, V): the logits of the token after the last one only."""
-        with no_grad():
-            return self.logits(self.hidden_states(tokens)[:, -1:]).data[:, 0]
-
-    def decoder(self, batch_size: int, num_tokens: int):
-        """-> next_logits for a new text of at most num_tokens tokens. This one remembers the text and recomputes it all."""
-        return Recompute(self, batch_size, num_tokens)
-
-    def generate(
-        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
-    ) -> np.ndarray:
-        """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless every row met stop_token before.
-
-        Raises ValueError if the prompt is empty, holds a token outside the vocabulary, or if prompt and new tokens
-        together are longer than max_seq_len.
-        """
-        prompt = check_tokens(prompt, self.vocab_size)
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)):
-            raise TypeError(f"max_new_tokens is a whole number, got {max_new_tokens!r}")
-        if max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens should be at least 0, got {max_new_tokens}")
-        total = prompt.shape[1] + max_new_tokens
-        if total > self.max_seq_len:
-            raise ValueError(
-                f"{prompt.shape[1]} prompt tokens and {max_new_tokens} new ones make {total}, the model takes {self.max_seq_len}"
-            )
-        check_sampling(temperature, top_k, top_p)
-        next_logits = self.decoder(len(prompt), total)
-        new = stream(next_logits, prompt, max_new_tokens, temperature, top_k, top_p, rng, stop_token)
-        return np.concatenate([prompt, *(tokens[:, None] for tokens in new)], axis=1)
-
-
-class Recompute:
-    """Called with new tokens, (B, T), runs the model on all tokens since the first -> (B, V)."""
-
-    def __init__(self, model, batch_size: int, num_tokens: int):
-        self.model = model
-        self.tokens = np.empty((batch_size, num_tokens), np.int64)
-        self.length = 0
-
-    def __call__(self, new) -> np.ndarray:
-        start, self.length = self.length, self.length + new.shape[1]
-        self.tokens[:, start : self.length] = new
-        return self.model.next_logits(self.tokens[:, : self.length])
-
-
-# %%
+# %% nbgrader={"grade": false, "grade_id": "gpt", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class GPT(LanguageModel):
     """GPT-2 (Radford et al. 2019): pre-norm blocks, learned positions, output tied to the token embedding."""
@@ -222,42 +974,373 @@ class GPT(LanguageModel):
         *,
         seed=None,
     ):
-        for name, size in (
-            ("vocab_size", vocab_size),
-            ("num_layers", num_layers),
-            ("max_seq_len", max_seq_len),
-        ):
-            if size < 1:
-                raise ValueError(f"{name} should be at least 1, got {size}")
+        """seed: of the random weights; the same seed gives the same model.
+
+        Raises ValueError if a size is below 1 or embed_dim is not divisible by num_heads, TypeError if a size
+        is not a whole number.
+        """
+        self.vocab_size = whole_number("vocab_size", vocab_size, 1)
+        self.embed_dim = whole_number("embed_dim", embed_dim, 1)
+        self.num_layers = whole_number("num_layers", num_layers, 1)
+        self.num_heads = whole_number("num_heads", num_heads, 1)
+        self.max_seq_len = whole_number("max_seq_len", max_seq_len, 1)
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         rng = np.random.default_rng(seed)
-        self.vocab_size, self.embed_dim, self.max_seq_len = vocab_size, embed_dim, max_seq_len
-        self.num_layers, self.num_heads = num_layers, num_heads
         self.token_embedding = Embedding(vocab_size, embed_dim, rng=rng)
         self.position_embedding = Embedding(max_seq_len, embed_dim, rng=rng)
         self.blocks = [TransformerBlock(embed_dim, num_heads, rng=rng) for _ in range(num_layers)]
         self.norm = LayerNorm(embed_dim)
-        self._initialise(rng)
+        self.initialise(rng)
         self.eval()
 
-    def _initialise(self, rng) -> None:
-        """Weights N(0, 0.02), those that end in the residual stream smaller by sqrt(2L); biases 0."""
+    def initialise(self, rng) -> None:
+        """Weights N(0, 0.02), smaller by sqrt(2L) where they add to the residual path; biases 0, norms 1."""
         for name, p in self.named_parameters():
             if p.ndim == 2:
+                rng.standard_normal(out=p.data, dtype=np.float32)
                 residual = name.endswith(("out_proj.weight", "down.weight"))
-                scale = 0.02 / math.sqrt(2 * self.num_layers) if residual else 0.02
-                p.data[...] = rng.normal(0, scale, p.shape)
+                p.data *= 0.02 / math.sqrt(2 * self.num_layers) if residual else 0.02
 
     def hidden_states(self, tokens, start_pos: int = 0) -> Tensor:
-        """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, ready for `logits`."""
+        """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
+
+        Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
+        """
         tokens = check_tokens(tokens, self.vocab_size)
-        stop = start_pos + tokens.shape[1]
+        stop = whole_number("start_pos", start_pos, 0) + tokens.shape[1]
         if stop > self.max_seq_len:
-            raise ValueError(f"the tokens reach position {stop - 1}, the model takes {self.max_seq_len}")
+            raise ValueError(
+                f"{tokens.shape[1]} tokens from position {start_pos} on need {stop} positions, "
+                f"the model has {self.max_seq_len}"
+            )
+        ### BEGIN SOLUTION
         x = self.token_embedding(tokens) + self.position_embedding(np.arange(start_pos, stop))
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+        ### END SOLUTION
 
     def logits(self, hidden) -> Tensor:
-        """(B, T, C) -> (B, T, V): the token embedding read the other way."""
+        """(..., C) -> (..., V): the token embedding read the other way."""
+        ### BEGIN SOLUTION
         return apply(linear, hidden, self.token_embedding.weight)
+        ### END SOLUTION
+
+
+# %% [markdown]
+"""
+A model fresh from its constructor knows nothing, so all 50 tokens of this one should be about equally likely. Its loss should be near ln 50 = 3.91. It is worth checking every time: a much larger number means that the weights begin too large.
+"""
+
+# %%
+model = GPT(vocab_size=50, embed_dim=32, num_layers=2, num_heads=4, max_seq_len=16, seed=0)
+tokens = np.random.default_rng(0).integers(0, 50, (4, 17))
+CrossEntropyLoss()(model(tokens[:, :-1]), tokens[:, 1:]).item()
+
+# %% nbgrader={"grade": true, "grade_id": "test-hidden-states", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+model = GPT(vocab_size=7, embed_dim=4, num_layers=3, num_heads=2, max_seq_len=9, seed=1)
+model.norm = lambda x: x  # stand-ins: this test is about what hidden_states does with its parts
+model.blocks = [lambda x: x * 2, lambda x: x + 1, lambda x: x * 3]
+words, places = model.token_embedding.weight.data, model.position_embedding.weight.data
+tokens = np.array([[3, 0, 6], [1, 1, 5]])
+got = model.hidden_states(tokens)
+assert got.shape == (2, 3, 4), f"2 texts of 3 tokens, 4 wide: (2, 3, 4), yours is {got.shape}"
+want = 3 * (2 * (words[1] + places[1]) + 1)
+assert not np.allclose(got.data[1, 1], 3 * (2 * words[1] + 1)), "where is the position embedding?"
+assert np.allclose(got.data[1, 1], want, atol=1e-6), (
+    "embed token and position, add, go through the blocks in order"
+)
+got = model.hidden_states(tokens, start_pos=4)
+want = 3 * (2 * (words[5] + places[6]) + 1)
+assert np.allclose(got.data[1, 2], want, atol=1e-6), (
+    "from start_pos 4 on the third token stands at position 6"
+)
+### BEGIN HIDDEN TESTS
+model.norm = lambda x: x - 5
+got = model.hidden_states(tokens, 6).data
+for b, t in np.ndindex(2, 3):
+    want = 3 * (2 * (words[tokens[b, t]] + places[6 + t]) + 1) - 5
+    assert np.allclose(got[b, t], want, atol=1e-6), (
+        f"wrong for text {b}, token {t}: is the last norm applied?"
+    )
+assert np.allclose(
+    model.hidden_states(tokens[:, :1]).data[0, 0], 3 * (2 * (words[3] + places[0]) + 1) - 5, atol=1e-6
+)
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-logits", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+model = GPT(vocab_size=7, embed_dim=4, num_layers=1, num_heads=2, max_seq_len=9, seed=1)
+hidden = np.random.default_rng(2).standard_normal((2, 3, 4)).astype(np.float32)
+got = model.logits(Tensor(hidden))
+assert got.shape == (2, 3, 7), f"7 tokens in the vocabulary: (2, 3, 7), yours is {got.shape}"
+want = hidden[1, 2] @ model.token_embedding.weight.data[5]
+assert np.allclose(got.data[1, 2, 5], want, atol=1e-6), (
+    "a logit is the vector times the token's own embedding"
+)
+### BEGIN HIDDEN TESTS
+for place in np.ndindex(2, 3, 7):
+    want = sum(
+        float(h) * float(w)
+        for h, w in zip(hidden[place[:2]], model.token_embedding.weight.data[place[2]], strict=True)
+    )
+    assert abs(got.data[place] - want) < 1e-5, f"wrong at {place}"
+model.token_embedding.weight.data[...] *= 2
+assert np.allclose(model.logits(Tensor(hidden)).data, 2 * got.data, atol=1e-5), (
+    "the output is tied to the embedding"
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## How large is GPT-2?
+
+The paper names its four models 117M, 345M, 762M and 1542M (Radford et al. 2019, table 2); the files that its authors published are called 124M, 355M, 774M and 1558M. Which is right? Count.
+
+**Task (4 points).** Write `count_parameters(vocab_size, embed_dim, num_layers, max_seq_len)`. Per block, with C the width: two LayerNorms of 2C numbers; attention with four layers of C² + C; the MLP with C · 4C + 4C going up and 4C · C + C coming down. Besides: the two embeddings and the last LayerNorm. The tied output counts nothing, and the number of heads does not matter. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "count-parameters", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def count_parameters(vocab_size: int, embed_dim: int, num_layers: int, max_seq_len: int = 1024) -> int:
+    """-> how many weights a GPT of these sizes has; the tied output is not counted twice."""
+    ### BEGIN SOLUTION
+    C = embed_dim
+    attention = 4 * (C * C + C)
+    mlp = (C * 4 * C + 4 * C) + (4 * C * C + C)
+    block = 2 * 2 * C + attention + mlp
+    return (vocab_size + max_seq_len) * C + num_layers * block + 2 * C
+    ### END SOLUTION
+
+
+# %%
+[count_parameters(50257, width, depth) for width, depth in ((768, 12), (1024, 24), (1280, 36), (1600, 48))]
+
+# %% nbgrader={"grade": true, "grade_id": "test-count-parameters", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+got = count_parameters(50257, 768, 12)
+assert got != 124_439_808 + 50257 * 768, "the output is tied to the token embedding: do not count it twice"
+assert got == 124_439_808, f"the smallest GPT-2 has 124,439,808 parameters, you count {got:,}"
+assert count_parameters(1, 1, 1, 1) == 29, (
+    f"all sizes 1: 2 + 4 + 8 + 13 + 2 = 29, you count {count_parameters(1, 1, 1, 1)}"
+)
+### BEGIN HIDDEN TESTS
+for sizes, want in (
+    ((50257, 1024, 24, 1024), 354_823_168),
+    ((50257, 1280, 36, 1024), 774_030_080),
+    ((50257, 1600, 48, 1024), 1_557_611_200),
+    ((65, 12, 3, 17), 6_660),
+):
+    assert count_parameters(*sizes) == want, (
+        f"{sizes} has {want:,} parameters, you count {count_parameters(*sizes):,}"
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+The files are right: the counts of the paper were too small. And a formula should be held against the thing itself; the two numbers here must be equal.
+"""
+
+# %%
+small = GPT(vocab_size=50, embed_dim=32, num_layers=2, num_heads=4, max_seq_len=16)
+count_parameters(50, 32, 2, 16), sum(p.size for p in small.parameters())
+
+# %% [markdown]
+"""
+## Training
+
+The targets are the text itself, moved by one: the model reads tokens 0 to T − 1 and at each position is asked for the next, tokens 1 to T. One pass over T tokens is T exercises at once, and the causal mask keeps them honest.
+
+**Task (4 points).** Write `next_token_loss(model, tokens)`: (B, T + 1) tokens to the mean cross-entropy, a scalar Tensor. The model reads all but the last token of each row; the targets are all but the first. 1 line.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "next-token-loss", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def next_token_loss(model, tokens) -> Tensor:
+    """(B, T + 1) ints -> scalar: the mean cross-entropy, in nats, of each token given those before it."""
+    tokens = as_array(tokens)
+    if tokens.ndim != 2 or tokens.shape[1] < 2:
+        raise ValueError(f"to predict a token takes one before it: (B, 2) at least, got shape {tokens.shape}")
+    ### BEGIN SOLUTION
+    return CrossEntropyLoss()(model(tokens[:, :-1]), tokens[:, 1:])
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+The bigram model knows that after "sun" comes "and" (almost no loss), and gives the rain one chance in four: ln 4 = 1.386. The mean of the two?
+"""
+
+# %%
+next_token_loss(weather, [[0, 2, 1]]).item()
+
+# %% nbgrader={"grade": true, "grade_id": "test-next-token-loss", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+table = np.log(np.array([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.25, 0.5, 0.25]], np.float32))
+
+
+def look_up(tokens):
+    return Tensor(table[np.asarray(tokens)])
+
+
+loss = next_token_loss(look_up, np.array([[0, 2, 1]]))
+assert isinstance(loss, Tensor) and loss.size == 1, "the loss should be a scalar Tensor"
+want = -(math.log(0.7) + math.log(0.5)) / 2
+assert np.isclose(loss.item(), want), (
+    f"2 after 0 has 0.7 and 1 after 2 has 0.5: {want:.4f}, yours {loss.item():.4f}"
+)
+### BEGIN HIDDEN TESTS
+tokens = np.random.default_rng(4).integers(0, 3, (5, 8))
+want = -np.mean([table[row[i], row[i + 1]] for row in tokens for i in range(7)])
+assert np.isclose(next_token_loss(look_up, tokens).item(), want), "wrong for 5 rows of 8 tokens"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+A sentence to learn by heart, one token per character. The model is tiny, 32 wide and 2 layers deep, and reads the whole sentence 60 times.
+"""
+
+# %%
+from tinytorch.core.autograd import enable_autograd
+from tinytorch.core.optimizers import AdamW
+from tinytorch.text.tokenization import CharTokenizer
+
+SENTENCE = "a small seed drinks the rain and wakes up as a green forest. "
+tokenizer = CharTokenizer(SENTENCE)
+
+
+def train(model, tokens, steps):
+    """-> the loss of each step."""
+    enable_autograd()
+    optimizer = AdamW(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(steps):
+        loss = next_token_loss(model, tokens)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+model = GPT(tokenizer.vocab_size, embed_dim=32, num_layers=2, num_heads=4, max_seq_len=128, seed=0)
+losses = train(model.train(), np.array([tokenizer.encode(SENTENCE)]), steps=60)
+model.eval()
+math.log(tokenizer.vocab_size), losses[0], losses[-1]
+
+# %% [markdown]
+"""
+The loss begins at the logarithm of the vocabulary, as it should, and falls to nearly nothing: with one sentence to learn, every next character is certain.
+"""
+
+
+# %%
+def plot_losses(losses):
+    import matplotlib.pyplot as plt
+
+    plt.plot(losses)
+    plt.axhline(math.log(tokenizer.vocab_size), linestyle="--", color="gray", label="ln(vocabulary)")
+    plt.gca().set(xlabel="step", ylabel="loss (nats per character)", ylim=(0, None))
+    plt.legend()
+    plt.show()
+
+
+# %%
+if "get_ipython" in globals():
+    plot_losses(losses)
+
+# %% [markdown]
+"""
+Let it go on from "a small": greedily, drawn at temperature 1, and so hot that the certainty melts.
+"""
+
+
+# %%
+def continued(text, **settings):
+    return tokenizer.decode(model.generate([tokenizer.encode(text)], 40, **settings)[0])
+
+
+[continued("a small", temperature=t, rng=1) for t in (0, 1, 4)]
+
+# %% [markdown]
+"""
+And as a stream: each character is printed when it is chosen, long before the last one is known.
+"""
+
+# %%
+prompt = np.array([tokenizer.encode("a small seed")])
+for token in stream(model.decoder(1, 60), prompt, 48, temperature=0):
+    print(tokenizer.decode(token), end="")
+
+# %% [markdown]
+"""
+Now the question from above: does the model read the same sentence alike at another place? Here is its loss when the first character stands at position 0, as in the training, at position 1, and at position 60. A guess without any knowledge costs ln 20 = 3.0.
+"""
+
+
+# %%
+def loss_at(start_pos):
+    tokens = np.array([tokenizer.encode(SENTENCE)])
+    logits = model.logits(model.hidden_states(tokens[:, :-1], start_pos=start_pos))
+    return round(CrossEntropyLoss()(logits, tokens[:, 1:]).item(), 2)
+
+
+{start_pos: loss_at(start_pos) for start_pos in (0, 1, 60)}
+
+# %% [markdown]
+"""
+Moved by a single position, the sentence that it knows by heart costs more than a blind guess. The model did not learn "after *a small* comes *seed*"; it learned "at position 8 comes *s*", because in its training that was just as true and easier to find. And positions that no training text has reached are still the random numbers they began with. This is why real training cuts its texts at random places, why a GPT-2 cannot read one token more than its 1,024, and why newer models have no table of positions but turn queries and keys by an angle.
+
+## What it costs to write
+
+One more look, at the work. A wrapper in front of `hidden_states` (module 03) notes how many tokens the model reads, while it writes 20 from a prompt of one.
+"""
+
+# %%
+read = []
+
+
+def note(inner, tokens):
+    read.append(tokens.shape[1])
+    return inner(tokens)
+
+
+model.wrap("hidden_states", note)
+model.generate([[0]], 20, temperature=0)
+model.unwrap("hidden_states", note)
+read, sum(read)
+
+# %% [markdown]
+"""
+1 + 2 + … + 20 = 210 tokens read to write 20. For the twentieth, nineteen were read that had been read before, in every layer, with the same result: nothing that comes later can change what an earlier token computes, you proved it in module 12. Twice the text costs four times the reading. Keep that number in mind.
+
+## In your own words
+
+**Question 1 (5 points).** A block computes x + f(norm(x)). Someone writes norm(x) + f(norm(x)) instead, "because it was computed anyway". Twelve blocks later, what has become of the embedding that went in, and of the gradient on its way back? Compare with the original. Four to six sentences.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "why-residual", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+**Question 2 (5 points).** You write a chat program that must quote a phone number correctly and also tell jokes. Which temperature, top-k and top-p would you use for each, and why? Give for each of the three settings one case where it alone is the wrong tool. Four to six sentences.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "which-sampling", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## You can now
+
+build GPT-2 to the last parameter, train it, and let it write in whatever way suits the text, with a loop that works for any model.
+
+Two exercises. First, train the model on its sentence at a random place in each step (`hidden_states` with a random `start_pos`) and look at the three losses again: what did it have to learn this time? Second, train it with the two additions of the block taken out, with the same steps and seed, and plot both losses in one picture.
+
+Next door, in module 14, you build the instruments: how long does a step take, how much memory does it move, what is the machine's limit? They will tell you precisely what the number 210 costs, and module 15 does something about it.
+"""

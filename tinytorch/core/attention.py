@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['weigh_keys', 'weigh_keys_gradient', 'causal_mask', 'check_attention', 'attention_weights',
-           'scaled_dot_product_attention', 'split_heads', 'merge_heads', 'check_sizes', 'MultiHeadAttention']
+           'scaled_dot_product_attention', 'split_heads', 'merge_heads', 'whole_number', 'MultiHeadAttention']
 
 # %% ../../modules/12_attention/attention_dev.py #cell-2
 import math
@@ -35,7 +35,7 @@ def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = Non
 # %% ../../modules/12_attention/attention_dev.py #weigh-keys-gradient
 @gradient_of(weigh_keys)
 def weigh_keys_gradient(grad, output, query, key, mask=None) -> tuple[np.ndarray, ...]:
-    """(..., T, S) twice, the inputs of weigh_keys -> the gradients of its query, its key and, if given, its mask."""
+    """(..., T, S) twice, the inputs of weigh_keys -> the gradients of query, key and, if given, mask."""
     grad_scores = grad * output
     grad_scores -= output * grad_scores.sum(axis=-1, keepdims=True)
     scale = 1 / math.sqrt(query.shape[-1])
@@ -104,7 +104,7 @@ def attention_weights(query, key, mask=None, causal: bool = False) -> Tensor:
 def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = False) -> Tensor:
     """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): each query's weighted mean of the values.
 
-    mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for shapes that do not fit.
+    mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for unfit shapes.
     """
     if np.shape(key)[:-1] != np.shape(value)[:-1]:
         raise ValueError(
@@ -127,13 +127,13 @@ def merge_heads(x):
     return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
 
 # %% ../../modules/12_attention/attention_dev.py #cell-53
-def check_sizes(**sizes) -> None:
-    """Raises TypeError for a size that is not a whole number, ValueError for one below 1, and names it."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-            raise TypeError(f"{name} should be a whole number, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} should be at least 1, got {size}")
+def whole_number(name: str, value, at_least: int) -> int:
+    """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} should be a whole number, got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} should be at least {at_least}, got {value}")
+    return int(value)
 
 # %% ../../modules/12_attention/attention_dev.py #multi-head-attention
 class MultiHeadAttention(Module):
@@ -145,9 +145,11 @@ class MultiHeadAttention(Module):
     def __init__(self, embed_dim: int, num_heads: int, *, causal: bool = False, rng=None):
         """causal: no token sees a later one. rng: a seed or numpy Generator for the weights.
 
-        Raises ValueError if embed_dim is not divisible by num_heads or a size is below 1.
+        Raises ValueError if embed_dim is not divisible by num_heads or a size is below 1, TypeError if a size
+        is not a whole number.
         """
-        check_sizes(embed_dim=embed_dim, num_heads=num_heads)
+        embed_dim = whole_number("embed_dim", embed_dim, 1)
+        num_heads = whole_number("num_heads", num_heads, 1)
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
