@@ -40,7 +40,7 @@ def load_chat(path) -> tuple[GPT, BPETokenizer, dict]:
         sizes = {name: int(facts["sizes"][name]) for name in SIZES}
         tokenizer = BPETokenizer.from_json(facts["tokenizer"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no chat model: {error} is missing") from error
+        raise ValueError(f"{path} holds no chat model: it does not say {error}") from error
     if sizes["vocab_size"] != tokenizer.vocab_size:
         raise ValueError(f"{path}: {sizes['vocab_size']} rows of weights for {tokenizer.vocab_size} tokens")
     model = GPT(**sizes, seed=0)
@@ -72,6 +72,14 @@ class Chat:
         self.user, self.assistant, self.end = (tokenizer.special_tokens[name] for name in SPECIAL)
         self.cache = enable_kv_cache(model) if use_cache else None
         self.start_over([])
+
+    def close(self) -> None:
+        """Take the cache off the model."""
+        disable_kv_cache(self.model)
+
+    def turn_length(self, question: str) -> int:
+        """Tokens of a question with its marks."""
+        return len(self.tokenizer.encode(question)) + 2
 
     def start_over(self, turns: list[list[int]]) -> None:
         """Forget everything but these turns, which will be read again with the next question."""
@@ -138,7 +146,7 @@ def run_conversation(model, tokenizer, questions, use_cache: bool, **options) ->
         for _ in chat.ask(question, **options):
             pass
         answers.append(chat.answer)
-    disable_kv_cache(model)
+    chat.close()
     return answers
 
 

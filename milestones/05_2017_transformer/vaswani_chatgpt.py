@@ -18,8 +18,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from train_chat import SETTINGS, train
 
-from tinytorch.generation.kv_cache import disable_kv_cache
-
 DEMO = ("Hello!", "What is a KV cache?", "Tell me a story about a fox.")
 LONG_ANSWER = 200  # tokens, for the comparison that closes the demo
 out = Console(highlight=False)
@@ -32,7 +30,7 @@ def rate(tokens: int, seconds: float) -> str:
 
 def say(chat: Chat, question: str, **sampling) -> None:
     """Ask and print the answer as it comes; Ctrl-C stops the answer and not the program."""
-    dropped = chat.make_room(len(chat.tokenizer.encode(question)) + 2)
+    dropped = chat.make_room(chat.turn_length(question))
     if dropped:
         longest = chat.model.max_seq_len
         out.print(f"[dim](the context of {longest} tokens is full: the oldest {dropped} turns are forgotten)")
@@ -102,12 +100,10 @@ def demo(model, tokenizer) -> None:
         chat = Chat(model, tokenizer, use_cache)
         for question in DEMO:
             out.print(f"[bold]you[/]    {question}\n[bold]model[/]  ", end="")
-            answer = say(chat, question, temperature=0)
-            seconds = answer.prefill + answer.decode
-            out.print(
-                f"[dim]       {len(answer.tokens)} tokens, {rate(len(answer.tokens), seconds)} tokens/s"
-            )
-        disable_kv_cache(model)
+            say(chat, question, temperature=0)
+            tokens, seconds = len(chat.answer.tokens), chat.answer.prefill + chat.answer.decode
+            out.print(f"[dim]       {tokens} tokens, {rate(tokens, seconds)} tokens/s")
+        chat.close()
         out.print()
     compare(model, tokenizer, DEMO, "The conversation above")
     title = f"{LONG_ANSWER} tokens in one answer (it runs on past its end)"
@@ -134,7 +130,7 @@ def converse(model, tokenizer, use_cache: bool, **sampling) -> None:
             asked.append(question)
         except ValueError as error:
             out.print(f"[dim]({error})")
-    disable_kv_cache(model)
+    chat.close()
     if asked:
         compare(model, tokenizer, asked, "This conversation again, greedily")
         out.print(describe_cache(model))
@@ -202,8 +198,9 @@ def main(use_cache, prompt, show_demo, show_evaluation, do_train, steps, seed, t
         elif show_evaluation:
             evaluate(model, tokenizer)
         elif prompt is not None:
-            say(Chat(model, tokenizer, use_cache), prompt, **sampling)
-            disable_kv_cache(model)
+            chat = Chat(model, tokenizer, use_cache)
+            say(chat, prompt, **sampling)
+            chat.close()
             compare(model, tokenizer, [prompt], "The same question again, greedily")
             out.print(describe_cache(model))
         else:
