@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from train_chat import SETTINGS, train
 
-DEMO = ("Hello!", "What is a KV cache?", "Tell me a story about a fox.")
+DEMO = ("Hello!", "What is a KV cache?", "Tell me a story about a dragon.")
 LONG_ANSWER = 200  # tokens, for the comparison that closes the demo
 out = Console(highlight=False)
 
@@ -49,14 +49,14 @@ def compare(model, tokenizer, questions, title: str, **options) -> float:
         for use in (False, True)
     }
     table = Table(title=title, title_justify="left")
-    for heading in ("", "prompt tokens", "prefill ms", "new tokens", "decode tokens/s", "seconds in all"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in ("KV cache", "prompt", "prefill ms", "new tokens", "decode tokens/s", "seconds"):
+        table.add_column(heading, justify="left" if heading == "KV cache" else "right", no_wrap=True)
     totals = {}
     for use, answers in ways.items():
         prefill, decode = sum(a.prefill for a in answers), sum(a.decode for a in answers)
         totals[use] = prefill + decode
         table.add_row(
-            "with the cache" if use else "without",
+            "with" if use else "without",
             str(sum(a.prompt_tokens for a in answers)),
             f"{1e3 * prefill:,.1f}",
             str(sum(len(a.tokens) for a in answers)),
