@@ -457,7 +457,7 @@ class Optimizer:
     def check_state(self, state: dict) -> dict:
         """-> `state` with its values as floats and arrays; changes nothing.
 
-        Raises ValueError if a name is missing, unknown, or its value does not fit; TypeError for a wrong type.
+        Raises ValueError if a name is missing, unknown, or does not fit, TypeError for a wrong type.
         """
         own = {**dict.fromkeys(self.settings), "steps": np.array(self.steps)}
         own |= {f"{name}.{i}": a for name, arrays in self.buffers.items() for i, a in enumerate(arrays)}
@@ -847,7 +847,7 @@ Now and then a batch has a gradient a hundred times as long as usual, and a sing
 
 If the norm is not finite, there is no direction left to save. Scaling by `max_norm / nan` would fill every weight with nan; `max_norm / inf` is 0, and the step would silently do nothing. So we say so instead.
 
-**Task (10 points).** Write `clip_grad_norm(parameters, max_norm)`. `squared_norm(array)` is given: the sum of the squares as a Python float, exact where float32 would overflow.
+**Task (10 points).** Write `clip_grad_norm(parameters, max_norm)`. `squared_norm(array)` is given: the sum of the squares as a Python float, also where float32 would overflow.
 
 - `ValueError` unless `max_norm` is above 0; infinity is allowed and only measures.
 - The norm of all gradients together (parameters without one are left out; none at all have the norm 0).
@@ -862,8 +862,8 @@ About 11 lines.
 # %% nbgrader={"grade": false, "grade_id": "clip-grad-norm", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def squared_norm(array: np.ndarray) -> float:
-    """-> the sum of the squares of all entries; in float64 only if float32 overflows."""
-    total = float(np.vdot(array, array))
+    """-> the sum of the squares of all entries, added up in float64 block by block."""
+    total = math.fsum(float(np.vdot(block, block)) for (block,) in in_blocks(array))
     return total if math.isfinite(total) else float(np.square(array, dtype=np.float64).sum())
 
 

@@ -657,6 +657,9 @@ def test_numerical_gradient():
     kept = x.copy()
     got = numerical_gradient(lambda x: float((x * x * x).sum()), x)
     assert np.allclose(got, 3 * x * x, atol=1e-7) and np.array_equal(x, kept)
+    wide = numerical_gradient(lambda x: float(x[0] ** 2 * x[1]), np.array([3.0, 2.0]), h=0.25)
+    assert np.allclose(wide, [12, 9], rtol=1e-12), "exact for this function, if each entry is put back"
+    assert np.isclose(numerical_gradient(lambda x: float(x**3), np.array(2.0), h=0.5), 12.25)
     whole = numerical_gradient(lambda x: x[0] * x[1], np.array([3, 4]))
     assert np.allclose(whole, [4, 3]) and whole.dtype == np.float64
 

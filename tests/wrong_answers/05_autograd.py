@@ -28,18 +28,6 @@ WRONG = [
         new="    x = np.asarray(x)\n",
     ),
     Wrong(
-        name="a uses only the way through u",
-        part="test-by-hand",
-        old="    return into_u * b + into_v, into_u * a\n",
-        new="    return into_u * b, into_u * a\n",
-    ),
-    Wrong(
-        name="the square's slope is v",
-        part="test-by-hand",
-        old="    into_v = 2 * v\n",
-        new="    into_v = v\n",
-    ),
-    Wrong(
         name="both sides of a difference get the same",
         part="test-arithmetic-rules",
         old="    return grad, -grad\n",

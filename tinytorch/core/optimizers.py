@@ -158,7 +158,7 @@ class Optimizer:
     def check_state(self, state: dict) -> dict:
         """-> `state` with its values as floats and arrays; changes nothing.
 
-        Raises ValueError if a name is missing, unknown, or its value does not fit; TypeError for a wrong type.
+        Raises ValueError if a name is missing, unknown, or does not fit, TypeError for a wrong type.
         """
         own = {**dict.fromkeys(self.settings), "steps": np.array(self.steps)}
         own |= {f"{name}.{i}": a for name, arrays in self.buffers.items() for i, a in enumerate(arrays)}
@@ -263,8 +263,8 @@ class AdamW(Adam):
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #clip-grad-norm
 def squared_norm(array: np.ndarray) -> float:
-    """-> the sum of the squares of all entries; in float64 only if float32 overflows."""
-    total = float(np.vdot(array, array))
+    """-> the sum of the squares of all entries, added up in float64 block by block."""
+    total = math.fsum(float(np.vdot(block, block)) for (block,) in in_blocks(array))
     return total if math.isfinite(total) else float(np.square(array, dtype=np.float64).sum())
 
 
