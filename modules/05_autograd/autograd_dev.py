@@ -489,7 +489,7 @@ def describe_history(tensor: Tensor) -> str:
         function, inputs, _ = node.history or (None, (), None)
         name = "leaf" if function is None else getattr(function, "__name__", repr(function))
         made_from = ", ".join(str(number.get(id(x), "constant")) for x in inputs)
-        lines.append(f"{i:>3}  {name:<12} {str(node.shape):<14} {made_from}".rstrip())
+        lines.append(f"{i:>3}  {name:<14} {str(node.shape):<14} {made_from}".rstrip())
     return "\n".join(lines)
 
 
@@ -824,7 +824,11 @@ The recorder of module 01's door is an object with two methods, and both are one
 # %%
 #| export
 class Autograd:
-    """The recorder: writes into each result how it was made, and walks that history back."""
+    """The recorder: writes into each result how it was made, and walks that history back.
+
+    A history holds the arrays themselves, not copies: one that is overwritten between the forward pass and
+    `backward` gives the gradients at its new values. It lives exactly as long as the tensor it leads to.
+    """
 
     def __init__(self):
         self.recording = True

@@ -1038,6 +1038,8 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 r"""
+AdamW ends lowest, and it is the most restless: near the minimum the gradients shrink, $\sqrt v$ shrinks with them, and the step stays as long as it was. So lr has to come down during training, and module 07 does that with a schedule.
+
 The memory has its price. Adam keeps two numbers beside every weight, so with the gradient a model in training takes four times the memory of its weights, before the first activation. For the 124,439,808 weights of the small GPT-2 that is 4 · 4 bytes · 124,439,808 ≈ 2.0 GB.
 
 **Question (5 points).** Somebody trains with AdamW, saves only the *weights* every hour, and after a crash goes on with a new optimizer. The loss jumps up in the first steps, then recovers. Explain what the new optimizer does differently in its first steps, with the roles of $m$, $v$ and $t$ kept apart. Would the jump be larger or smaller with $\beta_2 = 0.95$? And why does plain SGD have no such jump?
