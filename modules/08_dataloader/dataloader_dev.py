@@ -165,7 +165,8 @@ else:
 assert past_the_end_refused, "5 samples are numbered 0 to 4: index 5 should raise an IndexError"
 ### BEGIN HIDDEN TESTS
 assert np.array_equal(dataset[-1][0], [8, 9]) and dataset[-1][1] == 2, "index -1 is the last sample"
-assert [int(target) for _, target in dataset] == [0, 1, 0, 1, 2], "a for loop should see each sample once"
+found = [int(target) for (_, target), _ in zip(dataset, range(9), strict=False)]
+assert found == [0, 1, 0, 1, 2], f"a for loop should see each sample once, it sees {found}"
 single = TensorDataset(np.zeros((2, 3), dtype=np.float32))[0]
 assert isinstance(single, tuple) and single[0].shape == (3,), "one array gives tuples of one row"
 assert len(TensorDataset(*[np.zeros((4, 2))] * 3)[0]) == 3, "three arrays give tuples of three rows"
@@ -257,10 +258,10 @@ class TokenDataset(Dataset):
         if len(self.tokens) and self.tokens.dtype.kind not in "iu":
             raise TypeError(f"tokens must be integers, not {self.tokens.dtype}")
         self.context, self.stride = operator.index(context), operator.index(stride)
-        self.length = count_windows(len(self.tokens), self.context, self.stride)
+        self.num_windows = count_windows(len(self.tokens), self.context, self.stride)
 
     def __len__(self) -> int:
-        return self.length
+        return self.num_windows
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """-> (inputs, targets), each (T,)."""
@@ -280,7 +281,8 @@ Ten tokens, context 4, stride 3. Which is the last window, and which token is ne
 """
 
 # %%
-list(TokenDataset(np.arange(10), context=4, stride=3))
+windows = TokenDataset(np.arange(10), context=4, stride=3)
+[windows[i] for i in range(len(windows))]
 
 # %% nbgrader={"grade": true, "grade_id": "test-token-dataset", "locked": true, "points": 12, "schema_version": 3, "solution": false}
 ### BEGIN HIDDEN TESTS
@@ -426,6 +428,8 @@ yours = stack_samples
 
 
 def stack_samples(values):
+    shapes = [np.shape(value) for value in values]
+    assert len(set(shapes)) == 1, f"you stack values of shapes {shapes}; is each of them the same field?"
     return Tensor(np.array(list(values)))
 
 
@@ -463,7 +467,7 @@ A model that always sees the samples in the order of the file learns that order:
 
 But randomness makes a run impossible to repeat, unless you know where it comes from. A generator that lives somewhere and is used by everyone has a history, and its next number depends on all of it. Here the order is a *function*: seed and epoch number go in, the order comes out, and nothing else has a say. Epoch 7 can be had without computing epochs 0 to 6, and the whole state of the shuffling is two integers.
 
-**Task (12 points).** Write `epoch_order(num_samples, epoch, seed=None)`: an integer array with each of 0 … N − 1 once. Without a seed, in order. With a seed, shuffled by a generator made on the spot from both numbers: `np.random.default_rng([seed, epoch])` mixes them well. Their sum would not do: seed 3 in epoch 1 would be seed 4 in epoch 0. About 3 lines.
+**Task (12 points).** Write `epoch_order(num_samples, epoch, seed=None)`: an integer array with each of 0 … N − 1 once. Without a seed, in order. With a seed, a permutation from a generator that is made on the spot from both numbers. Their sum would not do: seed 3 in epoch 1 would be seed 4 in epoch 0. `np.random.default_rng` also takes a list of integers, and mixes all of them in. About 3 lines.
 """
 
 
@@ -564,22 +568,22 @@ for num_samples in range(0, 12):
 
 The loader puts the parts in a row: an order for the epoch, the order cut into batches, the samples fetched, the batch collated. One `for` loop over the loader is one epoch.
 
-What a run of hours needs besides is a way to stop and go on. The loader's position is two integers: `self.epoch` and `self.batch` say which batch comes *next*. They move before a batch is handed out, so whoever saves the state after training on a batch will not train on it again. After the last batch of epoch 3 the next one is batch 0 of epoch 4.
+What a run of hours needs besides is a way to stop and go on. The loader's position is two integers: `self.epoch`, the number of the epoch, and `self.batch`, how many of its batches have been handed out. The count moves *before* a batch is handed out, so whoever saves the state after training on a batch will not train on it again.
 
-A loop that is broken off starts its epoch again the next time. Only a loaded state begins in the middle, at batch `self.start`, which is 0 otherwise. So `next(iter(loader))`, to have a look, costs nothing.
+A `for` loop that was broken off counts for nothing: the next one shows the same epoch from its beginning. So `next(iter(loader))`, to have a look, does not change what you train on. Only a loaded state begins in the middle, at batch `self.start`, which is 0 otherwise.
 
 **Task (4 + 8 + 6 points).**
 
 - `__len__()`: the number of batches in a whole epoch, calculated, not counted. About 3 lines.
-- `__iter__()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling), cut it, and for each batch from number `self.start` on set `self.epoch` and `self.batch` to what comes next, then `yield` the collated samples. With the last batch `self.epoch` goes up by one and `self.batch` and `self.start` to 0. About 10 lines.
-- `state_dict()` and `load_state_dict(state)`. The state has the integers `epoch`, `batch`, `seed`, and what they are only valid for: `num_samples`, `batch_size`, `shuffle`, `drop_last`; `self.fixed()` returns those four. Loading compares the four first and raises a `ValueError` with both values if one differs (or is missing), and one if `epoch` is negative or `batch` is not 0 … len(self) − 1; then it sets `self.epoch`, `self.seed`, and `self.batch` and `self.start`, both to the batch. Nothing is set if anything is wrong. About 12 lines.
+- `__iter__()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling), cut it, and for each batch from number `self.start` on set `self.batch`, then `yield` the collated samples. When all are through, `self.epoch` goes up by one and `self.batch` and `self.start` to 0. About 6 lines.
+- `state_dict()` and `load_state_dict(state)`. The state has three integers that say which batch comes next, `epoch`, `batch` and `seed`, and four that say for what they are valid, `num_samples`, `batch_size`, `shuffle` and `drop_last`; `self.fixed()` returns those four. If all batches of epoch 3 have been handed out, batch 0 of epoch 4 comes next. Loading checks first: a `ValueError` if a name is missing, if one of the four differs (with both values), if epoch or seed is negative, or if the batch is not one of 0 … len(self) − 1. Then it sets `self.epoch` and `self.seed`, and both `self.batch` and `self.start` to the batch. Nothing is set if anything is wrong. About 16 lines together.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "data-loader", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class DataLoader:
-    """Batches of a dataset, one epoch per for loop; `epoch` and `batch` say which batch comes next."""
+    """Batches of a dataset, one epoch per for loop; `batch` batches of `epoch` have been handed out."""
 
     def __init__(
         self,
@@ -638,23 +642,21 @@ class DataLoader:
         ### END SOLUTION
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
-        """The batches of this epoch, from `start` on; `epoch` and `batch` move before each is handed out."""
+        """The batches of this epoch, from `start` on; `batch` moves before each one is handed out."""
         ### BEGIN SOLUTION
-        epoch = self.epoch
-        order = epoch_order(len(self.dataset), epoch, self.order_seed)
+        order = epoch_order(len(self.dataset), self.epoch, self.order_seed)
         batches = split_batches(order, self.batch_size, self.drop_last)
         for number in range(self.start, len(batches)):
-            if number + 1 < len(batches):
-                self.epoch, self.batch = epoch, number + 1
-            else:
-                self.epoch, self.batch, self.start = epoch + 1, 0, 0
+            self.batch = number + 1
             yield collate([self.dataset[i] for i in batches[number].tolist()])
+        self.epoch, self.batch, self.start = self.epoch + 1, 0, 0
         ### END SOLUTION
 
     def state_dict(self) -> dict[str, int]:
         """-> integers from which load_state_dict goes on with the batch that comes next."""
         ### BEGIN SOLUTION
-        return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed, **self.fixed()}
+        epoch, batch = (self.epoch, self.batch) if self.batch < len(self) else (self.epoch + 1, 0)
+        return {"epoch": epoch, "batch": batch, "seed": self.seed, **self.fixed()}
         ### END SOLUTION
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -732,15 +734,17 @@ loader = DataLoader(samples, 3)
 seen = [(loader.epoch, loader.batch, tens.data.tolist()) for tens, ones in loader]
 assert [batch for _, _, batch in seen] == [[0, 10, 20], [30, 40, 50], [60]], f"wrong batches: {seen}"
 places = [(epoch, number) for epoch, number, _ in seen]
-assert places == [(0, 1), (0, 2), (1, 0)], (
-    f"next come batch 1, batch 2, then epoch 1 batch 0; yours: {places}"
-)
+assert places == [(0, 1), (0, 2), (0, 3)], f"1, 2, 3 batches of epoch 0 were handed out; yours: {places}"
+assert (loader.epoch, loader.batch) == (1, 0), "after the loop 0 batches of epoch 1 have been handed out"
 loader.start = 2
 rest = [tens.data.tolist() for tens, ones in loader]
 assert rest == [[60]], f"from start 2 on only the third batch is left, yours: {rest}"
 assert (loader.epoch, loader.batch, loader.start) == (2, 0, 0), "the next epoch begins at batch 0 again"
 ### BEGIN HIDDEN TESTS
 next(iter(loader))
+loader.start = 2
+next(iter(loader))
+loader.start = 0
 assert [ones.data.tolist() for tens, ones in loader] == [[0, 1, 2], [3, 4, 5], [6]], (
     "a look must cost nothing"
 )
@@ -770,6 +774,10 @@ loader.epoch, loader.batch = 4, 2
 state = loader.state_dict()
 want = {"epoch": 4, "batch": 2, "seed": 11, "num_samples": 7, "batch_size": 3, "shuffle": 1, "drop_last": 0}
 assert state == want, f"the state should be {want}, yours is {state}"
+loader.batch = 3
+state = loader.state_dict()
+found = (state["epoch"], state["batch"])
+assert found == (5, 0), f"after all 3 batches of epoch 4 comes batch 0 of epoch 5, yours says {found}"
 other = DataLoader(list(range(7)), 3, shuffle=True, seed=99)
 other.load_state_dict(want)
 found = (other.epoch, other.batch, other.start, other.seed)

@@ -2,7 +2,7 @@
 """
 # Module 10: Tokenization
 
-A language model never sees a letter. It sees rows of a table, and a row is chosen by a number. Something has to turn "How are you?" into numbers before the model runs, and numbers into "I am well." after it has run. That something is the tokenizer. It is trained before the model, it is frozen when the model starts to learn, and every odd thing a chat model does with spelling, spaces, digits or rare languages has its cause here.
+A language model never sees a letter. It sees rows of a table, and a row is chosen by a number. Something has to turn "How are you?" into numbers before the model runs, and numbers into "I am well." after it has run. That something is the tokenizer. It is trained before the model, it is frozen when the model starts to learn, and many an odd thing that a chat model does with spelling, spaces, digits or rare languages has its cause here.
 
 After this module you will be able to
 
@@ -134,15 +134,15 @@ text = tokenizer.decode([1, 3, 2, 0])
 assert text == "hole", f"1 3 2 0 over the characters e h l o is 'hole', yours is {text!r}"
 for wrong in (4, -1):
     try:
-        tokenizer.decode([1, 3, wrong])
-    except ValueError as error:
-        assert str(wrong) in str(error) and "2" in str(error), (
-            f"name the id {wrong} and its position 2: {error}"
-        )
-    else:
-        raise AssertionError(
-            f"4 characters have the ids 0 to 3: decode should raise a ValueError for {wrong}"
-        )
+        raised = tokenizer.decode([1, 3, wrong])
+    except (ValueError, IndexError) as error:
+        raised = error
+    assert isinstance(raised, ValueError), (
+        f"4 characters have the ids 0 to 3: {wrong} should raise a ValueError, yours gave {raised!r}"
+    )
+    assert str(wrong) in str(raised) and "2" in str(raised), (
+        f"the message should name the id {wrong} and its position 2, yours says: {raised}"
+    )
 ### BEGIN HIDDEN TESTS
 assert tokenizer.decode([]) == "", "no ids are an empty text"
 text = "Zürich, 3 € für 😀"
@@ -418,7 +418,7 @@ count_pairs, best_pair, merge_pair = yours
 
 Recounting is honest and slow: each of 1,000 rounds looks at every word, although most words did not change. A merge of `e s` changes only the words that contain `e s`. So keep the counts, keep for every pair the set of words in which it may stand (its *homes*), and in each round visit those words only: take their old pairs out of the counts, put their new pairs in.
 
-**Task (10 points).** Write `learn_merges(word_counts, num_merges)`, which returns exactly what the slow one returns. For each home of the winner: subtract the word's old pairs, merge, add its new pairs, and enter the word as a home of each of them. A count that has fallen to 0 must leave the Counter, or the loop will not know when to stop. About 18 lines; the first six are written.
+**Task (10 points).** Write `learn_merges(word_counts, num_merges)`, which returns exactly what the slow one returns. For each home of the winner: subtract the word's old pairs, merge, add its new pairs, and enter the word as a home of each of them. A count that has fallen to 0 must leave the Counter, or the loop will not know when to stop. About 18 lines; the first five are written.
 """
 
 
@@ -546,7 +546,7 @@ We cut text into words with their rule, in this order; at each position the firs
 | white space, but not the last one before a word | `\s+(?!\S)` |
 | the white space that is left | `\s+` |
 
-`[^\W\d_]` reads: no non-word character, no digit, no underscore; what remains are the letters of all alphabets. (The bars are written `\|` only because this is a table; in the pattern they are `|`.)
+`[^\W\d_]` reads: no non-word character, no digit, no underscore; what remains are the letters of all alphabets. (The bars are written `\|` only because this is a table; in the pattern they are `|`.) Python's own `re` knows fewer classes than the library that GPT-2 used, so one thing differs: ½, ² and other numbers that are no decimal digits go with the letters here.
 
 **Task (8 points).** Write `split_words(text)`: the list of words, of which the concatenation is exactly the text. Join the six alternatives with `|` and add the optional space, ` ?`, to the three that need it. `re.findall` does the rest. About 5 lines.
 """
@@ -942,6 +942,9 @@ class BPETokenizer:
         """-> the tokenizer saved at path. ValueError names the file if it does not hold one."""
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            name, place = os.fspath(path), error.start
+            raise ValueError(f"{name}: not a tokenizer: its byte {place} is no UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
@@ -1021,20 +1024,15 @@ text = toy.decode([195, 169])
 assert text == "é", f"the two bytes of é are one character: join first, then decode; yours is {text!r}"
 text = toy.decode([104, 195])
 assert text == "h\ufffd", f"half an é becomes the replacement character U+FFFD, yours is {text!r}"
-try:
-    toy.decode([259, 262])
-except ValueError as error:
-    assert "262" in str(error), f"the message should name the id 262, yours says: {error}"
-else:
-    raise AssertionError("262 ids are numbered 0 to 261: decode should raise a ValueError for 262")
+for wrong in (262, -1):
+    try:
+        raised = toy.decode([259, wrong])
+    except (ValueError, IndexError) as error:
+        raised = error
+    assert isinstance(raised, ValueError) and str(wrong) in str(raised), (
+        f"ids go from 0 to 261: {wrong} should raise a ValueError that names it, yours gave {raised!r}"
+    )
 ### BEGIN HIDDEN TESTS
-try:
-    toy.decode([-1])
-except ValueError:
-    negative_refused = True
-else:
-    negative_refused = False
-assert negative_refused, "-1 is no id, and not the last one either"
 assert toy.decode([]) == "", "no ids are an empty text"
 assert toy.decode(np.array(list("日本😀".encode()))) == "日本😀", "ids may come as an array"
 build_vocabulary = yours

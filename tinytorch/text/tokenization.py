@@ -357,6 +357,9 @@ class BPETokenizer:
         """-> the tokenizer saved at path. ValueError names the file if it does not hold one."""
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            name, place = os.fspath(path), error.start
+            raise ValueError(f"{name}: not a tokenizer: its byte {place} is no UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
