@@ -671,16 +671,20 @@ class Tensor:
         ### END SOLUTION
 
     def exp(self) -> "Tensor":
-        return apply(np.exp, self)
+        return apply(np.exp, self._floats())
 
     def log(self) -> "Tensor":
-        return apply(np.log, self)
+        return apply(np.log, self._floats())
 
     def sqrt(self) -> "Tensor":
-        return apply(np.sqrt, self)
+        return apply(np.sqrt, self._floats())
 
     def tanh(self) -> "Tensor":
-        return apply(np.tanh, self)
+        return apply(np.tanh, self._floats())
+
+    def _floats(self) -> "Tensor":
+        """Itself, or its integers as float32: for small integers NumPy would choose half precision."""
+        return self if self.data.dtype.kind == "f" else Tensor(self.data, dtype=np.float32)
 
     def backward(self, grad=None) -> None:
         """Ask the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
@@ -909,7 +913,7 @@ half = apply(np.divide, Tensor([1, 2]), 2)
 assert half.dtype == np.float32, (
     f"integers / 2 is {half.dtype} in your tensor; only float64 inputs give float64"
 )
-wide = apply(np.multiply, Tensor([1 / 3], dtype=np.float64), 0.1)
+wide = apply(np.multiply, wrap_result(np.float64([1 / 3])), 0.1)
 assert wide.dtype == np.float64, "an input was float64, so the result is too"
 assert wide.data[0] == 1 / 3 * 0.1, "0.1 lost digits: leave Python numbers as they are"
 for function, a, b in ((np.add, (2, 3), (4,)), (np.matmul, (2, 3), (4, 5))):
@@ -943,7 +947,7 @@ for integers in (np.int32([4, 9]), np.int64([4, 9]), np.uint8([4, 9])):
 mixed = apply(np.multiply, Tensor([1.0, 2.0]), np.int64(3))
 assert mixed.dtype == np.float32 and mixed.data.tolist() == [3, 6], "a NumPy integer must not promote floats"
 assert apply(np.multiply, Tensor([1.0]), np.float64(0.5)).dtype == np.float32, "nor a NumPy float64"
-assert apply(np.add, Tensor([1.0]), Tensor([1.0], dtype=np.float64)).dtype == np.float64
+assert apply(np.add, Tensor([1.0]), wrap_result(np.float64([1]))).dtype == np.float64
 assert apply(np.add, Tensor([1.0]), Tensor(2.5)).dtype == np.float32
 base = Tensor(np.ones((3, 4), np.float32))
 assert np.shares_memory(apply(np.transpose, base).data, base.data), (

@@ -1,6 +1,20 @@
 # %% [markdown]
 """
-# Activations
+# Module 02: Activations
+
+A matrix product can turn, stretch and mix, but it cannot bend: twice the input gives twice the output, always. What bends is a small function applied to every number on its own, the *activation*. This module writes the five that networks are built with today, and softmax, which turns scores into shares and will end every one of your models.
+
+The formulas are short. The work is in the ends of the number line: `exp(89)` does not fit into 32 bits, minus infinity is a legal score, and a function that is right for 3 and wrong for 300 fails on the day the model has been trained for a week.
+
+After this module you will be able to
+
+- show why a network without activations is a single matrix, and bend it with ReLU;
+- write sigmoid, SiLU and GELU so that no input overflows and no digit is lost for nothing;
+- write a softmax that survives scores of a million and gives a masked score a weight of exactly zero;
+- say why ReLU replaced the sigmoid inside networks, with slopes that you measured;
+- write an array function fast: few passes, no powers, no float64.
+
+You need module 01: `Tensor`, and `apply`, the door through which every operation goes. Plan two hours. Each part is graded alone: in the final grading a part runs with correct versions of the parts before it.
 """
 
 # %%
@@ -14,75 +28,698 @@ import numpy as np
 
 from tinytorch.core.tensor import Tensor, apply
 
+# %% [markdown]
+"""
+## Why something has to bend
+
+Stack two matrices and you have gained nothing: `(x @ a) @ b` is `x @ (a @ b)`, and `a @ b` is one matrix. Run the cell: both ways give the same numbers.
+"""
 
 # %%
+import timeit
+import warnings
+
+from tinytorch.core.tensor import set_recorder
+
+x = Tensor([[1.0, 2.0]])
+a, b = Tensor([[1.0, -1.0, 2.0], [0.0, 3.0, 1.0]]), Tensor([[2.0], [1.0], [-1.0]])
+(x @ a) @ b, x @ (a @ b)
+
+# %% [markdown]
+"""
+Exclusive or is the smallest task that shows the wall: 1 if exactly one of two inputs is 1. A line through the plane cannot separate (0, 1) and (1, 0) from (0, 0) and (1, 1), so no matrix and bias can compute it (Minsky and Papert, *Perceptrons*, 1969). Take the sum `s` of the inputs, 0, 1 or 2, and one bend is enough: `s - 2 * max(s - 1, 0)`.
+"""
+
+# %%
+pairs = np.float32([[0, 0], [0, 1], [1, 0], [1, 1]])
+sums = pairs.sum(axis=1)
+sums - 2 * np.maximum(sums - 1, 0)
+
+# %% [markdown]
+"""
+## Floats first
+
+The functions of this module take arrays and return arrays; `apply` does the boxing. All but ReLU give fractions, also for integers, and there NumPy has a habit that you must know before you meet it: `np.exp` of an `int64` array is float64, and of an `int8` or boolean array it is float16, with three digits.
+"""
+
+# %%
+{kind.__name__: np.exp(np.ones(1, kind)).dtype.name for kind in (np.int64, np.int16, np.int8, np.bool_)}
+
+# %% [markdown]
+"""
+**Task (6 points).** Write `as_floats(x)`: an array of floats is returned as it is, not copied, whatever its width; anything else (an array of integers or booleans, a list, a number) becomes a float32 array. A list of fractions too. About 3 lines; `np.asarray` does nothing to what is an array already.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "as-floats", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def as_floats(x) -> np.ndarray:
+    """An array of floats as it is, everything else as a float32 array."""
+    ### BEGIN SOLUTION
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        return x
+    return np.asarray(x).astype(np.float32)
+    ### END SOLUTION
+
+
+# %%
+as_floats([1, 2]), as_floats(np.ones(2)).dtype
+
+# %% nbgrader={"grade": true, "grade_id": "test-as-floats", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+whole = as_floats(np.array([1, 2]))
+assert isinstance(whole, np.ndarray), f"as_floats gives an array, yours is a {type(whole).__name__}"
+assert whole.dtype == np.float32, f"integers become float32, yours are {whole.dtype}"
+assert as_floats([0.5, 1]).dtype == np.float32, "a list becomes float32"
+wide = np.ones(2)
+assert as_floats(wide) is wide, "floats are returned as they are: the same array, float64 included"
+### BEGIN HIDDEN TESTS
+for kind in (np.int8, np.uint8, np.int64, np.bool_):
+    found = as_floats(np.ones((2, 3), kind))
+    assert found.dtype == np.float32 and found.shape == (2, 3), f"{kind.__name__} became {found.dtype}"
+for kind in (np.float16, np.float32, np.float64):
+    array = np.ones((2, 3), kind)[:, ::2]
+    assert as_floats(array) is array, f"{kind.__name__} should come back as it is"
+assert as_floats(0.5).dtype == np.float32 and as_floats(0.5).shape == (), "a number is an array without axes"
+assert as_floats(2).dtype == np.float32
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## ReLU
+
+The rectified linear unit keeps what is positive and makes the rest zero. It is the cheapest bend there is, one comparison per number, and it made deep networks trainable (Nair and Hinton 2010; Glorot, Bordes and Bengio 2011).
+
+**Task (8 points).** Write `relu(x)`: `max(x, 0)` for every entry. Integers stay integers here, since nothing is rounded. A NaN must stay NaN: a broken model should look broken. `x` is not changed. One line.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "relu", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def relu(x: np.ndarray) -> np.ndarray:
-    """max(x, 0), entry by entry."""
+    """max(x, 0), entry by entry. Integers stay integers, NaN stays NaN."""
+    ### BEGIN SOLUTION
     return np.maximum(x, 0)
+    ### END SOLUTION
 
+
+# %% [markdown]
+"""
+ReLU of `x` and of `-x` add up to the absolute value: two bends and an addition make a corner. With enough of them a network draws any curve.
+"""
 
 # %%
+x = np.float32([-2, -0.5, 0, 3])
+relu(x), relu(x) + relu(-x)
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-relu", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+def as_floats(x):
+    return x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else np.array(x, np.float32)
+
+
+### END HIDDEN TESTS
+x = np.float32([[-2, -0.5], [0, 3]])
+found = relu(x)
+assert np.array_equal(found, [[0, 0], [0, 3]]), (
+    f"relu of -2, -0.5, 0, 3 is 0, 0, 0, 3; yours is {found.ravel()}"
+)
+assert found.dtype == np.float32, f"float32 in, float32 out; yours is {found.dtype}"
+assert x[0, 0] == -2, "x was changed: make a new array"
+assert relu(np.array([-3, 4])).dtype.kind == "i", "integers stay integers"
+assert np.isnan(relu(np.float32([np.nan]))).all(), "NaN has to stay NaN, or nobody sees that something broke"
+### BEGIN HIDDEN TESTS
+x = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
+want = [v if v > 0 else 0 for v in x.ravel().tolist()]
+assert np.array_equal(relu(x).ravel(), np.float32(want)), "wrong for random numbers"
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert relu(np.float32([-np.inf, np.inf, -1e38, 1e38])).tolist() == [0, np.inf, 0, np.float32(1e38)]
+assert relu(np.float64([-1, 2])).dtype == np.float64, "float64 in, float64 out"
+assert relu(np.int8([-100, 100])).tolist() == [0, 100]
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## Sigmoid
+
+The sigmoid squeezes every number between 0 and 1: 1 / (1 + exp(−x)). It reads as a probability or as a gate, closed at 0 and open at 1.
+
+For x = −100 it needs exp(100), about 10⁴³, and float32 ends at 3.4 · 10³⁸. NumPy answers with infinity and a warning. What happens next is worth a thought: 1 / (1 + ∞) is 0, and 0 is the right answer, for the true value 4 · 10⁻⁴⁴ has no normal float32 either. The overflow does no harm; only the warning does, since a warning that always appears hides the one that matters.
+
+**Task (14 points).** Write `sigmoid(x)` without a warning for any input, infinities included, and exact to about seven digits in *both* tails: sigmoid(−20) is 2.06 · 10⁻⁹, not 0. (The formula (1 + tanh(x/2)) / 2 is equal on paper and never overflows, but for x = −20 it subtracts 1 from 1.) Either silence the one overflow that you have understood, `with np.errstate(over="ignore"):`, or use exp(−|x|), which never overflows, and two cases. About 5 lines, beginning with `as_floats`.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "sigmoid", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), entry by entry, without overflow for any x."""
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    """1 / (1 + exp(-x)), entry by entry, exact in both tails and without overflow for any x."""
+    ### BEGIN SOLUTION
+    with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, which is right
+        result = np.exp(-as_floats(x))
+    result += 1
+    return 1 / result
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Symmetric around 1/2, and neither end is flat zero or one by accident: look at the exponents.
+"""
+
+# %%
+sigmoid(np.float32([-100, -20, -1, 0, 1, 20]))
+
+# %% nbgrader={"grade": true, "grade_id": "test-sigmoid", "locked": true, "points": 14, "schema_version": 3, "solution": false}
+with warnings.catch_warnings():
+    warnings.simplefilter("error")  # a warning counts as a mistake here
+    found = sigmoid(np.float32([0, 1, -1]))
+    assert np.allclose(found, [0.5, 0.7310586, 0.26894143], rtol=1e-5), (
+        f"sigmoid of 0, 1, -1 is 0.5, 0.731, 0.269; yours is {found}"
+    )
+    assert found.dtype == np.float32, f"float32 in, float32 out; yours is {found.dtype}"
+    found = sigmoid(np.float32([-1000, 1000]))
+    assert found.tolist() == [0, 1], f"sigmoid of -1000 and 1000 is 0 and 1; yours is {found}"
+    found = sigmoid(np.float32([-20]))
+    assert np.allclose(found, 2.0611537e-09, rtol=1e-5, atol=0), (
+        f"sigmoid(-20) is 2.06e-09, yours is {found[0]:.3g}; do you add 1 to something close to -1?"
+    )
+    whole = sigmoid(np.array([0, 2]))
+    assert whole.dtype == np.float32, f"integers are made float32 first, your result is {whole.dtype}"
+### BEGIN HIDDEN TESTS
+x = np.concatenate([np.linspace(-80, 80, 41), [-1e-6, 1e-30, 3e38, -3e38, np.inf, -np.inf]]).astype(
+    np.float32
+)
+before = x.copy()
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    found = sigmoid(x.reshape(-1, 1))
+    assert found.shape == (47, 1)
+    for value, result in zip(x.tolist(), found.ravel().tolist(), strict=True):
+        want = 1 / (1 + math.exp(-value)) if value > -700 else 0.0
+        assert math.isclose(result, want, rel_tol=1e-5, abs_tol=1e-37), (
+            f"sigmoid({value}) is {want}, yours {result}"
+        )
+    assert sigmoid(np.int8([-3, 3])).dtype == np.float32
+    assert sigmoid(np.float64([-3])).dtype == np.float64, "float64 in, float64 out"
+    assert math.isclose(sigmoid(np.float64([-500]))[0], 1 / (1 + math.exp(500)), rel_tol=1e-12)
+    assert np.isnan(sigmoid(np.float32([np.nan]))).all(), "NaN stays NaN"
+assert np.array_equal(x, before), "x was changed"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+### Why it left the inside of networks
+
+A network learns by asking how much its output changes when an early number changes a little, and that is a product of slopes, one per layer. Measure the slope at a point by a small step to both sides. The sigmoid is steepest at 0; how steep is it there, and what is left after ten layers?
+"""
 
 
 # %%
-#| export
-def gelu(x: np.ndarray) -> np.ndarray:
-    """x * Phi(x) in the tanh form that GPT-2 uses (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-    return 0.5 * x * (1 + np.tanh(inner))
+def slope(function, x, step=1e-4):
+    """The change of function(x) per change of x, by a step to both sides, in float64."""
+    x = np.float64(x)
+    return (function(np.array(x + step)) - function(np.array(x - step))) / (2 * step)
 
 
-# %%
+steepest = slope(sigmoid, 0.0)
+float(steepest), float(steepest**10), float(slope(relu, 2.0) ** 10)
+
+# %% [markdown]
+"""
+A quarter at best, so ten layers pass on a millionth, and deep networks of sigmoids hardly learned at all. ReLU passes on all of it where it is open. It passes on nothing where it is closed: a unit that is negative for all inputs never changes again. The next two functions keep a little slope there.
+
+## SiLU
+
+The sigmoid lives on as a gate. SiLU multiplies x by its own gate: x · sigmoid(x), almost 0 on the left, almost x on the right, and smooth between (Hendrycks and Gimpel 2016; Elfwing, Uchibe and Doya 2017, arXiv:1702.03118; also called Swish). The open models of today use it.
+
+**Task (8 points).** Write `silu(x)` as x / (1 + exp(−x)): one division does for gate and product. Same demands as above: no warning for any finite x, seven digits in both tails, float32 in, float32 out, integers made float32. About 5 lines; write it without calling `sigmoid`, so that this part stands alone.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "silu", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def silu(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x), entry by entry."""
-    return x * sigmoid(x)
+    """x * sigmoid(x), entry by entry, no overflow for finite x (Elfwing et al. 2017, arXiv:1702.03118)."""
+    ### BEGIN SOLUTION
+    x = as_floats(x)
+    with np.errstate(over="ignore"):  # x / inf = 0, which is right
+        gate = np.exp(-x)
+    gate += 1
+    return x / gate
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+It dips below zero: the smallest value is near x = −1.28. Where does it cross zero?
+"""
+
+# %%
+silu(np.float32([-20, -1.28, 0, 1, 20]))
+
+# %% nbgrader={"grade": true, "grade_id": "test-silu", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+with warnings.catch_warnings():
+    warnings.simplefilter("error")  # a warning counts as a mistake here
+    x = np.float32([0, 1, -1])
+    found = silu(x)
+    assert np.allclose(found, [0, 0.7310586, -0.26894143], rtol=1e-5, atol=1e-6), (
+        f"silu of 0, 1, -1 is 0, 0.731, -0.269; yours is {found}"
+    )
+    assert found.dtype == np.float32, f"float32 in, float32 out; yours is {found.dtype}"
+    assert x[1] == 1, "x was changed: make a new array"
+    found = silu(np.float32([-1000, 1000]))
+    assert found.tolist() == [0, 1000], f"silu of -1000 and 1000 is 0 and 1000; yours is {found}"
+    assert silu(np.array([1, 2])).dtype == np.float32, "integers are made float32 first"
+### BEGIN HIDDEN TESTS
+x = np.concatenate([np.linspace(-80, 80, 41), [-1e-6, 3e38, -3e38]]).astype(np.float32).reshape(4, 11)
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    found = silu(x)
+    assert found.shape == (4, 11)
+    for value, result in zip(x.ravel().tolist(), found.ravel().tolist(), strict=True):
+        want = value / (1 + math.exp(-value)) if value > -700 else 0.0
+        assert math.isclose(result, want, rel_tol=1e-5, abs_tol=1e-35), (
+            f"silu({value}) is {want}, yours {result}"
+        )
+    assert silu(np.int8([-3, 3])).dtype == np.float32
+    assert math.isclose(silu(np.float64([-50]))[0], -50 / (1 + math.exp(50)), rel_tol=1e-12)
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## GELU
+
+GPT-2 gates with another curve: x · Φ(x), where Φ(x) is the probability that a standard normal number is below x (Hendrycks and Gimpel 2016, arXiv:1606.08415). Φ needs the error function, which was slow on the hardware of that year, so the paper gives an approximation, and the weights of GPT-2 were trained with *it*: to run such a model you need this formula and no better one.
+
+gelu(x) = x/2 · (1 + tanh( √(2/π) · (x + 0.044715 x³) ))
+
+**Task (14 points).** Write `gelu(x)`.
+
+- The cube is `x * x * x`; the look cell shows why not `x**3`.
+- The constant is a Python float: `math.sqrt(2 / math.pi)`. `np.sqrt(2 / np.pi)` is a float64 *NumPy* number, and float32 times that is float64.
+- For |x| above 10¹⁹ the square overflows and tanh turns the infinity into ±1, as it should; silence that with `np.errstate(over="ignore")`.
+- Right first, then few passes: after the first product every further step can be done in place (`t *= x`), in the array that you made, never in `x`.
+
+About 10 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "gelu", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x * Phi(x) in the tanh form of GPT-2 (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
+    ### BEGIN SOLUTION
+    x = as_floats(x)
+    scale = math.sqrt(2 / math.pi)
+    with np.errstate(over="ignore"):  # tanh(inf) = 1, which is right
+        t = x * x
+        t *= 0.044715 * scale
+        t += scale
+        t *= x
+    t = np.tanh(t)
+    t += 1
+    t *= 0.5
+    t *= x
+    return t
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+How far is the tanh form from the real x · Φ(x)? The largest difference on a grid from −6 to 6, against Python's `math.erf`:
+"""
+
+# %%
+grid = np.linspace(-6, 6, 2401)
+exact = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in grid])
+round(float(np.abs(gelu(grid) - exact).max()), 6)
+
+# %% [markdown]
+"""
+Small, but not rounding: a model notices. Now the powers. How many times longer does `x**3` take than `x * x * x`, on your machine, for 100,000 float32 numbers?
+"""
+
+# %%
+x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+power = min(timeit.repeat(lambda: x**3, number=3, repeat=5))
+products = min(timeit.repeat(lambda: x * x * x, number=3, repeat=5))
+round(power / products)
+
+# %% nbgrader={"grade": true, "grade_id": "test-gelu", "locked": true, "points": 14, "schema_version": 3, "solution": false}
+with warnings.catch_warnings():
+    warnings.simplefilter("error")  # a warning counts as a mistake here
+    x = np.float32([0, 1, -1, 3])
+    found = gelu(x)
+    assert np.allclose(found, [0, 0.8411920, -0.1588080, 2.9963627], rtol=1e-5, atol=1e-6), (
+        f"gelu of 0, 1, -1, 3 is 0, 0.84119, -0.15881, 2.99636; yours is {found}"
+    )
+    assert found.dtype == np.float32, (
+        f"float32 in, float32 out; yours is {found.dtype}: a NumPy float64 in it?"
+    )
+    assert x[1] == 1, "x was changed: work in an array of your own"
+    found = gelu(np.float32([-1000, 1000, 1e30]))
+    assert np.allclose(found, [0, 1000, 1e30]), (
+        f"gelu of -1000, 1000, 1e30 is 0, 1000, 1e30; yours is {found}"
+    )
+    assert gelu(np.array([1, 2])).dtype == np.float32, "integers are made float32 first"
+### BEGIN HIDDEN TESTS
+x = np.concatenate([np.linspace(-12, 12, 97), [1e-6, -3e38, 3e38]]).astype(np.float32).reshape(4, 25)
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    found = gelu(x)
+    assert found.shape == (4, 25)
+    for value, result in zip(x.ravel().tolist(), found.ravel().tolist(), strict=True):
+        inner = 0.7978845608028654 * (value + 0.044715 * value**3)
+        want = 0.5 * value * (1 + math.tanh(inner))
+        assert math.isclose(result, want, rel_tol=1e-5, abs_tol=2e-6), (
+            f"gelu({value}) is {want}, yours {result}"
+        )
+    assert gelu(np.int8([-100, 100])).tolist() == [0, 100], (
+        "the cube of 100 does not fit into int8: floats first"
+    )
+    assert gelu(np.float64([0.3])).dtype == np.float64, "float64 in, float64 out"
+    assert np.isclose(
+        gelu(np.float64([0.3]))[0], 0.15 * (1 + math.tanh(0.7978845608028654 * 0.301207305)), rtol=1e-12
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+The three curves side by side. What to see: all are straight on the right; on the left ReLU is flat, and the other two dip below zero and still have a slope.
+"""
 
 
 # %%
+def plot_activations():
+    import matplotlib.pyplot as plt
+
+    x = np.linspace(-4, 4, 200, dtype=np.float32)
+    for function in (relu, gelu, silu):
+        plt.plot(x, function(x), label=function.__name__)
+    plt.xlabel("x")
+    plt.ylabel("activation of x")
+    plt.legend()
+    plt.show()
+
+
+if "get_ipython" in globals():
+    plot_activations()
+
+# %% [markdown]
+"""
+**Question (5 points).** A unit with ReLU got such weights that its input is negative for every example. (a) Why can training not bring it back? (b) Would it come back with SiLU or GELU? Argue with the slope at x = −1 and at x = −30 (measure them with `slope`). (c) Every activation here is computed for each number alone. Why then does the network's output still depend on combinations of inputs, as exclusive or needs it?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-dead-unit", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## Softmax
+
+A model gives one score per word of its vocabulary, any real numbers. You want shares: positive, adding up to 1, the largest score the largest share. Softmax takes exp(score), which is positive, and divides by the sum of all of them.
+
+With scores of 1000, `exp` overflows, and here infinity is *not* right: ∞ / ∞ is NaN. The way out: adding the same number to all scores multiplies every exp by the same factor, and the factor cancels. So subtract the largest score of the row first. Then the largest exponent is 0, every exp lies in 0 … 1, and the sum is at least 1.
+
+Minus infinity is a legal score. It says "not allowed": exp(−∞) is 0, a share of exactly zero. Hiding the future from a model that predicts it works this way, so it has to hold to the bit. If *all* scores of a row are −∞, there is nothing to choose from. −∞ − (−∞) is NaN, and one NaN row spoils everything computed after it. We decide: nothing allowed, all shares zero. Two small changes do it:
+
+- the number subtracted is at least the lowest finite number of the type, `np.finfo(x.dtype).min`; `x.max(..., initial=lowest)` takes the maximum with it for free. The row of −∞ stays −∞, and exp makes it 0;
+- divide by at least 1. An ordinary row has a sum of at least 1 anyway, so for it nothing changes, and 0 / 1 is 0.
+
+**Task (18 points, and 12 for the masked scores).** Write `softmax(x, axis=-1)`. Same shape; `as_floats` first; in place where you can, but never in `x`. About 8 lines. Two test cells: the first is about finite scores, the second about −∞.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "softmax", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    """exp(x) / sum(exp(x)) along `axis`, without overflow: the largest entry is subtracted first."""
-    weights = np.exp(x - x.max(axis=axis, keepdims=True))
-    weights /= weights.sum(axis=axis, keepdims=True)
-    return weights
+    """exp(x) / sum(exp(x)) along `axis`: shares that sum to 1, without overflow for any finite x.
 
+    A score of -inf gets a share of exactly 0. Where all scores along the axis are -inf, all shares are 0.
+    """
+    ### BEGIN SOLUTION
+    x = as_floats(x)
+    lowest = np.finfo(x.dtype).min
+    shares = x - x.max(axis=axis, keepdims=True, initial=lowest)
+    np.exp(shares, out=shares)
+    total = shares.sum(axis=axis, keepdims=True)
+    shares /= np.maximum(total, 1, out=total)  # below 1 only where all scores are -inf
+    return shares
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Scores 0, log 2 and log 5: their exps are 1, 2 and 5, so the shares must be 1/8, 2/8 and 5/8. The second row is the first plus a million.
+"""
 
 # %%
+scores = np.log(np.float32([1, 2, 5]))
+softmax(scores), softmax(np.float32([[0, 1, 2], [1e6, 1e6 + 1, 1e6 + 2]]))
+
+# %% nbgrader={"grade": true, "grade_id": "test-softmax", "locked": true, "points": 18, "schema_version": 3, "solution": false}
+with warnings.catch_warnings():
+    warnings.simplefilter("error")  # a warning counts as a mistake here
+    x = np.log(np.float32([[1, 2, 5], [1, 1, 2]]))
+    before = x.copy()
+    found = softmax(x)
+    assert found.shape == (2, 3), f"the shape stays (2, 3), yours is {found.shape}"
+    assert np.allclose(found.sum(axis=-1), 1), (
+        f"the shares of each row should sum to 1, yours sum to {found.sum(axis=-1)}; is it the last axis?"
+    )
+    assert np.allclose(found, [[0.125, 0.25, 0.625], [0.25, 0.25, 0.5]], rtol=1e-5), (
+        f"exp of the first row is 1, 2, 5: its shares are 1/8, 2/8, 5/8; yours are {found[0]}"
+    )
+    assert found.dtype == np.float32, f"float32 in, float32 out; yours is {found.dtype}"
+    assert np.array_equal(x, before), "x was changed: work in an array of your own"
+    columns = softmax(x, axis=0)
+    assert np.allclose(columns.sum(axis=0), 1), (
+        "with axis=0 each column sums to 1: does the axis reach max and sum?"
+    )
+    found = softmax(np.float32([1000, 1000]))
+    assert np.allclose(found, [0.5, 0.5]), f"two equal scores share alike, also at 1000; yours are {found}"
+    assert softmax(np.array([3, 3])).dtype == np.float32, "integers are made float32 first"
+### BEGIN HIDDEN TESTS
+x = np.random.default_rng(1).normal(scale=4, size=(2, 3, 5)).astype(np.float32)
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    for axis in (-1, 0, 1, 2, -2):
+        found, lines = softmax(x, axis=axis), np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+        for line, shares in zip(
+            lines.tolist(), np.moveaxis(found, axis, -1).reshape(lines.shape), strict=True
+        ):
+            exps = [math.exp(v) for v in line]
+            want = [e / math.fsum(exps) for e in exps]
+            assert np.allclose(shares, want, rtol=1e-5, atol=1e-6), (
+                f"axis {axis}: shares of {line} are {want}"
+            )
+    assert np.allclose(softmax(x + 500), softmax(x), atol=1e-4), "adding 500 to all scores changes no share"
+    assert np.allclose(softmax(x - 500), softmax(x), atol=1e-4), (
+        "subtracting 500 from all scores changes no share"
+    )
+    assert softmax(np.float32([-1e30, 0, 1e30])).tolist() == [0, 0, 1]
+    assert softmax(np.float32([[-200, -200], [-1e5, -1e5]])).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert softmax(np.float64([0.0, 1])).dtype == np.float64, "float64 in, float64 out"
+    assert math.isclose(softmax(np.float64([0.0, 1]))[1], math.e / (1 + math.e), rel_tol=1e-14)
+    assert softmax(np.int8([100, -100])).tolist() == [1, 0], "100 + 100 does not fit into int8: floats first"
+    assert softmax(np.float32([[7.0]])).tolist() == [[1]], "a single score takes everything"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-softmax-masked", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+with warnings.catch_warnings():
+    warnings.simplefilter("error")  # a warning counts as a mistake here
+    nothing = -np.inf
+    found = softmax(np.float32([[0, nothing, 0, nothing]]))
+    assert not np.isnan(found).any(), f"-inf beside finite scores gives no NaN: {found}"
+    assert found.tolist() == [[0.5, 0, 0.5, 0]], f"-inf gets exactly 0 and the others share; yours is {found}"
+    found = softmax(np.float32([[nothing, nothing], [0, 0]]))
+    assert not np.isnan(found).any(), f"a row of -inf should give zeros, not NaN: {found}"
+    assert found[0].tolist() == [0, 0], f"nothing is allowed in the first row: all shares 0, yours {found[0]}"
+    assert found[1].tolist() == [0.5, 0.5], f"the second row is an ordinary one, yours gives {found[1]}"
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(2)
+x = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+x[rng.random(x.shape) < 0.5] = -np.inf
+x[1, 2, 3] = x[0, 0, 0] = -np.inf
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    found = softmax(x)
+    for line, shares in zip(x.reshape(-1, 5).tolist(), found.reshape(-1, 5), strict=True):
+        exps = [math.exp(v) if v > -math.inf else 0.0 for v in line]
+        want = [e / (math.fsum(exps) or 1.0) for e in exps]
+        assert np.allclose(shares, want, rtol=1e-5, atol=1e-6), (
+            f"the shares of {line} are {want}, not {shares}"
+        )
+    assert (found[x == -np.inf] == 0).all(), "a score of -inf gets exactly 0"
+    shifted = np.float32([[-1e4, -np.inf, -1e4]])
+    assert softmax(shifted).tolist() == [[0.5, 0, 0.5]], "low scores are still the highest of their row"
+    assert softmax(x.astype(np.float64), axis=1).dtype == np.float64
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+Divide the scores by a *temperature* before the softmax and you choose how much the differences count: below 1 the favourite takes more, above 1 the shares level out.
+"""
+
+# %%
+{temperature: softmax(scores / temperature).round(3).tolist() for temperature in (0.25, 1, 4)}
+
+# %% [markdown]
+"""
+**Question (5 points).** (a) Show on paper that subtracting a number m from all scores changes no share. (b) Which m would be the cheapest, and why do we take the largest score all the same: what would go wrong with the mean? (c) Softmax gave two words the shares 0.6 and 0.3. By how much do their scores differ? What can you say about the scores themselves?
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "written-softmax", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## As objects
+
+A network is put together from objects that are called: `layer(x)`. So each function gets a small class. It has no numbers of its own to learn; it only sends its array function through `apply`, so that tensors go in and come out and a recorder hears of it.
+
+**Task (10 points).** `ReLU` and `Tanh` are written: `np.tanh` is there already, and `Tensor.tanh` calls it. Write the call of `Sigmoid`, `GELU`, `SiLU` and `Softmax`, one line each. Pass the *function* to `apply`, with `axis` as an option for the softmax; do not call it yourself.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "classes", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class ReLU:
+    """x -> max(x, 0)."""
+
     def __call__(self, x) -> Tensor:
         return apply(relu, x)
 
 
-class Sigmoid:
-    def __call__(self, x) -> Tensor:
-        return apply(sigmoid, x)
-
-
 class Tanh:
+    """x -> tanh(x), between -1 and 1."""
+
     def __call__(self, x) -> Tensor:
-        return apply(np.tanh, x)
+        return (x if isinstance(x, Tensor) else Tensor(x)).tanh()
+
+
+class Sigmoid:
+    """x -> 1 / (1 + exp(-x)), between 0 and 1."""
+
+    def __call__(self, x) -> Tensor:
+        ### BEGIN SOLUTION
+        return apply(sigmoid, x)
+        ### END SOLUTION
 
 
 class GELU:
+    """x -> x * Phi(x), in the tanh form of GPT-2."""
+
     def __call__(self, x) -> Tensor:
+        ### BEGIN SOLUTION
         return apply(gelu, x)
+        ### END SOLUTION
 
 
 class SiLU:
+    """x -> x * sigmoid(x)."""
+
     def __call__(self, x) -> Tensor:
+        ### BEGIN SOLUTION
         return apply(silu, x)
+        ### END SOLUTION
 
 
 class Softmax:
+    """x -> shares along `axis`: positive, summing to 1."""
+
     def __init__(self, axis: int = -1):
         self.axis = axis
 
     def __call__(self, x) -> Tensor:
+        ### BEGIN SOLUTION
         return apply(softmax, x, axis=self.axis)
+        ### END SOLUTION
+
+
+# %%
+x = Tensor([[-1.0, 0.0, 1.0], [2.0, 2.0, 2.0]])
+GELU()(x), Softmax()(x), Softmax(axis=0)(x)
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-classes", "locked": true, "points": 10, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
+def softmax(x, axis=-1):
+    return np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
+
+
+### END HIDDEN TESTS
+
+
+class Ear:
+    def record(self, function, inputs, options, output):
+        self.heard = (function, inputs, options, output)
+
+
+x = Tensor([[-1.0, 0.0, 1.0], [2.0, 1.0, 2.0]])
+row = [[0.09003057, 0.24472848, 0.66524094], [0.4223188, 0.15536241, 0.4223188]]
+column = [[0.04742587, 0.26894143, 0.26894143], [0.95257413, 0.73105857, 0.73105857]]
+for activation, function, options, want in (
+    (Sigmoid(), sigmoid, {}, [[0.26894143, 0.5, 0.7310586], [0.880797, 0.7310586, 0.880797]]),
+    (SiLU(), silu, {}, [[-0.26894143, 0, 0.7310586], [1.761594, 0.7310586, 1.761594]]),
+    (GELU(), gelu, {}, [[-0.158808, 0, 0.841192], [1.9545977, 0.841192, 1.9545977]]),
+    (Softmax(), softmax, {"axis": -1}, row),
+    (Softmax(axis=0), softmax, {"axis": 0}, column),
+):
+    name, ear = type(activation).__name__, Ear()
+    previous = set_recorder(ear)
+    found = activation(x)
+    set_recorder(previous)
+    assert type(found) is Tensor, f"{name} should give a Tensor, yours gives a {type(found).__name__}"
+    assert hasattr(ear, "heard"), f"{name} did not go through apply: a recorder heard nothing"
+    assert ear.heard[0] is function, f"pass the function {function.__name__} to apply, not its result"
+    assert ear.heard[1] == (x,) and ear.heard[2] == options, (
+        f"{name} should call apply({function.__name__}, x) with the options {options}, not {ear.heard[2]}"
+    )
+    assert np.allclose(found.data, want, rtol=1e-5, atol=1e-6), (
+        f"{name} of {x.data} is {want}, not {found.data}"
+    )
+### BEGIN HIDDEN TESTS
+array = np.random.default_rng(3).normal(size=(2, 3, 5)).astype(np.float32)
+for activation, function in ((Sigmoid(), sigmoid), (SiLU(), silu), (GELU(), gelu), (Softmax(), softmax)):
+    assert np.allclose(activation(array).data, function(array)), (
+        f"{type(activation).__name__} takes arrays as well"
+    )
+assert np.allclose(Softmax(axis=1)(array).data.sum(axis=1), 1), "the axis of the object counts"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## You can now
+
+- explain what a network without activations cannot do, and show it with exclusive or;
+- write functions that hold at both ends of the number line, and say which overflow is harmless and which is not;
+- turn scores into shares, with masks that are exact and rows that may be empty;
+- choose between ReLU, SiLU and GELU by their slopes;
+- send array functions of your own through the door of module 01.
+
+**Exercises, without points**
+
+1. Write `log_softmax(x, axis=-1)` so that a score 200 below the best gives −200 and not −∞, and explain why `np.log(softmax(x))` cannot.
+2. Softplus is log(1 + exp(x)), a smooth ReLU. Write it for all x without a warning, and compare it with `np.logaddexp`. Which activation of this module is its slope?
+
+The next door: these functions have nothing to learn. What learns are the matrices between them, and somebody has to hold those, name them, and hand them round.
+"""

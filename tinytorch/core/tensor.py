@@ -224,16 +224,20 @@ class Tensor:
         return apply(np.max, self, axis=axis, keepdims=keepdims)
 
     def exp(self) -> "Tensor":
-        return apply(np.exp, self)
+        return apply(np.exp, self._floats())
 
     def log(self) -> "Tensor":
-        return apply(np.log, self)
+        return apply(np.log, self._floats())
 
     def sqrt(self) -> "Tensor":
-        return apply(np.sqrt, self)
+        return apply(np.sqrt, self._floats())
 
     def tanh(self) -> "Tensor":
-        return apply(np.tanh, self)
+        return apply(np.tanh, self._floats())
+
+    def _floats(self) -> "Tensor":
+        """Itself, or its integers as float32: for small integers NumPy would choose half precision."""
+        return self if self.data.dtype.kind == "f" else Tensor(self.data, dtype=np.float32)
 
     def backward(self, grad=None) -> None:
         """Ask the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
