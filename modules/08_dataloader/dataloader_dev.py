@@ -568,22 +568,22 @@ for num_samples in range(0, 12):
 
 The loader puts the parts in a row: an order for the epoch, the order cut into batches, the samples fetched, the batch collated. One `for` loop over the loader is one epoch.
 
-What a run of hours needs besides is a way to stop and go on. The loader's position is two integers: `self.epoch`, the number of the epoch, and `self.batch`, how many of its batches have been handed out. The count moves *before* a batch is handed out, so whoever saves the state after training on a batch will not train on it again.
+What a run of hours needs besides is a way to stop and go on. The loader's position is two integers: `self.epoch` and `self.batch` say which batch comes *next*. They move before a batch is handed out, so whoever saves the state after training on a batch will not train on it again; and after the last batch of epoch 3 comes batch 0 of epoch 4.
 
-A `for` loop that was broken off counts for nothing: the next one shows the same epoch from its beginning. So `next(iter(loader))`, to have a look, does not change what you train on. Only a loaded state begins in the middle, at batch `self.start`, which is 0 otherwise.
+A `for` loop that is broken off before the last batch counts for nothing: the next loop shows the same epoch from its beginning. So `next(iter(loader))`, to have a look, does not change what you train on. Only a loaded state begins in the middle, at batch `self.start`, which is 0 otherwise.
 
 **Task (4 + 8 + 6 points).**
 
 - `__len__()`: the number of batches in a whole epoch, calculated, not counted. About 3 lines.
-- `__iter__()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling), cut it, and for each batch from number `self.start` on set `self.batch`, then `yield` the collated samples. When all are through, `self.epoch` goes up by one and `self.batch` and `self.start` to 0. About 6 lines.
-- `state_dict()` and `load_state_dict(state)`. The state has three integers that say which batch comes next, `epoch`, `batch` and `seed`, and four that say for what they are valid, `num_samples`, `batch_size`, `shuffle` and `drop_last`; `self.fixed()` returns those four. If all batches of epoch 3 have been handed out, batch 0 of epoch 4 comes next. Loading checks first: a `ValueError` if a name is missing, if one of the four differs (with both values), if epoch or seed is negative, or if the batch is not one of 0 … len(self) − 1. Then it sets `self.epoch` and `self.seed`, and both `self.batch` and `self.start` to the batch. Nothing is set if anything is wrong. About 16 lines together.
+- `__iter__()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling), cut it, and for each batch from number `self.start` on move the position on, then `yield` the collated samples. With the last batch, `self.epoch` goes up by one, `self.batch` and `self.start` to 0. About 7 lines.
+- `state_dict()` and `load_state_dict(state)`. The state has three integers that say which batch comes next, `epoch`, `batch` and `seed`, and four that say for what they are valid, `num_samples`, `batch_size`, `shuffle` and `drop_last`; `self.fixed()` returns those four. Loading checks first: a `ValueError` if a name is missing, if one of the four differs (with both values), if epoch or seed is negative, or if the batch is not one of 0 … len(self) − 1. Then it sets `self.epoch` and `self.seed`, and both `self.batch` and `self.start` to the batch. Nothing is set if anything is wrong. About 14 lines together.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "data-loader", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class DataLoader:
-    """Batches of a dataset, one epoch per for loop; `batch` batches of `epoch` have been handed out."""
+    """Batches of a dataset, one epoch per for loop; `epoch` and `batch` say which batch comes next."""
 
     def __init__(
         self,
@@ -642,21 +642,21 @@ class DataLoader:
         ### END SOLUTION
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
-        """The batches of this epoch, from `start` on; `batch` moves before each one is handed out."""
+        """The batches of this epoch, from `start` on; `epoch` and `batch` move before each is handed out."""
         ### BEGIN SOLUTION
         order = epoch_order(len(self.dataset), self.epoch, self.order_seed)
         batches = split_batches(order, self.batch_size, self.drop_last)
         for number in range(self.start, len(batches)):
             self.batch = number + 1
+            if self.batch == len(batches):
+                self.epoch, self.batch, self.start = self.epoch + 1, 0, 0
             yield collate([self.dataset[i] for i in batches[number].tolist()])
-        self.epoch, self.batch, self.start = self.epoch + 1, 0, 0
         ### END SOLUTION
 
     def state_dict(self) -> dict[str, int]:
         """-> integers from which load_state_dict goes on with the batch that comes next."""
         ### BEGIN SOLUTION
-        epoch, batch = (self.epoch, self.batch) if self.batch < len(self) else (self.epoch + 1, 0)
-        return {"epoch": epoch, "batch": batch, "seed": self.seed, **self.fixed()}
+        return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed, **self.fixed()}
         ### END SOLUTION
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -734,15 +734,14 @@ loader = DataLoader(samples, 3)
 seen = [(loader.epoch, loader.batch, tens.data.tolist()) for tens, ones in loader]
 assert [batch for _, _, batch in seen] == [[0, 10, 20], [30, 40, 50], [60]], f"wrong batches: {seen}"
 places = [(epoch, number) for epoch, number, _ in seen]
-assert places == [(0, 1), (0, 2), (0, 3)], f"1, 2, 3 batches of epoch 0 were handed out; yours: {places}"
-assert (loader.epoch, loader.batch) == (1, 0), "after the loop 0 batches of epoch 1 have been handed out"
+assert places == [(0, 1), (0, 2), (1, 0)], f"next come batch 1, batch 2, epoch 1 batch 0; yours: {places}"
 loader.start = 2
 rest = [tens.data.tolist() for tens, ones in loader]
 assert rest == [[60]], f"from start 2 on only the third batch is left, yours: {rest}"
 assert (loader.epoch, loader.batch, loader.start) == (2, 0, 0), "the next epoch begins at batch 0 again"
 ### BEGIN HIDDEN TESTS
 next(iter(loader))
-loader.start = 2
+loader.start = 1
 next(iter(loader))
 loader.start = 0
 assert [ones.data.tolist() for tens, ones in loader] == [[0, 1, 2], [3, 4, 5], [6]], (
@@ -774,10 +773,6 @@ loader.epoch, loader.batch = 4, 2
 state = loader.state_dict()
 want = {"epoch": 4, "batch": 2, "seed": 11, "num_samples": 7, "batch_size": 3, "shuffle": 1, "drop_last": 0}
 assert state == want, f"the state should be {want}, yours is {state}"
-loader.batch = 3
-state = loader.state_dict()
-found = (state["epoch"], state["batch"])
-assert found == (5, 0), f"after all 3 batches of epoch 4 comes batch 0 of epoch 5, yours says {found}"
 other = DataLoader(list(range(7)), 3, shuffle=True, seed=99)
 other.load_state_dict(want)
 found = (other.epoch, other.batch, other.start, other.seed)

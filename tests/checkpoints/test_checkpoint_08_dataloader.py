@@ -373,12 +373,16 @@ def test_a_look_costs_nothing():
     for _ in range(3):
         next(iter(loader))
     assert batches_of(loader) == want
-    single = DataLoader(Squares(3), 4, shuffle=True, seed=1)
-    assert next(iter(single))[0].data.tolist() == batches_of(single)[0][0], "nor if there is only one batch"
-    loader.load_state_dict(loader.state_dict() | {"batch": 2})
+    loader.load_state_dict(loader.state_dict() | {"batch": 1})
     next(iter(loader))
-    assert len(batches_of(loader)) == 1, "not even after a state was loaded"
+    assert len(batches_of(loader)) == 2, "not even after a state was loaded"
     assert len(batches_of(loader)) == 3
+
+
+def test_an_epoch_is_over_with_its_last_batch_even_if_nobody_asks_for_another():
+    loader, whole = (DataLoader(Squares(12), 5, shuffle=True, seed=1) for _ in range(2))
+    for _ in range(3):
+        assert [p.data.tolist() for p, _ in islice(loader, 3)] == [p for p, _ in batches_of(whole)]
 
 
 def test_a_state_of_other_data_is_refused_and_changes_nothing():

@@ -178,7 +178,7 @@ WRONG = [
         name="the epoch is never counted up",
         part="test-loader-iter",
         old="self.epoch, self.batch, self.start = self.epoch + 1, 0, 0",
-        new="self.batch, self.start = 0, 0",
+        new="self.epoch, self.batch, self.start = self.epoch, 0, 0",
     ),
     Wrong(
         name="a loaded state is not heeded",
@@ -195,10 +195,11 @@ WRONG = [
     Wrong(
         name="a batch is counted only after it was used",
         part="test-loader-iter",
-        old="            self.batch = number + 1\n"
-        "            yield collate([self.dataset[i] for i in batches[number].tolist()])\n",
+        old="            self.batch = number + 1\n",
         new="            yield collate([self.dataset[i] for i in batches[number].tolist()])\n"
-        "            self.batch = number + 1\n",
+        "            self.batch = number + 1\n"
+        "            if self.batch < len(batches):\n                continue\n"
+        "            self.epoch, self.batch, self.start = self.epoch + 1, 0, 0\n            return\n",
     ),
     Wrong(
         name="a loader that should not shuffle does",
@@ -207,10 +208,16 @@ WRONG = [
         new="order = epoch_order(len(self.dataset), self.epoch, self.seed)",
     ),
     Wrong(
-        name="the state points behind the last batch",
+        name="the position points behind the last batch",
+        part="test-loader-iter",
+        old="self.epoch, self.batch, self.start = self.epoch + 1, 0, 0",
+        new="self.epoch, self.start = self.epoch + 1, 0",
+    ),
+    Wrong(
+        name="the state does not say for what it is valid",
         part="test-loader-state",
-        old="epoch, batch = (self.epoch, self.batch) if self.batch < len(self) else (self.epoch + 1, 0)",
-        new="epoch, batch = self.epoch, self.batch",
+        old='"seed": self.seed, **self.fixed()}',
+        new='"seed": self.seed}',
     ),
     Wrong(
         name="the seed of the state is not taken over",

@@ -131,7 +131,7 @@ def split_batches(order: np.ndarray, batch_size: int, drop_last: bool) -> list[n
 
 # %% ../../modules/08_dataloader/dataloader_dev.py #data-loader
 class DataLoader:
-    """Batches of a dataset, one epoch per for loop; `batch` batches of `epoch` have been handed out."""
+    """Batches of a dataset, one epoch per for loop; `epoch` and `batch` say which batch comes next."""
 
     def __init__(
         self,
@@ -188,18 +188,18 @@ class DataLoader:
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
-        """The batches of this epoch, from `start` on; `batch` moves before each one is handed out."""
+        """The batches of this epoch, from `start` on; `epoch` and `batch` move before each is handed out."""
         order = epoch_order(len(self.dataset), self.epoch, self.order_seed)
         batches = split_batches(order, self.batch_size, self.drop_last)
         for number in range(self.start, len(batches)):
             self.batch = number + 1
+            if self.batch == len(batches):
+                self.epoch, self.batch, self.start = self.epoch + 1, 0, 0
             yield collate([self.dataset[i] for i in batches[number].tolist()])
-        self.epoch, self.batch, self.start = self.epoch + 1, 0, 0
 
     def state_dict(self) -> dict[str, int]:
         """-> integers from which load_state_dict goes on with the batch that comes next."""
-        epoch, batch = (self.epoch, self.batch) if self.batch < len(self) else (self.epoch + 1, 0)
-        return {"epoch": epoch, "batch": batch, "seed": self.seed, **self.fixed()}
+        return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed, **self.fixed()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where state_dict was taken. ValueError, and nothing changed, if it belongs to other data."""
