@@ -708,7 +708,7 @@ merge_pair = yours
 
 A chat model must know who speaks and when an answer is over. That is said with tokens that stand for no text: `<|user|>`, `<|assistant|>`, `<|end|>`. They get ids after all merges.
 
-Now somebody types the ten characters `<|user|>!!` into your chat. If the tokenizer turned that into the token, anyone could put words into anyone's mouth. So it does not: what a person types is ordinary text, always. Only the program that builds the conversation asks for special tokens, by name, and only then are they looked for.
+Now somebody types the eight characters `<|user|>` into your chat. If the tokenizer turned that into the token, anyone could put words into anyone's mouth. So it does not: what a person types is ordinary text, always. Only the program that builds the conversation asks for special tokens, by name, and only then are they looked for.
 
 **Task (6 points).** Write `split_special(text, names)`: cut the text so that every occurrence of a name is a piece of its own, drop empty pieces, and return the list. Where two names fit, the longer one wins. Names are full of characters that mean something in a regular expression: `re.escape` takes the meaning away. `re.split` keeps what it splits at if the pattern stands in parentheses. About 4 lines.
 """
@@ -863,8 +863,9 @@ class BPETokenizer:
         if isinstance(allowed_special, str):
             allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
         names = set(allowed_special)
-        for name in names - self.special_tokens.keys():
-            raise ValueError(f"{name!r} is not one of the special tokens {list(self.special_tokens)}")
+        unknown = sorted(names - self.special_tokens.keys())
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not one of the special tokens {list(self.special_tokens)}")
         return names
 
     def encode_cached(self, word: str) -> list[int]:

@@ -282,8 +282,9 @@ class BPETokenizer:
         if isinstance(allowed_special, str):
             allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
         names = set(allowed_special)
-        for name in names - self.special_tokens.keys():
-            raise ValueError(f"{name!r} is not one of the special tokens {list(self.special_tokens)}")
+        unknown = sorted(names - self.special_tokens.keys())
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not one of the special tokens {list(self.special_tokens)}")
         return names
 
     def encode_cached(self, word: str) -> list[int]:
