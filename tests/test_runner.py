@@ -531,6 +531,30 @@ def test_a_checkpoint_that_proves_nothing_has_not_passed(checkpoint, text):
     assert not result.ok and result.failed
 
 
+HYPOTHESIS = """
+from hypothesis import given, settings, strategies as st
+import tinytorch
+@settings(max_examples=20)
+@given(st.integers(0, 10))
+def test_a(n):
+    assert n < tinytorch.answer
+"""
+
+
+def test_the_quick_way_judges_as_the_full_one(checkpoint):
+    for quick in (True, False):
+        right = checkpoint(HYPOTHESIS, first_failure=quick)
+        assert (right.ok, right.finished, right.passed) == (True, True, 1), right.output
+    wrong = checkpoint(HYPOTHESIS.replace("tinytorch.answer", "3"), first_failure=True)
+    assert (wrong.ok, wrong.finished, list(wrong.failed)) == (False, True, ["test_a"]), wrong.output
+
+
+def test_a_crash_of_pytest_is_no_failed_test(checkpoint):
+    result = checkpoint("import os\ndef test_a():\n    os._exit(3)\n")
+    assert not result.ok and not result.finished
+    assert "exit status 3" in result.failed["test_checkpoint.py"]
+
+
 def test_a_checkpoint_that_never_ends_is_ended(checkpoint):
     result = checkpoint("def test_a():\n    while True: pass\n", time_limit=1.5)
     assert list(result.failed.values()) == ["did not end within 1.5 seconds"]

@@ -19,12 +19,14 @@ class Checkpoint:
     failed: dict[str, str]  # name of the test -> the line that says why
     seconds: float
     output: str
+    finished: bool = True  # pytest came to its end and reported on tests; else it crashed or was ended
 
     @property
     def ok(self) -> bool:
         return self.passed > 0 and not self.failed
 
 
+# What `python -c` runs: pytest, with `tinytorch` from one folder and nothing else from there.
 _PYTEST = """
 import sys
 root, quick, *arguments = sys.argv[1:]
@@ -32,12 +34,15 @@ sys.path.insert(0, root)
 import tinytorch
 sys.path.remove(root)
 import pytest
-if quick == "quick":
-    from hypothesis import HealthCheck, Phase, settings
-    phases = [Phase.explicit, Phase.generate]
-    settings.register_profile("quick", phases=phases, deadline=None, suppress_health_check=list(HealthCheck))
-    settings.load_profile("quick")
-sys.exit(pytest.main(arguments))
+
+class Quick:
+    def pytest_configure(self):
+        from hypothesis import HealthCheck, Phase, settings
+        phases, checks = [Phase.explicit, Phase.generate], list(HealthCheck)
+        settings.register_profile("quick", phases=phases, deadline=None, suppress_health_check=checks)
+        settings.load_profile("quick")
+
+sys.exit(pytest.main(arguments, plugins=[Quick()] if quick == "quick" else []))
 """
 
 
@@ -76,14 +81,15 @@ def run_checkpoint(
             )
         except subprocess.TimeoutExpired:
             failed = {test_file.name: f"did not end within {time_limit:g} seconds"}
-            return Checkpoint(0, failed, time.perf_counter() - began, "")
+            return Checkpoint(0, failed, time.perf_counter() - began, "", finished=False)
         passed, failed = _read_junit(record)
+        finished = bool(passed or failed)
         if done.returncode and not failed:
             last = (done.stdout.strip().splitlines() or [""])[-1]
             failed[test_file.name] = f"pytest ended with exit status {done.returncode}: {last}"
         elif not passed and not failed:
             failed[test_file.name] = "no test was run"
-    return Checkpoint(passed, failed, time.perf_counter() - began, done.stdout)
+    return Checkpoint(passed, failed, time.perf_counter() - began, done.stdout, finished)
 
 
 def _read_junit(record: Path) -> tuple[int, dict[str, str]]:
