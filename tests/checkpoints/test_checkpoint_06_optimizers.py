@@ -90,6 +90,27 @@ def run(make, by_hand, dtype, tolerance, seed, num_steps):
             )
 
 
+def test_the_arithmetic_alone():
+    rng = np.random.default_rng(3)
+    weight, grad, velocity, m = (rng.normal(size=(3, 4)).astype(np.float32) for _ in range(4))
+    v = rng.uniform(0.5, 1, (3, 4)).astype(np.float32)
+    kept = [a.astype(np.float64) for a in (weight, grad, velocity, m, v)]
+    arrays = weight, velocity, m, v
+    addresses = [a.ctypes.data for a in arrays]
+    assert accumulate(velocity, grad, 0.7) is None and sgd_step(weight, grad, 0.1) is None
+    assert update_moments(m, v, grad, 0.6, 0.8) is None
+    assert np.allclose(velocity, 0.7 * kept[2] + kept[1], atol=1e-6)
+    assert np.allclose(weight, kept[0] - 0.1 * kept[1], atol=1e-6)
+    mean, square = 0.6 * kept[3] + 0.4 * kept[1], 0.8 * kept[4] + 0.2 * kept[1] ** 2
+    assert np.allclose(m, mean, atol=1e-6) and np.allclose(v, square, atol=1e-6)
+    before = weight.astype(np.float64)
+    adam_step(weight, m, v, t=3, lr=0.1, beta1=0.6, beta2=0.8, eps=0.05)
+    want = before - 0.1 * (mean / (1 - 0.6**3)) / (np.sqrt(square / (1 - 0.8**3)) + 0.05)
+    assert np.allclose(weight, want, atol=1e-5)
+    assert np.array_equal(grad, kept[1].astype(np.float32)), "the gradient was changed"
+    assert addresses == [a.ctypes.data for a in arrays] and all(a.dtype == np.float32 for a in arrays)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     lr=st.floats(0, 0.3),
@@ -167,27 +188,6 @@ def test_decay_is_decoupled_in_adamw_only():
         ends[chosen] = p.data
     assert np.allclose(ends[AdamW], (1 - 0.0005) ** 1000, atol=0.01)
     assert ends[Adam][0] > 0.9 and ends[Adam][1] < 0.4
-
-
-def test_the_arithmetic_alone():
-    rng = np.random.default_rng(3)
-    weight, grad, velocity, m = (rng.normal(size=(3, 4)).astype(np.float32) for _ in range(4))
-    v = rng.uniform(0.5, 1, (3, 4)).astype(np.float32)
-    kept = [a.astype(np.float64) for a in (weight, grad, velocity, m, v)]
-    arrays = weight, velocity, m, v
-    addresses = [a.ctypes.data for a in arrays]
-    assert accumulate(velocity, grad, 0.7) is None and sgd_step(weight, grad, 0.1) is None
-    assert update_moments(m, v, grad, 0.6, 0.8) is None
-    assert np.allclose(velocity, 0.7 * kept[2] + kept[1], atol=1e-6)
-    assert np.allclose(weight, kept[0] - 0.1 * kept[1], atol=1e-6)
-    mean, square = 0.6 * kept[3] + 0.4 * kept[1], 0.8 * kept[4] + 0.2 * kept[1] ** 2
-    assert np.allclose(m, mean, atol=1e-6) and np.allclose(v, square, atol=1e-6)
-    before = weight.astype(np.float64)
-    adam_step(weight, m, v, t=3, lr=0.1, beta1=0.6, beta2=0.8, eps=0.05)
-    want = before - 0.1 * (mean / (1 - 0.6**3)) / (np.sqrt(square / (1 - 0.8**3)) + 0.05)
-    assert np.allclose(weight, want, atol=1e-5)
-    assert np.array_equal(grad, kept[1].astype(np.float32)), "the gradient was changed"
-    assert addresses == [a.ctypes.data for a in arrays] and all(a.dtype == np.float32 for a in arrays)
 
 
 # ------------------------------------------------------------------------------------------------- the class
