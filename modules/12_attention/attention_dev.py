@@ -75,7 +75,7 @@ Where to divide? `(q @ k.T) / sqrt(D)` touches T × S numbers, `(q / sqrt(D)) @ 
 """
 ## Weighing the keys
 
-Every query of every head of every text is compared with every key: T × S weights per head. It is the largest array that the model makes. With 12 heads and 1,024 tokens it holds 12 · 1024² float32 numbers, 50 MB, in each layer, and asking the system for another 50 MB costs more time than the arithmetic. So you own one array and work in it: `weights -= ...`, `np.exp(weights, out=weights)`, `weights /= ...`.
+Every query of every head of every text is compared with every key: T × S weights per head. It is the largest array that the model makes: with 12 heads and 1,024 tokens it holds 12 · 1024² float32 numbers, 50 MB (1 MB is 10⁶ bytes), in each layer. A new array of that size for every step would be 50 MB more each time, to be fetched and thrown away. So you own one array and work in it: `weights -= ...`, `np.exp(weights, out=weights)`, `weights /= ...`.
 
 **Task (12 + 10 points).** Write `weigh_keys(query, key, mask=None)` on plain arrays:
 
@@ -357,7 +357,7 @@ if "get_ipython" in globals():
 """
 ## Checking what comes in
 
-Attention is where shapes go wrong most often, and NumPy is too polite to complain: one head against four is *broadcast* into four, silently. And a mask of True and False would be added as 1 and 0, which hides nothing. These checks are written for you; they look at shapes only, never at the numbers, so they cost about a millionth of a second.
+Attention is where shapes go wrong most often, and NumPy is too polite to complain: one head against four is *broadcast* into four, silently. And a mask of True and False would be added as 1 and 0, which hides nothing. These checks are written for you; they look at shapes only, never at the numbers, so they cost the same for a large array as for a small one: almost nothing.
 """
 
 
@@ -579,7 +579,7 @@ attention_weights = own
 """
 ## A look-up program, written by hand
 
-Training finds queries and keys; to see that they can do something, set them yourself. Give position j the key (cos θj, sin θj), a point on a circle, and position i the query that is the point of i − 1, made long so that the softmax becomes sharp. The query of position i then fits the key of position i − 1 best: this head reads the previous token, wherever it is. Heads that do exactly this are found in trained models.
+Training finds queries and keys; to see that they can do something, set them yourself. Give position j the key (cos θj, sin θj), a point on a circle, and position i the query that is the point of i − 1, made long so that the softmax becomes sharp. The query of position i then fits the key of position i − 1 best: this head reads the previous token, wherever it is. Trained models have such heads too; Olsson et al. 2022 (arXiv:2209.11895) call them *previous token heads* and show what they are good for.
 """
 
 # %%
@@ -617,13 +617,13 @@ One softmax gives one mixture. "The animal did not cross the street because *it*
 
 A head is then one more axis that is worked through in parallel, like the batch. NumPy's matrix product works on the last two axes, so heads must stand in front of the tokens: (B, T, C) becomes (B, H, T, D). Two steps, and the order matters: cut C into H × D first (`reshape`), then swap the axes T and H (`transpose`). To reshape straight into (B, H, T, D) gives the right shape and the wrong numbers: a head would get whole tokens instead of a piece of every token.
 
-**Task (8 points).** Write `split_heads(x, num_heads)`. It works on tensors and arrays alike, because both have these methods. Raise a `ValueError` with both numbers if C cannot be cut into `num_heads` equal pieces. About 4 lines.
+**Task (8 points).** Write `split_heads(x, num_heads)` for an array. Raise a `ValueError` with both numbers if C cannot be cut into `num_heads` equal pieces. About 4 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "split-heads", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def split_heads(x, num_heads: int):
+def split_heads(x: np.ndarray, num_heads: int) -> np.ndarray:
     """(B, T, C) -> (B, H, T, D), where C = H * D. Raises ValueError if C is not divisible by num_heads."""
     ### BEGIN SOLUTION
     B, T, C = x.shape
@@ -652,7 +652,6 @@ assert heads[0, 0, 1].tolist() == [10, 11, 12], (
 assert heads[0, 1, 0].tolist() == [3, 4, 5], (
     f"head 1 of token 0 is [3, 4, 5], yours: {heads[0, 1, 0].tolist()}"
 )
-assert split_heads(Tensor(np.zeros((2, 3, 8))), 4).shape == (2, 4, 3, 2), "it should work on tensors too"
 try:
     split_heads(np.zeros((1, 2, 6)), 4)
 except ValueError as error:
@@ -677,7 +676,7 @@ for b, h, t in np.ndindex(2, 4, 3):
 
 # %% nbgrader={"grade": false, "grade_id": "merge-heads", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def merge_heads(x):
+def merge_heads(x: np.ndarray) -> np.ndarray:
     """(B, H, T, D) -> (B, T, C), where C = H * D: the heads of each token side by side."""
     ### BEGIN SOLUTION
     B, H, T, D = x.shape
@@ -695,7 +694,6 @@ assert merged.shape == (1, 2, 6), f"2 heads of (2, 3) merge into (1, 2, 6), your
 assert merged[0, 1].tolist() == [10, 11, 12, 13, 14, 15], (
     f"token 1 is [10, 11, 12] of head 0 and [13, 14, 15] of head 1, yours: {merged[0, 1].tolist()}"
 )
-assert merge_heads(Tensor(np.zeros((2, 4, 3, 5)))).shape == (2, 3, 20), "it should work on tensors too"
 ### BEGIN HIDDEN TESTS
 x = np.random.default_rng(7).standard_normal((2, 4, 3, 5))
 merged = merge_heads(x)
@@ -708,6 +706,24 @@ for b, h, t in np.ndindex(2, 4, 3):
 
 # %% [markdown]
 """
+Neither of the two computes anything: every number only changes its place. So the gradient of each is the other one, and the rules for module 05's table are one line each. They are given.
+"""
+
+
+# %%
+#| export
+@gradient_of(split_heads)
+def _(grad, output, x, num_heads):
+    return (merge_heads(grad),)
+
+
+@gradient_of(merge_heads)
+def _(grad, output, x):
+    return (split_heads(grad, x.shape[1]),)
+
+
+# %% [markdown]
+"""
 ## The layer
 
 Where do queries, keys and values come from? From the tokens themselves, through three linear layers that are learned: "what I look for", "what I can be found by", "what I have to say". A fourth linear layer at the end lets the heads mix. That is the whole layer, and it has three steps which you write apart: `project`, look up, `merge`. They stay apart as methods because a look-up can be done in more than one way, and whoever wants another one keeps the first and the last step.
@@ -716,8 +732,8 @@ The constructor is given: it is plumbing, and the names of the four layers are t
 
 **Task (4 + 4 + 6 points).**
 
-- `project(x)`: (B, T, C) to the queries, keys and values, in this order, each through its own layer and then split into heads. About 2 lines.
-- `merge(heads)`: (B, H, T, D) to (B, T, C): merge the heads, then the output layer. 1 line.
+- `project(x)`: (B, T, C) to the queries, keys and values, in this order, each through its own layer and then split into heads: `apply(split_heads, ..., num_heads=...)`, through the door that records gradients. About 2 lines.
+- `merge(heads)`: (B, H, T, D) to (B, T, C): merge the heads, again with `apply`, then the output layer. 1 line.
 - `forward(x, mask=None)`: project, attend with the mask and with `self.causal`, merge. About 3 lines.
 """
 
@@ -767,13 +783,13 @@ class MultiHeadAttention(Module):
         x = x if isinstance(x, Tensor) else Tensor(x)
         ### BEGIN SOLUTION
         layers = self.q_proj, self.k_proj, self.v_proj
-        return tuple(split_heads(layer(x), self.num_heads) for layer in layers)
+        return tuple(apply(split_heads, layer(x), num_heads=self.num_heads) for layer in layers)
         ### END SOLUTION
 
     def merge(self, heads) -> Tensor:
         """(B, H, T, D) -> (B, T, C): the heads side by side, mixed by the output layer."""
         ### BEGIN SOLUTION
-        return self.out_proj(merge_heads(heads))
+        return self.out_proj(apply(merge_heads, heads))
         ### END SOLUTION
 
     def forward(self, x, mask=None) -> Tensor:
@@ -795,13 +811,38 @@ attention = MultiHeadAttention(8, 2, causal=True, rng=0)
 x = Tensor(np.random.default_rng(1).standard_normal((1, 5, 8)))
 [y.shape for y in (*attention.project(x), attention(x))]
 
+# %% nbgrader={"grade": false, "grade_id": "recording", "locked": true, "schema_version": 3, "solution": false}
+from contextlib import contextmanager
+
+from tinytorch.core.autograd import enable_autograd
+from tinytorch.core.tensor import set_recorder
+
+
+@contextmanager
+def recording():
+    """Gradients are recorded inside the block; afterwards all is as it was. For the tests."""
+    before = set_recorder(None)
+    enable_autograd()
+    try:
+        yield
+    finally:
+        set_recorder(before)
+
+
 # %% nbgrader={"grade": true, "grade_id": "test-mha-project", "locked": true, "points": 4, "schema_version": 3, "solution": false}
 ### BEGIN HIDDEN TESTS
 own = globals().get("split_heads")
 
 
 def split_heads(x, num_heads):
-    return Tensor(np.stack(np.split(x.data, num_heads, axis=-1), axis=1))
+    if isinstance(x, Tensor):
+        return apply(split_heads, x, num_heads=num_heads)
+    return np.stack(np.split(x, num_heads, axis=-1), axis=1)
+
+
+@gradient_of(split_heads)
+def _(grad, output, x, num_heads):
+    return (np.concatenate([grad[:, h] for h in range(num_heads)], axis=-1),)
 
 
 ### END HIDDEN TESTS
@@ -829,6 +870,13 @@ for layer, got in zip(
     for b, h, t, d in np.ndindex(2, 3, 5, 4):
         want = x[b, t] @ layer.weight.data[4 * h + d] + layer.bias.data[4 * h + d]
         assert abs(got.data[b, h, t, d] - want) < 1e-4, f"wrong for text {b}, head {h}, token {t}"
+with recording():
+    x = Tensor(x, requires_grad=True)
+    attention.project(x)[1].sum().backward()
+want = attention.k_proj.weight.data.sum(axis=0)
+assert x.grad is not None and np.allclose(x.grad[1, 2], want, atol=1e-4), (
+    "the gradient should reach x: use apply"
+)
 split_heads = own
 ### END HIDDEN TESTS
 
@@ -838,7 +886,14 @@ own = globals().get("merge_heads")
 
 
 def merge_heads(x):
-    return Tensor(np.concatenate([x.data[:, h] for h in range(x.shape[1])], axis=-1))
+    if isinstance(x, Tensor):
+        return apply(merge_heads, x)
+    return np.concatenate([x[:, h] for h in range(x.shape[1])], axis=-1)
+
+
+@gradient_of(merge_heads)
+def _(grad, output, x):
+    return (np.stack(np.split(grad, x.shape[1], axis=-1), axis=1),)
 
 
 ### END HIDDEN TESTS
@@ -860,6 +915,13 @@ for b, t, c in np.ndindex(2, 5, 12):
     for h, d in np.ndindex(3, 4):
         want = want + heads.data[b, h, t, d] * attention.out_proj.weight.data[c, 4 * h + d]
     assert abs(merged.data[b, t, c] - want) < 1e-4, f"wrong for text {b}, token {t}"
+with recording():
+    heads = Tensor(heads.data, requires_grad=True)
+    attention.merge(heads).sum().backward()
+want = attention.out_proj.weight.data.sum(axis=0)[4:8]
+assert heads.grad is not None and np.allclose(heads.grad[1, 1, 2], want, atol=1e-4), (
+    "the gradient should reach the heads: use apply"
+)
 merge_heads = own
 ### END HIDDEN TESTS
 
@@ -924,7 +986,7 @@ np.abs(attention(changed).data - attention(tokens).data).max(axis=-1)
 
 # %% [markdown]
 """
-*The price.* Each of T tokens is compared with T tokens. These are the megabytes (10⁶ bytes) of float32 weights that one layer of GPT-2's smallest model, with 12 heads, makes for one text of T tokens: twice the text, four times the memory.
+*The price.* Each of T tokens is compared with T tokens. These are the megabytes of float32 weights that one layer of GPT-2's smallest model, with 12 heads, makes for one text of T tokens: twice the text, four times the memory.
 """
 
 # %%

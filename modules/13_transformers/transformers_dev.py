@@ -584,7 +584,7 @@ assert np.array_equal(other(text[:, 3:4]), text[:, 3:4]), "two texts must not ge
 """
 Tokens from outside are checked once, where they come in, by `check_tokens`, which is given. NumPy would take token −1 for the last one of the vocabulary without a word.
 
-`LanguageModel` then holds what all models share. A model that inherits from it brings `vocab_size`, `max_seq_len`, and two methods: `hidden_states`, from tokens (B, T) to one vector per token (B, T, C), and `logits`, from such vectors to (…, V). They are apart for a reason: with 50,257 tokens in the vocabulary the step to the logits is a third of the work, and when you write you need it for one position only.
+`LanguageModel` then holds what all models share. A model that inherits from it brings `vocab_size`, `max_seq_len`, and two methods: `hidden_states`, from tokens (B, T) to one vector per token (B, T, C), and `logits`, from such vectors to (…, V). They are apart for a reason: in the smallest GPT-2 the step to the logits takes 50,257 · 768 = 38.6 million multiplications per position, all its blocks together 12 · 12 · 768² = 84.9 million, and when you write you need it for one position only.
 
 **Task (4 + 8 points).**
 
@@ -722,8 +722,8 @@ assert model.asked == [(2, 1, 2)], (
     f"logits are needed for the last position only, you asked for {model.asked}"
 )
 ### BEGIN HIDDEN TESTS
-from tinytorch.core.autograd import enable_autograd  # noqa: E402
-from tinytorch.core.tensor import set_recorder  # noqa: E402
+from tinytorch.core.autograd import enable_autograd
+from tinytorch.core.tensor import set_recorder
 
 
 class Recorded(Counting):
@@ -944,7 +944,7 @@ for x, a, m in ((0.5, 2.0, -1.0), (-3.0, 0.25, 4.0)):
 """
 ## GPT-2
 
-The whole model: each token becomes its row of the token embedding plus the row of its position in the position embedding; L blocks; a last LayerNorm; and the logits. For the logits each vector is compared, by a dot product, with the embedding of every token of the vocabulary. The same table is used twice, at the entrance and at the exit, which is called *weight tying* (Press and Wolf 2017, arXiv:1608.05859): a token is likely next if its embedding points where the last vector points. It saves V · C weights, for the smallest GPT-2 a quarter of the model.
+The whole model: each token becomes its row of the token embedding plus the row of its position in the position embedding; L blocks; a last LayerNorm; and the logits. For the logits each vector is compared, by a dot product, with the embedding of every token of the vocabulary. The same table is used twice, at the entrance and at the exit, which is called *weight tying* (Press and Wolf 2017, arXiv:1608.05859): a token is likely next if its embedding points where the last vector points. It saves V · C weights: 50,257 · 768, or 38.6 million, in the smallest GPT-2.
 
 The constructor is given, and with it two decisions. The weights begin as normal random numbers of standard deviation 0.02, and those of the layers that write into the residual path, two in each block, begin smaller by √(2L), because so many of them are added up (Radford et al. 2019, section 2.3). And the model starts in `eval()`, ready to write.
 
@@ -1340,5 +1340,5 @@ build GPT-2 to the last parameter, train it, and let it write in whatever way su
 
 Two exercises. First, train the model on its sentence at a random place in each step (`hidden_states` with a random `start_pos`) and look at the three losses again: what did it have to learn this time? Second, train it with the two additions of the block taken out, with the same steps and seed, and plot both losses in one picture.
 
-Next door, in module 14, you build the instruments: how long does a step take, how much memory does it move, what is the machine's limit? They will tell you precisely what the number 210 costs, and module 15 does something about it.
+Next door, in module 14, you build the instruments: how long does a step take, how much memory does it move, what is the machine's limit? They will tell you precisely what the number 210 costs, and then it is time to do something about it.
 """

@@ -18,7 +18,7 @@ from tinytorch.core.attention import (
     weigh_keys,
 )
 from tinytorch.core.autograd import enable_autograd
-from tinytorch.core.tensor import Tensor, set_recorder
+from tinytorch.core.tensor import Tensor, apply, set_recorder
 
 quick = settings(max_examples=60, deadline=None)
 size = st.integers(1, 5)
@@ -211,7 +211,7 @@ def test_nothing_that_comes_in_is_changed():
 
 
 def test_the_weights_are_made_in_one_array():
-    """T * S numbers per head are the largest array of a model: a second one costs more than the sums."""
+    """T * S numbers per head are the largest array that a model makes: there should be one of it."""
     query, key, _ = random_heads(np.random.default_rng(9), B=1, H=3, T=200, S=200, D=4)
     mask = causal_mask(200, 200)
     weigh_keys(query, key, mask)
@@ -324,11 +324,20 @@ def test_heads_are_pieces_of_every_token(B, T, H, D):
         assert merged[b, t, h * D + d] == other[b, h, t, d]
 
 
-def test_splitting_copies_nothing_and_works_on_tensors():
+def test_splitting_copies_nothing():
     x = np.zeros((2, 3, 20), np.float32)
     assert np.shares_memory(split_heads(x, 4), x)
-    assert isinstance(split_heads(Tensor(x), 4), Tensor)
-    assert isinstance(merge_heads(split_heads(Tensor(x), 4)), Tensor)
+
+
+def test_splitting_and_merging_are_each_others_gradient(gradients):
+    rng = np.random.default_rng(19)
+    x = Tensor(rng.standard_normal((2, 3, 20)), requires_grad=True)
+    pull = rng.standard_normal((2, 4, 3, 5)).astype(np.float32)
+    (apply(split_heads, x, num_heads=4) * pull).sum().backward()
+    assert np.array_equal(x.grad, np.concatenate([pull[:, h] for h in range(4)], axis=-1))
+    heads = Tensor(pull, requires_grad=True)
+    (apply(merge_heads, heads) * x.data).sum().backward()
+    assert np.array_equal(heads.grad, np.stack(np.split(x.data, 4, axis=-1), axis=1))
 
 
 def test_heads_of_unequal_size_are_refused():

@@ -227,20 +227,26 @@ WRONG = [
     Wrong(
         name="the number of heads and their width are mixed up",
         part="test-mha-project",
-        old="split_heads(layer(x), self.num_heads)",
-        new="split_heads(layer(x), self.head_dim)",
+        old="apply(split_heads, layer(x), num_heads=self.num_heads)",
+        new="apply(split_heads, layer(x), num_heads=self.head_dim)",
     ),
     Wrong(
         name="the heads are not mixed by the output layer",
         part="test-mha-merge",
-        old="self.out_proj(merge_heads(heads))",
-        new="merge_heads(heads)",
+        old="self.out_proj(apply(merge_heads, heads))",
+        new="apply(merge_heads, heads)",
+    ),
+    Wrong(
+        name="the gradient is lost where the heads are merged",
+        part="test-mha-merge",
+        old="self.out_proj(apply(merge_heads, heads))",
+        new="self.out_proj(merge_heads(heads.data))",
     ),
     Wrong(
         name="the output goes through another layer",
         part="test-mha-merge",
-        old="self.out_proj(merge_heads(heads))",
-        new="self.v_proj(merge_heads(heads))",
+        old="self.out_proj(apply(merge_heads, heads))",
+        new="self.v_proj(apply(merge_heads, heads))",
     ),
     Wrong(
         name="the layer ignores its mask",

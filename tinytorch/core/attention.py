@@ -113,7 +113,7 @@ def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = Fa
     return attention_weights(query, key, mask, causal) @ value
 
 # %% ../../modules/12_attention/attention_dev.py #split-heads
-def split_heads(x, num_heads: int):
+def split_heads(x: np.ndarray, num_heads: int) -> np.ndarray:
     """(B, T, C) -> (B, H, T, D), where C = H * D. Raises ValueError if C is not divisible by num_heads."""
     B, T, C = x.shape
     if C % num_heads:
@@ -121,12 +121,22 @@ def split_heads(x, num_heads: int):
     return x.reshape(B, T, num_heads, C // num_heads).transpose(0, 2, 1, 3)
 
 # %% ../../modules/12_attention/attention_dev.py #merge-heads
-def merge_heads(x):
+def merge_heads(x: np.ndarray) -> np.ndarray:
     """(B, H, T, D) -> (B, T, C), where C = H * D: the heads of each token side by side."""
     B, H, T, D = x.shape
     return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
 
 # %% ../../modules/12_attention/attention_dev.py #cell-53
+@gradient_of(split_heads)
+def _(grad, output, x, num_heads):
+    return (merge_heads(grad),)
+
+
+@gradient_of(merge_heads)
+def _(grad, output, x):
+    return (split_heads(grad, x.shape[1]),)
+
+# %% ../../modules/12_attention/attention_dev.py #cell-55
 def whole_number(name: str, value, at_least: int) -> int:
     """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
@@ -167,11 +177,11 @@ class MultiHeadAttention(Module):
             raise ValueError(f"attention takes (B, T, {self.embed_dim}) with at least 1 token, got {shape}")
         x = x if isinstance(x, Tensor) else Tensor(x)
         layers = self.q_proj, self.k_proj, self.v_proj
-        return tuple(split_heads(layer(x), self.num_heads) for layer in layers)
+        return tuple(apply(split_heads, layer(x), num_heads=self.num_heads) for layer in layers)
 
     def merge(self, heads) -> Tensor:
         """(B, H, T, D) -> (B, T, C): the heads side by side, mixed by the output layer."""
-        return self.out_proj(merge_heads(heads))
+        return self.out_proj(apply(merge_heads, heads))
 
     def forward(self, x, mask=None) -> Tensor:
         """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
