@@ -193,11 +193,20 @@ WRONG = [
         new="    g = grad\n    along = np.vecdot(g, normal)[..., None] / x.shape[-1]\n    return",
     ),
     Wrong(
-        name="RMSNorm has a bias that nothing uses",
+        name="RMSNorm looks at the first axis",
         part="test-rms-norm-class",
-        old="        self.weight = Tensor(np.ones(embed_dim), requires_grad=True)\n        ### END",
-        new="        self.weight = Tensor(np.ones(embed_dim), requires_grad=True)\n"
-        "        self.bias = Tensor(np.zeros(embed_dim), requires_grad=True)\n        ### END",
+        old="        if np.shape(x)[-1:] != self.weight.shape:\n"
+        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")\n'
+        "        return apply(rms_norm,",
+        new="        if np.shape(x)[:1] != self.weight.shape:\n"
+        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")\n'
+        "        return apply(rms_norm,",
+    ),
+    Wrong(
+        name="RMSNorm leaves its weight out",
+        part="test-rms-norm-class",
+        old="apply(rms_norm, x, self.weight, eps=self.eps)",
+        new="apply(rms_norm, x, np.ones(self.weight.shape, np.float32), eps=self.eps)",
     ),
     Wrong(
         name="RMSNorm does not pass eps on",
