@@ -965,7 +965,7 @@ Loading has its own trap. The model, the optimizer and the loader each refuse a 
 # %% nbgrader={"grade": false, "grade_id": "load-together", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def load_together(pairs) -> None:
-    """part.load_state_dict(state) for each (part, state). If one raises, so does this, and none is changed."""
+    """part.load_state_dict(state) for each (part, state), or for none: if one raises, so does this."""
     ### BEGIN SOLUTION
     loaded = []
     try:

@@ -264,7 +264,7 @@ class Trainer:
 
 # %% ../../modules/07_training/training_dev.py #load-together
 def load_together(pairs) -> None:
-    """part.load_state_dict(state) for each (part, state). If one raises, so does this, and none is changed."""
+    """part.load_state_dict(state) for each (part, state), or for none: if one raises, so does this."""
     loaded = []
     try:
         for part, state in pairs:
