@@ -312,9 +312,9 @@ class Counter:
     def __init__(self):
         self.calls = 0
 
-    def count(self, inner, *inputs, **options):
+    def count(self, method, *inputs, **options):
         self.calls += 1
-        return inner(*inputs, **options)
+        return method(*inputs, **options)
 
 
 def test_wrap_goes_around_one_method_of_one_object():

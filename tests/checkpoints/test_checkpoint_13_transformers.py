@@ -551,9 +551,9 @@ def test_sampled_generation_follows_the_seed_and_the_rows_stay_apart():
 def test_generation_goes_through_decoder_and_hidden_states():
     model, asked = Successor(), []
 
-    def spy(inner, batch_size, num_tokens):
+    def spy(decoder, batch_size, num_tokens):
         asked.append((batch_size, num_tokens))
-        return inner(batch_size, num_tokens)
+        return decoder(batch_size, num_tokens)
 
     model.wrap("decoder", spy)
     text = model.generate([[1, 2], [7, 8]], 3, temperature=0)

@@ -366,7 +366,8 @@ def test_the_roofline(flops, moved, peak, bandwidth):
     assert machine.seconds(cost) == pytest.approx(sorted((computing, fetching))[1])
     assert machine.attainable(cost.intensity) == pytest.approx(flops / machine.seconds(cost))
     if abs(computing - fetching) > 1e-6 * computing:
-        assert machine.bound_by(cost) == ("bytes" if fetching > computing else "flops")
+        slower = "bytes" if fetching > computing else "flops"
+        assert machine.bound_by(cost) == slower
 
 
 def test_decode_is_bound_by_bytes_and_prefill_by_flops():

@@ -12,7 +12,9 @@ COMMANDS = {
     "export": "tinytorch.tito.export:command",
     "notebooks": "tinytorch.tito.notebooks:command",
     "lint": "tinytorch.tito.lint:command",
+    "release": "tinytorch.tito.release:command",
     "module": "tinytorch.tito.course:module",
+    "grade": "tinytorch.tito.grade:command",
     "doctor": "tinytorch.tito.doctor:command",
 }
 
@@ -31,7 +33,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tinytorch", prog_name="tito")
 def cli() -> None:
-    """Everything around the course: export, notebooks, lint, the student's loop, doctor."""
+    """Everything around the course: export, notebooks, lint, release, the student's loop, doctor."""
 
 
 def main() -> None:

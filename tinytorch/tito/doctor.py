@@ -52,7 +52,8 @@ def examine(project: Project | None) -> Iterator[Result]:
         return
     yield from check_modules(project)
     yield check_export(project)
-    yield check_weights(project)
+    if not project.bundle_label or (project.root / "milestones").is_dir():
+        yield check_weights(project)
 
 
 def check_python(version: tuple = tuple(sys.version_info)) -> Result:
@@ -124,6 +125,9 @@ def check_numpy() -> Result:
 def check_modules(project: Project) -> Iterator[Result]:
     """Every exported module imports, each tried in a process of its own."""
     files = project.exported_files()
+    if not files and project.bundle_label:
+        yield Result("note", "the package holds no module yet: yours come with tito module complete")
+        return
     if not files:
         yield Result("mend", "the package holds no exported module", "tito export")
         return
@@ -194,7 +198,7 @@ def _requirements(project: Project | None) -> dict[str, list[str]]:
     """{extra: requirements}, the runtime under "". A clone's pyproject.toml is newer than pip's record."""
     if project:
         table = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return {"": table["dependencies"], **table["optional-dependencies"]}
+        return {"": table["dependencies"], **table.get("optional-dependencies", {})}
     found: dict[str, list[str]] = {"": []}
     for line in metadata.requires("tinytorch") or []:
         requirement, _, marker = line.partition(";")

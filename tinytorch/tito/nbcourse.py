@@ -61,7 +61,7 @@ def prepare_course(project: Project, module: Module, course_dir: Path | str) -> 
         if fresh:
             source.parent.mkdir(parents=True, exist_ok=True)
             write_text(source, fresh)
-        swap_in(made.parent, release.parent)
+        swap_in({release.parent: made.parent})
     return release
 
 
@@ -111,26 +111,30 @@ def reason_of(result: dict) -> str:
     return named[0] if named else (text.strip().splitlines() or ["it gave no reason"])[-1]
 
 
-def swap_in(new: Path, place: Path) -> None:
-    """Puts the file or folder `new` (on the same file system) at `place`.
+def swap_in(news: dict[Path, Path]) -> None:
+    """{place: new file or folder, on the same file system}: puts all of them in place, or none.
 
-    What was there before is deleted only when the new one stands, and comes back if that fails.
+    What was there before is deleted only when the new ones stand, and comes back if that fails.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
-    had_one = place.exists()
-    if had_one:
-        os.replace(place, old)
+    olds: dict[Path, Path] = {}
+    done: list[Path] = []
     try:
-        os.replace(new, place)
+        for place, new in news.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.exists():
+                old = place.with_name(f".{place.name}.{os.getpid()}.old")
+                os.replace(place, old)
+                olds[place] = old
+            os.replace(new, place)
+            done.append(place)
     except BaseException:
-        if had_one:
+        for place in done:
+            os.replace(place, news[place])
+        for place, old in olds.items():
             os.replace(old, place)
         raise
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)
+    for old in olds.values():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def _is_recorded(gradebook: Path, module: Module) -> bool:

@@ -64,6 +64,18 @@ class Project:
         return self.root / "modules"
 
     @property
+    def bundle_label(self) -> str | None:
+        """The NN_name of a student's bundle, whose notebook lies at its top; None in the whole course."""
+        table = _read_toml(self.root / "pyproject.toml").get("tool", {}).get("tinytorch", {})
+        return table.get("module")
+
+    def unit_folders(self) -> list[Module]:
+        """Every place of a module, in the order of NN, whatever it holds: modules/NN_name, a bundle's top."""
+        places = [(folder.name, folder) for folder in self.modules_dir.glob("[0-9][0-9]_*")]
+        places += [(self.bundle_label, self.root)] if self.bundle_label else []
+        return [Module(label[:2], label[3:], folder) for label, folder in sorted(places)]
+
+    @property
     def state_dir(self) -> Path:
         """Backups and progress; ignored by git."""
         return self.root / ".tito"
@@ -154,9 +166,14 @@ def project_version(root: Path) -> str:
 
 
 def _project_name(pyproject: Path) -> str | None:
-    if not pyproject.is_file():
-        return None
+    return _read_toml(pyproject).get("project", {}).get("name")
+
+
+def _read_toml(path: Path) -> dict:
+    """The file as a table; empty if it is not there or not TOML."""
+    if not path.is_file():
+        return {}
     try:
-        return tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {}).get("name")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return None
+        return {}

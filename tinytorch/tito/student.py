@@ -86,9 +86,8 @@ def _replace_region(source: str, name: str, stub: tuple[str, ...]) -> tuple[str,
 def student_modules(project: Project) -> list["StudentModule"]:
     """Every module that has a dev file (the instructor's repository) or a notebook (a student's bundle)."""
     found = []
-    for folder in sorted(project.modules_dir.glob("[0-9][0-9]_*")):
-        number, _, name = folder.name.partition("_")
-        unit = StudentModule(Module(number, name, folder), project)
+    for module in project.unit_folders():
+        unit = StudentModule(module, project)
         if any(path.is_file() for path in (unit.module.dev_file, unit.notebook, unit.pristine_file)):
             found.append(unit)
     return found
@@ -206,7 +205,7 @@ class StudentModule:
         """Put the notebook back as it was handed out -> where the student's copy lies now."""
         if not self.module.dev_file.is_file() and not self.pristine_file.is_file():
             self.place_notebook()  # says what to do
-        backup = back_up(self.notebook, self.project) if self.notebook.exists() else None
+        backup = back_up(self.notebook, self.project, self.module.label) if self.notebook.exists() else None
         self.place_notebook()
         return backup
 
