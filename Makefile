@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -q
 CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oracle lint format export notebooks doctor clean
+.PHONY: help demo test test-slow test-oracle test-grading lint format export notebooks doctor clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -15,13 +15,16 @@ demo: .venv/.runtime  ## a small GPT answers two prompts, without and with its K
 	@$(BIN)/python $(CHAT) --demo
 
 test: .venv/.dev  ## every quick test
-	@$(PYTEST) -m "not slow and not oracle"
+	@$(PYTEST) -m "not slow and not oracle and not grading"
 
 test-slow: .venv/.dev  ## the tests that take longer than a few seconds each
-	@$(PYTEST) -m "slow and not oracle"
+	@$(PYTEST) -m "slow and not oracle and not grading"
 
 test-oracle: .venv/.oracle  ## the tests against PyTorch and transformers (a large download)
 	@$(PYTEST) -m oracle
+
+test-grading: .venv/.instructor  ## the tests of releasing and grading, with nbgrader (a large download)
+	@$(PYTEST) -m grading
 
 lint: .venv/.dev  ## what CI and pre-commit check besides the tests
 	@$(BIN)/tito export --check
@@ -61,6 +64,11 @@ clean:  ## remove the environment and all caches, never a notebook
 	@echo "Installing TinyTorch and its development tools into .venv (once) ..."
 	@$(PIP) -e ".[dev]"
 	@touch .venv/.runtime $@
+
+.venv/.instructor: .venv/.dev
+	@echo "Installing nbgrader into .venv (once) ..."
+	@$(PIP) -e ".[dev,instructor]"
+	@touch $@
 
 .venv/.oracle: .venv/.dev
 	@echo "Installing PyTorch and transformers into .venv (once) ..."
