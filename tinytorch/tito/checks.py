@@ -20,20 +20,23 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(null, stream)
     import pytest
-    from hypothesis import HealthCheck, Phase, settings
 
-    settings.register_profile(
-        "grading",
-        database=None,
-        deadline=None,
-        derandomize=True,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    settings.load_profile("grading")
     outcomes: dict[str, list[str]] = {}
 
     class Reporter:
+        def pytest_configure(self):
+            from hypothesis import HealthCheck, Phase, settings
+
+            settings.register_profile(
+                "grading",
+                database=None,
+                deadline=None,
+                derandomize=True,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            settings.load_profile("grading")
+
         def pytest_runtest_logreport(self, report):
             name = report.nodeid.partition("::")[2]
             if report.when == "call" or report.outcome != "passed":

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -526,7 +527,9 @@ class Gradebooks:
 
     def __init__(self, course: Path, setup: Setup):
         from nbgrader.api import Gradebook
+        from sqlalchemy.exc import SAWarning
 
+        warnings.filterwarnings("ignore", category=SAWarning, module="nbgrader")  # of its own queries
         self.course, self.setup = course, setup
         self.book = Gradebook(f"sqlite:///{course / 'gradebook.db'}", "tinytorch")
 

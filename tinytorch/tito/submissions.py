@@ -18,6 +18,7 @@ SIZE_LIMIT = 20_000_000  # bytes of a notebook
 CELL_LIMIT = 2_000
 STUDENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 EXPORTS = re.compile(r"^#[ \t]*\|[ \t]*exports?i?\b", re.MULTILINE)
+HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[ \t]*\n", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"(?:BEGIN|END) HIDDEN TESTS")
 
 # What reaches for the machinery around the code. Solutions need none of it, unless the reference does.
@@ -122,7 +123,7 @@ def check(student: str, file: Path, released: dict, source: dict) -> Submission:
     cells = _with_missing(cells, originals, flags)
     for grade_id, cell in ((_grade_id(cell), cell) for cell in cells):
         if grade_id and is_locked(originals[grade_id]):
-            if cell["source"].strip() != originals[grade_id]["source"].strip():
+            if _shown(cell["source"]) != _shown(originals[grade_id]["source"]):
                 flags.append(f"`{grade_id}` was edited and is restored")
             cell["source"] = originals[grade_id]["source"]
     visible = _notebook(cells)
@@ -145,6 +146,11 @@ def check(student: str, file: Path, released: dict, source: dict) -> Submission:
 
 def by_grade_id(notebook: dict) -> dict[str, dict]:
     return {_grade_id(cell): cell for cell in notebook["cells"] if _grade_id(cell)}
+
+
+def _shown(source: str) -> str:
+    """A test as students see it: without hidden lines, the white space around it left out."""
+    return HIDDEN.sub("", source + "\n").strip()
 
 
 def is_locked(cell: dict) -> bool:
