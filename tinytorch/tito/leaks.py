@@ -13,7 +13,7 @@ TELLING = 24  # characters, spaces not counted: a shorter line may be anybody's
 RUN = 3  # so many lines in a row tell, however short each is
 REGION = re.compile(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS|MARK SCHEME)")
 BOILERPLATE = re.compile(r"(except|import|from)\b")
-PRINTABLE = re.compile(rb"[\t\n\r -~\x80-\xff]{12,}")  # what is text in a file that is none
+PRINTABLE = re.compile(rb"[\t\n\r -~]{16,}")  # what is text in a file that is none
 CLOSED_BOXES = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"(\xb5/\xfd": "zstd"}
 
 
@@ -125,8 +125,8 @@ def texts_of(content: bytes, depth: int = 0) -> Iterator[str]:
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             raise ValueError(f"it is a zip that cannot be looked into ({error})") from None
     if b"\x00" in content:
-        yield content.decode("utf-16-le", "replace") + content[1:].decode("utf-16-le", "replace")
-        content = b"\n".join(PRINTABLE.findall(content))
+        wide = content.replace(b"\x00", b"")  # UTF-16 and UTF-32, of either byte order
+        content = b"\n".join(PRINTABLE.findall(wide) + PRINTABLE.findall(content))
     text = content.decode("utf-8", "replace")
     yield text
     yield text.replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
