@@ -84,7 +84,7 @@ def find(notebook, grade_id):
     return next(c for c in notebook["cells"] if c["metadata"].get("nbgrader", {}).get("grade_id") == grade_id)
 
 
-def tests_of(notebook):
+def locked_cells(notebook):
     return [c for c in notebook["cells"] if c["metadata"].get("nbgrader", {}).get("locked")]
 
 
@@ -137,7 +137,8 @@ LOOK = """
 import os
 found = [os.path.join(d, f) for top in ("/work", "/root", "/home", "/tmp", "/usr/local", "/srv", "/mnt")
          for d, _, files in os.walk(top) for f in files
-         if f in ("gradebook.db", "losses.ipynb", "losses_dev.py", "losses.py", "grades.csv")]
+         if f in ("gradebook.db", "losses.ipynb", "losses_dev.py", "losses.py", "grades.csv")
+         and "site-packages/nbgrader" not in d]
 assert not found, found
 """
 PYTEST = """#| export
@@ -152,18 +153,20 @@ def hostile(course):
     """{name: notebook or bytes}: none of these solves anything."""
     c, released = course, course.released
     no_tests, edited, dear, twice, moved = (copy.deepcopy(released) for _ in range(5))
-    no_tests["cells"] = [cell for cell in no_tests["cells"] if cell not in tests_of(no_tests)]
-    for cell in tests_of(edited):
+    no_tests["cells"] = [cell for cell in no_tests["cells"] if cell not in locked_cells(no_tests)]
+    for cell in locked_cells(edited):
         cell["source"] = "pass"
-    for cell in tests_of(dear):
+    for cell in locked_cells(dear):
         cell["metadata"]["nbgrader"]["points"] = 1000
-    for cell in tests_of(twice):
+    for cell in locked_cells(twice):
         twice["cells"].append(copy.deepcopy(cell) | {"source": "pass"})
-    moved["cells"] = tests_of(moved) + [cell for cell in moved["cells"] if cell not in tests_of(moved)]
+    moved["cells"] = locked_cells(moved) + [
+        cell for cell in moved["cells"] if cell not in locked_cells(moved)
+    ]
     renamed, typed, noisy = (copy.deepcopy(released) for _ in range(3))
-    for cell in tests_of(renamed):
+    for cell in locked_cells(renamed):
         cell["metadata"]["nbgrader"]["grade_id"] += "-mine"
-    for cell in tests_of(typed):
+    for cell in locked_cells(typed):
         cell["cell_type"] = "markdown"
     noisy["cells"][2]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 50_000_000}]
     other = copy.deepcopy(released)
@@ -208,7 +211,8 @@ def hostile(course):
         "forges": c.with_code(FORGE),
         "breaks-reader": c.with_code(
             "import os\nfor fd in range(3, 12):\n    try:\n"
-            '        os.write(fd, b\'{"event": "end", "cell": [], "no": {}}\\n\')\n    except OSError:\n        pass'
+            '        os.write(fd, b\'{"event": "end", "cell": [], "no": {}}\\n\')\n'
+            "    except OSError:\n        pass"
         ),
         "steals-tests": c.with_code(STEAL, mse="raise ValueError(stolen())"),
         "looks-around": c.with_code(LOOK),
@@ -297,7 +301,7 @@ def test_statuses_tell_what_happened(graded):
 def test_feedback_shows_no_hidden_test(graded):
     course, rows, _ = graded
     hidden = []
-    for cell in tests_of(course.source):
+    for cell in locked_cells(course.source):
         text = "".join(cell["source"])
         for region in text.split("### BEGIN HIDDEN TESTS")[1:]:
             lines = region.split("### END HIDDEN TESTS")[0].splitlines()

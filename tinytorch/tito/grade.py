@@ -41,9 +41,9 @@ from tinytorch.tito.results import (
     write_feedback,
     write_grades,
 )
-from tinytorch.tito.runner import FAILED, PASSED, UNWRITTEN, Report, cells_of, read_notebook
+from tinytorch.tito.runner import BLOCKED, FAILED, PASSED, UNWRITTEN, Report, cells_of, read_notebook
 from tinytorch.tito.sandbox import Limits, Sandbox, SandboxWorker, bounded_lines, find_bwrap
-from tinytorch.tito.student import CODE_STUB, has_stub
+from tinytorch.tito.student import CODE_STUB
 from tinytorch.tito.submissions import Refused, Submission
 
 BEGIN, END = re.compile(r"[ \t]*### BEGIN SOLUTION"), re.compile(r"[ \t]*### END SOLUTION")
@@ -178,6 +178,7 @@ def _run_tests(setup: Setup, root: Path, salt: str) -> Checked:
                 continue  # nothing of ours
     finally:
         guarded.close()
+        drain.join(timeout=5)
     checked = Checked(problem=guarded.reason)
     collection = outcomes.pop("collection", None)
     for name, (passed, message) in outcomes.items():
@@ -221,7 +222,7 @@ def disguised(source: str, secret: bytes) -> tuple[str, dict[str, str], set[str]
     return "\n".join(lines) + "\n", real, set(canaries)
 
 
-# ------------------------------------------------------------------------------------------- what the reference tells
+# --------------------------------------------------------------------------------- what the reference tells
 
 
 def solutions_of(notebook: dict) -> list[tuple[int, int, int]]:
@@ -284,11 +285,8 @@ def learn_needs(setup: Setup, jobs: int, tell: Callable[[], None] = lambda: None
     return Needs(tests, parts, cells)
 
 
-def disagreements(needs: Needs, report: Report, checked: Checked, stubs: set[str]) -> dict[str, str]:
-    """The parts whose cells pass although the checkpoint shows that they should not -> the reason.
-
-    `stubs` are the cells in which something is still unwritten.
-    """
+def disagreements(needs: Needs, report: Report, checked: Checked) -> dict[str, str]:
+    """The parts whose cells pass although the checkpoint shows that they should not -> the reason."""
     status = {part.grade_id: part.status for part in report.parts}
     earned = {name for name in needs.parts if status.get(name) == PASSED}
     if checked.problem:
@@ -298,12 +296,10 @@ def disagreements(needs: Needs, report: Report, checked: Checked, stubs: set[str
         for name in needs.tests
         if not checked.outcomes.get(name, (False, ""))[0]
     }
-    solutions = range(len(needs.cells))
-    unwritten = {n for n in solutions if needs.cells[n] in stubs}
-    open_, surely = set(unwritten), set(unwritten)
-    for n in solutions:
+    open_, surely = set(), set()  # solutions that the cells themselves call wrong: perhaps, and surely
+    for n in range(len(needs.cells)):
         parts = [name for name, needed in needs.parts.items() if n in needed]
-        if any(status.get(name) not in (PASSED, UNWRITTEN, "blocked") for name in parts):
+        if any(status.get(name) not in (PASSED, UNWRITTEN, BLOCKED) for name in parts):
             open_.add(n)
         if needs.first_part(n) not in earned:
             open_.add(n)
@@ -371,6 +367,7 @@ def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
     result.flags += submission.flags
     report, ended = run_cells(setup, submission.notebook)
     errors = {outcome.error for outcome in report.outcomes.values()}
+    too_long = False
     timed_out = "Timeout" in errors or any("seconds" in reason for reason in ended)
     shown = report
     if not report.ok and not ended:
@@ -378,19 +375,19 @@ def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
     lost: dict[str, str] = {}
     if setup.tests and setup.needs and report.earned:
         wrong = {index for index, outcome in report.outcomes.items() if not outcome.ok}
-        stubs = {
-            cell.grade_id for cell in cells_of(submission.visible) if cell.grade_id and has_stub(cell.source)
-        }
         checked = run_checks(setup, submission, wrong)
-        lost = disagreements(setup.needs, report, checked, stubs)
+        lost = disagreements(setup.needs, report, checked)
         if lost and "tamper" not in checked.problem:  # a test of time may fail on a busy machine
             again = run_checks(setup, submission, wrong)
             for name, (passed, message) in again.outcomes.items():
                 if passed:
                     checked.outcomes[name] = (passed, message)
             checked.problem = again.problem
-            lost = disagreements(setup.needs, report, checked, stubs)
+            lost = disagreements(setup.needs, report, checked)
         result.flags += checked.notes
+        if checked.problem:
+            result.flags.append(f"second check: {checked.problem[:200]}")
+            too_long = "seconds" in checked.problem
         if lost:
             result.flags.append(f"the two checks disagree on {', '.join(f'`{name}`' for name in lost)}")
     if setup.needs:
@@ -416,6 +413,8 @@ def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
     if timed_out:
         result.status = TIMED_OUT
         result.reason = next((r for r in ended if "seconds" in r), "a cell did not end in time")
+    elif too_long:
+        result.status, result.reason = TIMED_OUT, "the second check did not end in time"
     elif "Crash" in errors or ended:
         result.status = CRASHED
         result.reason = ended[0] if ended else "Python itself ended in one of its cells"
@@ -679,7 +678,7 @@ def command(
         raise TitoError(
             f"There is no course folder {course}; `tito release` or nbgrader's quickstart makes one."
         )
-    limits = Limits(cell_seconds=time_limit, wall_seconds=5 * time_limit)
+    limits = Limits(cell_seconds=time_limit, wall_seconds=max(Limits.wall_seconds, 5 * time_limit))
     sandbox = Sandbox(None if no_sandbox else find_bwrap(), (project.root, course), limits)
     console = Console(stderr=True)
     if no_sandbox:

@@ -1,5 +1,6 @@
 """Where a student's code runs: in bubblewrap, with limits, and with an end whatever it does."""
 
+import contextlib
 import json
 import os
 import queue
@@ -27,7 +28,7 @@ STOP = threading.Event()  # set: every guarded process is to end now
 @dataclass(frozen=True)
 class Limits:
     cell_seconds: float = 30.0  # wall clock, one cell
-    wall_seconds: float = 150.0  # wall clock, one process
+    wall_seconds: float = 300.0  # wall clock, one process
     cpu_seconds: int = 120
     memory_bytes: int = 4_000_000_000  # address space of one process
     resident_bytes: int = 2_000_000_000  # memory in use by all processes together
@@ -41,9 +42,9 @@ def find_bwrap() -> str:
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise TitoError(
-            "Grading runs students' code in bubblewrap, which is not installed: `sudo apt install bubblewrap` "
-            "(Debian, Ubuntu), `sudo dnf install bubblewrap` (Fedora). Where there is none, --no-sandbox grades "
-            "without: students' code can then read and change whatever you can."
+            "Grading runs students' code in bubblewrap, which is not installed: `sudo apt install "
+            "bubblewrap` (Debian, Ubuntu), `sudo dnf install bubblewrap` (Fedora). Where there is none, "
+            "--no-sandbox grades without: students' code can then read and change whatever you can."
         )
     trial = [bwrap, "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "--", "/bin/true"]
     done = subprocess.run(trial, capture_output=True, text=True)
@@ -169,6 +170,9 @@ class Guarded:
         self._over.set()
         self._kill()
         self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with contextlib.suppress(OSError, ValueError):  # what could not be written any more
+                stream.close()
         if self.home:
             shutil.rmtree(self.home, ignore_errors=True)
 
