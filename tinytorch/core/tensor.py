@@ -15,12 +15,12 @@ def as_array(data, dtype=None) -> np.ndarray:
     Raises TypeError for anything that is not real numbers, ValueError for rows of different lengths.
     """
     array = np.asarray(data)
-    if dtype is None:
-        dtype = np.float32 if array.dtype.kind == "f" else array.dtype
-    for found in (array.dtype, np.dtype(dtype)):
+    for found in (array.dtype,) if dtype is None else (array.dtype, np.dtype(dtype)):
         if found.kind not in "fiub":
             raise TypeError(f"a tensor holds real numbers, not {found} (from {type(data).__name__})")
-    return array.astype(dtype, copy=False)
+    if dtype is None and array.dtype.kind == "f":
+        dtype = np.float32
+    return array if dtype is None else array.astype(dtype, copy=False)
 
 # %% ../../modules/01_tensor/tensor_dev.py #broadcast-shape
 def broadcast_shape(a: tuple, b: tuple) -> tuple:
@@ -195,7 +195,7 @@ class Tensor:
 
     def transpose(self, *axes) -> "Tensor":
         """A view with the axes in the order given; without arguments in reverse order."""
-        if len(axes) == 1 and axes[0] is not None and not isinstance(axes[0], int):
+        if len(axes) == 1 and not isinstance(axes[0], int):
             axes = axes[0]
         return apply(np.transpose, self, axes=axes or None)
 
