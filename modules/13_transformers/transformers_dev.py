@@ -739,9 +739,10 @@ before = set_recorder(None)
 enable_autograd()
 model = Recorded()
 model.next_logits(np.array([[4, 1, 2], [0, 2, 3]]))
-assert not model.seen.requires_grad, "next_logits should record no gradients: use no_grad()"
-assert model.hidden_states([[0]]).requires_grad, "afterwards gradients are recorded again"
+recorded_after = model.hidden_states([[0]]).requires_grad
 set_recorder(before)
+assert not model.seen.requires_grad, "next_logits should record no gradients: use no_grad()"
+assert recorded_after, "afterwards gradients are recorded again"
 ### END HIDDEN TESTS
 
 
