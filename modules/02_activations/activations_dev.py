@@ -163,7 +163,7 @@ For x = −100 it needs exp(100), about 10⁴³, and float32 ends at 3.4 · 10³
 
 **Task (14 points).** Write `sigmoid(x)` without a warning for any input, infinities included, and exact to about seven digits in *both* tails: sigmoid(−20) is 2.06 · 10⁻⁹, not 0. (The formula (1 + tanh(x/2)) / 2 is equal on paper and never overflows, but for x = −20 it subtracts 1 from 1.) Either silence the one overflow that you have understood, `with np.errstate(over="ignore"):`, or use exp(−|x|), which never overflows, and two cases. About 6 lines, beginning with `as_floats`.
 
-Every step that makes a new array costs time to find memory for it. So make one, `np.negative(x, out=np.empty_like(x))`, and do the rest in it: `np.exp(result, out=result)`, `result += 1`. Points do not depend on it; on a large array it halves the time.
+Every step that makes a new array costs time to find memory for it. So make one, `np.negative(x, out=np.empty_like(x))`, and do the rest in it: `np.exp(result, out=result)`, `result += 1`. Points do not depend on it; for 1.5 million numbers it took 2.3 ms instead of 5.0 where this was written (two cores, NumPy 2.4).
 """
 
 
