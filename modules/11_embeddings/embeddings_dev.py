@@ -482,7 +482,7 @@ assert table.dtype == np.float32, f"the table is float32, yours is {table.dtype}
 far = sinusoidal_table([123456], 8)[0]
 want = [wave(123456 * 10000 ** (-i / 4)) for i in range(4) for wave in (math.sin, math.cos)]
 assert np.allclose(far, want, atol=1e-6), (
-    f"far out, at position 123,456, columns 2 and 3 are {want[2:4]}, yours {far[2:4]}; are the angles float64?"
+    f"at position 123,456, columns 2 and 3 are {want[2:4]}, yours {far[2:4]}; are the angles float64?"
 )
 try:
     sinusoidal_table([0], 5)
