@@ -20,11 +20,13 @@ from tinytorch.core.tensor import Tensor
 from tinytorch.generation.kv_cache import (
     CachedMultiHeadAttention,
     KVCache,
+    attention_scores,
     attention_with_cache,
     cache_bytes,
     disable_kv_cache,
     enable_kv_cache,
     generate_with_cache,
+    projected_tokens,
 )
 from tinytorch.models.transformer import GPT
 
@@ -81,6 +83,22 @@ def objects_below(module):
     yield id(module), {name: id(value) for name, value in vars(module).items()}
     for _, child in Module.children(module):
         yield from objects_below(child)
+
+
+# what a generation costs
+
+
+def test_the_costs_are_those_of_counting_every_step():
+    for prompt, new in ((1, 1), (1, 30), (6, 1), (6, 9), (50, 4)):
+        tokens, scores = [0, 0], [0, 0]
+        for step in range(new):
+            for cached in (0, 1):
+                queries = 1 if cached and step else prompt + step
+                tokens[cached] += queries
+                scores[cached] += queries * (prompt + step)
+        for cached in (False, True):
+            assert projected_tokens(prompt, new, cached) == tokens[cached]
+            assert attention_scores(prompt, new, cached) == scores[cached]
 
 
 # the cache by itself
