@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytorch.core.autograd import enable_autograd
@@ -26,6 +26,7 @@ from tinytorch.text.embeddings import (
     take_rows,
 )
 
+quick = settings(max_examples=60, deadline=None, derandomize=True)
 RNG = np.random.default_rng(11)
 id_shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 
@@ -41,6 +42,7 @@ def autograd():
 # ----------------------------------------------------------------------------------------------- embeddings
 
 
+@quick
 @given(shape=id_shapes, rows=st.integers(1, 6), width=st.integers(1, 4), seed=st.integers(0, 10**6))
 def test_rows_and_their_slopes_against_loops(shape, rows, width, seed):
     rng = np.random.default_rng(seed)
@@ -162,6 +164,7 @@ def test_learned_positions_end_and_learn(autograd):
     assert not SinusoidalPositions(4).parameters()
 
 
+@quick
 @given(
     positions=st.lists(st.integers(0, 10**6), min_size=1, max_size=4),
     half=st.integers(1, 5),
@@ -208,6 +211,7 @@ def slow_rotary(x, positions, base):
     return out
 
 
+@quick
 @given(
     positions=st.lists(st.integers(-1000, 10**6), min_size=1, max_size=4),
     half=st.integers(1, 5),
@@ -280,6 +284,7 @@ def test_rotary_gradient_against_central_differences(autograd):
     assert np.array_equal(cos, kept[0]) and np.array_equal(sin, kept[1])
 
 
+@quick
 @given(split=st.integers(1, 6), start=st.integers(0, 9))
 def test_rotary_embedding_in_pieces(split, start):
     rotary = RotaryEmbedding(6, 16, base=100.0)

@@ -265,8 +265,8 @@ WRONG = [
     Wrong(
         name="rotary positions count heads, not tokens",
         part="test-rotary-embedding",
-        old="        stop = start_pos + np.shape(x)[-2]\n",
-        new="        stop = start_pos + np.shape(x)[0]\n",
+        old="        stop = start_pos + x.shape[-2]\n",
+        new="        stop = start_pos + x.shape[0]\n",
     ),
     Wrong(
         name="rotary positions beyond the table are left to chance",
@@ -274,8 +274,8 @@ WRONG = [
         old="        if stop > self.max_seq_len:\n"
         '            raise ValueError(f"the tokens reach position {stop - 1}, the last one is {self.max_seq_len - 1}")\n'
         "        return apply(apply_rotary",
-        new="        start_pos = min(start_pos, self.max_seq_len - np.shape(x)[-2])\n"
-        "        stop = start_pos + np.shape(x)[-2]\n"
+        new="        start_pos = min(start_pos, self.max_seq_len - x.shape[-2])\n"
+        "        stop = start_pos + x.shape[-2]\n"
         "        return apply(apply_rotary",
     ),
     Wrong(

@@ -173,7 +173,7 @@ class RotaryEmbedding(Module):
 
     def forward(self, x, start_pos: int = 0) -> Tensor:
         """Raises ValueError if start_pos is negative, the tokens reach past max_seq_len, or D is another."""
-        stop = start_pos + np.shape(x)[-2]
+        stop = start_pos + x.shape[-2]
         if start_pos < 0:
             raise ValueError(f"positions start at 0, got start_pos {start_pos}")
         if stop > self.max_seq_len:
