@@ -36,7 +36,7 @@ A linear layer has one row of weights for each number that it puts out. Output `
 
 Why (out, in), when (in, out) would save the transpose? The transpose costs nothing, it is a view. And a model that answers one token at a time multiplies one vector by every matrix it has: it is busy with fetching weights from memory, not with arithmetic. Stored as (out, in), the weights of one output lie side by side, and the matrix is read once from front to back.
 
-The same holds for a few vectors. BLAS, the library below `np.dot`, treats its two factors differently, and with 4 to 16 inputs of 768 numbers and as many outputs `weight @ rows.T` took about half the time of `rows @ weight.T` (NumPy 2.4 with OpenBLAS on two cores); with hundreds it is the other way round. So this helper is given. It is the same product in two orders, and you may use it as if it were `rows @ weight.T`.
+The same holds for a few vectors. BLAS, the library below `np.dot`, treats its two factors differently, and with 4 to 16 inputs of 768 numbers and 768 outputs `weight @ rows.T` took about half the time of `rows @ weight.T` (NumPy 2.4 with OpenBLAS on two cores); with hundreds it is the other way round. So this helper is given. It is the same product in two orders, and you may use it as if it were `rows @ weight.T`.
 """
 
 
