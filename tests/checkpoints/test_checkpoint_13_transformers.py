@@ -19,6 +19,7 @@ from tinytorch.models.transformer import (
     TransformerBlock,
     check_tokens,
     count_parameters,
+    draw,
     keep_top_k,
     keep_top_p,
     next_token_loss,
@@ -368,6 +369,17 @@ def test_what_has_no_probability_is_never_drawn():
     assert set(sample(logits, rng=0).tolist()) == {1, 3}
     extreme = np.tile(np.float32([-1e30, 88.0, 1e30]), (10, 1))
     assert set(sample(extreme, rng=0).tolist()) == {2}
+
+
+def test_every_point_of_the_line_belongs_to_a_token_that_can_be_drawn():
+    class Points:
+        """A stand-in for a generator whose numbers are known."""
+
+        def random(self, shape):
+            return np.array([0.0, 0.25, 0.5, 1 - 2**-53]).reshape(shape)
+
+    logits = np.tile(np.float32([-np.inf, 0, -np.inf, 0, 0, 0, -np.inf]), (4, 1))
+    assert draw(logits, Points()).tolist() == [1, 3, 4, 5]
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
