@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tinytorch.core.autograd import enable_autograd
 from tinytorch.core.optimizers import SGD
 from tinytorch.core.tensor import Tensor, set_recorder
+from tinytorch.models import transformer
 from tinytorch.models.transformer import (
     GPT,
     MLP,
@@ -361,6 +362,15 @@ def test_one_random_number_is_used_for_each_row():
         ends = np.cumsum(exact_probabilities(row))
         assert token == sum(end <= point for end in ends)
     assert drawn.shape == plain.shape == (4,)
+
+
+def test_a_float64_temperature_leaves_the_logits_float32(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        transformer, "draw", lambda logits, rng: seen.append(logits.dtype) or draw(logits, rng)
+    )
+    sample(random_logits(9), temperature=np.float64(0.7), top_k=3, top_p=0.9, rng=0)
+    assert seen == [np.float32]
 
 
 def test_what_has_no_probability_is_never_drawn():
