@@ -145,6 +145,7 @@ An array is a block of memory, numbered from 0, and a rule that says where entry
 
 
 # %% nbgrader={"grade": false, "grade_id": "row-major-strides", "locked": false, "schema_version": 3, "solution": true}
+#| export
 def row_major_strides(shape: tuple) -> tuple:
     """How many entries further the next index of each axis stands, in a new array of `shape`."""
     ### BEGIN SOLUTION
@@ -318,6 +319,7 @@ You will let NumPy do it, but write it by hand once. Slow code that is plainly r
 
 
 # %% nbgrader={"grade": false, "grade_id": "matmul-slowly", "locked": false, "schema_version": 3, "solution": true}
+#| export
 def matmul_slowly(a, b) -> np.ndarray:
     """(n, k), (k, m) -> (n, m): out[i, j] is the sum over k of a[i, k] * b[k, j]."""
     ### BEGIN SOLUTION
