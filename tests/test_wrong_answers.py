@@ -8,7 +8,9 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from queue import Queue
+from threading import Lock
 
 import pytest
 
@@ -16,7 +18,7 @@ from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
 from tinytorch.tito.export import build_module, read_notebook
 from tinytorch.tito.notebooks import notebook_text
 from tinytorch.tito.project import Project
-from tinytorch.tito.runner import PASSED, UNWRITTEN, Report, Worker, cells_of
+from tinytorch.tito.runner import PASSED, UNWRITTEN, Cell, Report, Worker, cells_of
 from tinytorch.tito.student import for_student
 from toy import REPO
 from wrong_answers import FOLDER, Wrong, apply_to, load_all, needed_cells
@@ -33,23 +35,28 @@ CHECKPOINT_LIMIT = 300.0
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_process_left():
-    yield
+def _processes():
+    """One thread for NumPy in each process, so that they do not wait for each other; and none left behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     for worker in _all_workers:
         worker.close()
 
 
+one_parser = Lock()  # ast.parse in two threads at once fails in CPython 3.11: "recursion depth mismatch"
 _all_workers = [Worker(root=REPO) for _ in range(PROCESSES)]
 _free_workers: Queue = Queue()
 for _worker in _all_workers:
     _free_workers.put(_worker)
 
 
-def run(notebook: dict) -> Report:
-    """What becomes of the notebook's parts, hidden tests included."""
+def run(cells: list[Cell]) -> Report:
+    """What becomes of the parts, hidden tests included."""
     worker = _free_workers.get()
     try:
-        return worker.run(needed_cells(notebook), time_limit=TIME_LIMIT)
+        return worker.run(cells, time_limit=TIME_LIMIT)
     finally:
         _free_workers.put(worker)
 
@@ -68,12 +75,19 @@ class Verdict:
     told: str = ""
 
 
-def judged(label: str, wrong: Wrong) -> Verdict:
+def cells_with(label: str, wrong: Wrong) -> list[Cell] | ValueError:
+    """The cells to run with the mistake in them, or why it does not fit the module."""
     try:
         notebook = apply_to(reference(label), wrong)
     except ValueError as error:
-        return Verdict(problem=str(error))
-    report = run(notebook)
+        return error
+    return needed_cells(notebook, unlike=reference(label))
+
+
+def judged(cells: list[Cell] | ValueError) -> Verdict:
+    if isinstance(cells, ValueError):
+        return Verdict(problem=str(cells))
+    report = run(cells)
     lost = tuple(part.grade_id for part in report.parts if part.status != PASSED)
     return Verdict(lost=lost, told="\n".join(f"{p.grade_id}: {p.status}: {p.message}" for p in report.parts))
 
@@ -81,8 +95,10 @@ def judged(label: str, wrong: Wrong) -> Verdict:
 @cache
 def verdicts(label: str) -> dict[str, Verdict]:
     """All wrong answers to a module, on both cores."""
+    # Parsed here and not in the threads, see one_parser.
+    cells = [cells_with(label, wrong) for wrong in WRONG[label]]
     with ThreadPoolExecutor(PROCESSES) as pool:
-        found = pool.map(lambda wrong: judged(label, wrong), WRONG[label])
+        found = pool.map(judged, cells)
         return dict(zip((wrong.name for wrong in WRONG[label]), found, strict=True))
 
 
@@ -95,7 +111,7 @@ def is_caught(label: str, wrong: Wrong) -> bool:
 
 @pytest.mark.parametrize("label", MODULES)
 def test_the_reference_gets_every_point(label):
-    report = run(reference(label))
+    report = run(needed_cells(reference(label)))
     assert report.parts, f"module {label} has no graded part"
     lost = [
         f"{part.grade_id} {part.status}: {part.message}" for part in report.parts if part.status != PASSED
@@ -106,7 +122,7 @@ def test_the_reference_gets_every_point(label):
 
 @pytest.mark.parametrize("label", MODULES)
 def test_the_untouched_notebook_gets_no_point(label):
-    report = run(for_student(reference(label)))
+    report = run(needed_cells(for_student(reference(label))))
     given = [part.grade_id for part in report.parts if part.status == PASSED]
     assert report.parts and not given, f"points for nothing: {', '.join(given)}"
     other = [
@@ -158,7 +174,8 @@ def overlays(tmp_path_factory):
     folder = tmp_path_factory.mktemp("overlays")
     results: dict[str, dict[str, Checkpoint]] = {}
 
-    def one(label: str, wrong: Wrong) -> Checkpoint:
+    def package_with(label: str, wrong: Wrong) -> Path:
+        """The root of a package in which the module is exported with the mistake."""
         root = folder / f"{label}-{WRONG[label].index(wrong)}"
         shutil.copytree(REPO / "tinytorch", root / "tinytorch")  # compiled files too: they stay current
         notebook = root / "modules" / label / f"{MODULES[label].name}.ipynb"
@@ -170,6 +187,11 @@ def overlays(tmp_path_factory):
         path = build_module(notebook, root, target).write(root / "tinytorch")
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
             compiled.unlink()
+        return root
+
+    def one(label: str, wrong: Wrong) -> Checkpoint:
+        with one_parser:
+            root = package_with(label, wrong)
         try:
             return run_checkpoint(
                 REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py",

@@ -124,9 +124,10 @@ class Chat:
         started = perf_counter()
         try:
             for (token,) in tokens:
-                seconds = perf_counter() - started
-                answer.prefill = answer.prefill or seconds
-                answer.decode = seconds - answer.prefill
+                if answer.tokens:
+                    answer.decode += perf_counter() - started
+                else:
+                    answer.prefill = perf_counter() - started
                 answer.tokens.append(int(token))
                 turn.append(int(token))
                 self.length += 1 if self.unread else len(new)
@@ -134,6 +135,7 @@ class Chat:
                 text = "" if token == self.end else decoder.feed(int(token))
                 answer.text += text
                 yield text
+                started = perf_counter()  # what the caller does with the text is not the model's time
         except KeyboardInterrupt:  # in the middle of a step: what it had read is uncertain, so read all again
             self.start_over(self.turns)
             raise

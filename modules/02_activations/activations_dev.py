@@ -107,7 +107,7 @@ assert as_floats(2).dtype == np.float32
 """
 ## ReLU
 
-The rectified linear unit keeps what is positive and makes the rest zero. It is the cheapest bend there is, one comparison per number, and it made deep networks trainable (Nair and Hinton 2010; Glorot, Bordes and Bengio 2011).
+The rectified linear unit keeps what is positive and makes the rest zero. It is the cheapest bend there is, one comparison per number, and deep networks learned better with it than with anything before (Nair and Hinton 2010; Glorot, Bordes and Bengio 2011).
 
 **Task (8 points).** Write `relu(x)`: `max(x, 0)` for every entry. Integers stay integers here, since nothing is rounded. A NaN must stay NaN: a broken model should look broken. `x` is not changed. One line.
 """
@@ -133,12 +133,6 @@ relu(x), relu(x) + relu(-x)
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-relu", "locked": true, "points": 8, "schema_version": 3, "solution": false}
-### BEGIN HIDDEN TESTS
-def as_floats(x):
-    return x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else np.array(x, np.float32)
-
-
-### END HIDDEN TESTS
 x = np.float32([[-2, -0.5], [0, 3]])
 found = relu(x)
 assert np.array_equal(found, [[0, 0], [0, 3]]), (
@@ -167,7 +161,9 @@ The sigmoid squeezes every number between 0 and 1: 1 / (1 + exp(−x)). It reads
 
 For x = −100 it needs exp(100), about 10⁴³, and float32 ends at 3.4 · 10³⁸. NumPy answers with infinity and a warning. What happens next is worth a thought: 1 / (1 + ∞) is 0, and 0 is the right answer, for the true value 4 · 10⁻⁴⁴ has no normal float32 either. The overflow does no harm; only the warning does, since a warning that always appears hides the one that matters.
 
-**Task (14 points).** Write `sigmoid(x)` without a warning for any input, infinities included, and exact to about seven digits in *both* tails: sigmoid(−20) is 2.06 · 10⁻⁹, not 0. (The formula (1 + tanh(x/2)) / 2 is equal on paper and never overflows, but for x = −20 it subtracts 1 from 1.) Either silence the one overflow that you have understood, `with np.errstate(over="ignore"):`, or use exp(−|x|), which never overflows, and two cases. About 5 lines, beginning with `as_floats`.
+**Task (14 points).** Write `sigmoid(x)` without a warning for any input, infinities included, and exact to about seven digits in *both* tails: sigmoid(−20) is 2.06 · 10⁻⁹, not 0. (The formula (1 + tanh(x/2)) / 2 is equal on paper and never overflows, but for x = −20 it subtracts 1 from 1.) Either silence the one overflow that you have understood, `with np.errstate(over="ignore"):`, or use exp(−|x|), which never overflows, and two cases. About 6 lines, beginning with `as_floats`.
+
+Every step that makes a new array costs time to find memory for it. So make one, `np.negative(x, out=np.empty_like(x))`, and do the rest in it: `np.exp(result, out=result)`, `result += 1`. Points do not depend on it; for 1.5 million numbers it took 2.3 ms instead of 5.0 where this was written (two cores, NumPy 2.4).
 """
 
 
@@ -176,22 +172,33 @@ For x = −100 it needs exp(100), about 10⁴³, and float32 ends at 3.4 · 10³
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), entry by entry, exact in both tails and without overflow for any x."""
     ### BEGIN SOLUTION
+    x = as_floats(x)
+    result = np.negative(x, out=np.empty_like(x))
     with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, which is right
-        result = np.exp(-as_floats(x))
+        np.exp(result, out=result)
     result += 1
-    return 1 / result
+    return np.divide(1, result, out=result)
     ### END SOLUTION
 
 
 # %% [markdown]
 """
-Symmetric around 1/2, and neither end is flat zero or one by accident: look at the exponents.
+Which entries are rounded to exactly 0 and exactly 1? The one at −20 is not.
 """
 
 # %%
 sigmoid(np.float32([-100, -20, -1, 0, 1, 20]))
 
+
 # %% nbgrader={"grade": true, "grade_id": "test-sigmoid", "locked": true, "points": 14, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+# a right version of the part before this one, so that this part is graded alone
+def right_floats(x):
+    return x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else np.array(x, np.float32)
+
+
+own_floats, as_floats = globals().get("as_floats"), right_floats
+### END HIDDEN TESTS
 with warnings.catch_warnings():
     warnings.simplefilter("error")  # a warning counts as a mistake here
     found = sigmoid(np.float32([0, 1, -1]))
@@ -226,6 +233,7 @@ with warnings.catch_warnings():
     assert math.isclose(sigmoid(np.float64([-500]))[0], 1 / (1 + math.exp(500)), rel_tol=1e-12)
     assert np.isnan(sigmoid(np.float32([np.nan]))).all(), "NaN stays NaN"
 assert np.array_equal(x, before), "x was changed"
+as_floats = own_floats
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -252,7 +260,7 @@ A quarter at best, so ten layers pass on a millionth, and deep networks of sigmo
 
 ## SiLU
 
-The sigmoid lives on as a gate. SiLU multiplies x by its own gate: x · sigmoid(x), almost 0 on the left, almost x on the right, and smooth between (Hendrycks and Gimpel 2016; Elfwing, Uchibe and Doya 2017, arXiv:1702.03118; also called Swish). The open models of today use it.
+The sigmoid lives on as a gate. SiLU multiplies x by its own gate: x · sigmoid(x), almost 0 on the left, almost x on the right, and smooth between (Elfwing, Uchibe and Doya 2017, arXiv:1702.03118; also called Swish). LLaMA has it in every layer (Touvron et al. 2023, arXiv:2302.13971).
 
 **Task (8 points).** Write `silu(x)` as x / (1 + exp(−x)): one division does for gate and product. Same demands as above: no warning for any finite x, seven digits in both tails, float32 in, float32 out, integers made float32. About 5 lines; write it without calling `sigmoid`, so that this part stands alone.
 """
@@ -264,22 +272,32 @@ def silu(x: np.ndarray) -> np.ndarray:
     """x * sigmoid(x), entry by entry, no overflow for finite x (Elfwing et al. 2017, arXiv:1702.03118)."""
     ### BEGIN SOLUTION
     x = as_floats(x)
+    gate = np.negative(x, out=np.empty_like(x))
     with np.errstate(over="ignore"):  # x / inf = 0, which is right
-        gate = np.exp(-x)
+        np.exp(gate, out=gate)
     gate += 1
-    return x / gate
+    return np.divide(x, gate, out=gate)
     ### END SOLUTION
 
 
 # %% [markdown]
 """
-It dips below zero: the smallest value is near x = −1.28. Where does it cross zero?
+It dips below zero, deepest near x = −1.28. How much of x is left at −20, how much at 20?
 """
 
 # %%
 silu(np.float32([-20, -1.28, 0, 1, 20]))
 
+
 # %% nbgrader={"grade": true, "grade_id": "test-silu", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+# a right version of the part before this one, so that this part is graded alone
+def right_floats(x):
+    return x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else np.array(x, np.float32)
+
+
+own_floats, as_floats = globals().get("as_floats"), right_floats
+### END HIDDEN TESTS
 with warnings.catch_warnings():
     warnings.simplefilter("error")  # a warning counts as a mistake here
     x = np.float32([0, 1, -1])
@@ -305,13 +323,14 @@ with warnings.catch_warnings():
         )
     assert silu(np.int8([-3, 3])).dtype == np.float32
     assert math.isclose(silu(np.float64([-50]))[0], -50 / (1 + math.exp(50)), rel_tol=1e-12)
+as_floats = own_floats
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
 ## GELU
 
-GPT-2 gates with another curve: x · Φ(x), where Φ(x) is the probability that a standard normal number is below x (Hendrycks and Gimpel 2016, arXiv:1606.08415). Φ needs the error function, which was slow on the hardware of that year, so the paper gives an approximation, and the weights of GPT-2 were trained with *it*: to run such a model you need this formula and no better one.
+GPT-2 gates with another curve: x · Φ(x), where Φ(x) is the probability that a standard normal number is below x (Hendrycks and Gimpel 2016, arXiv:1606.08415). Φ needs the error function, which NumPy does not have either. The paper gives an approximation by tanh, and the weights of GPT-2 were trained with *that*: to run such a model you need this formula and no better one.
 
 gelu(x) = x/2 · (1 + tanh( √(2/π) · (x + 0.044715 x³) ))
 
@@ -320,7 +339,7 @@ gelu(x) = x/2 · (1 + tanh( √(2/π) · (x + 0.044715 x³) ))
 - The cube is `x * x * x`; the look cell shows why not `x**3`.
 - The constant is a Python float: `math.sqrt(2 / math.pi)`. `np.sqrt(2 / np.pi)` is a float64 *NumPy* number, and float32 times that is float64.
 - For |x| above 10¹⁹ the square overflows and tanh turns the infinity into ±1, as it should; silence that with `np.errstate(over="ignore")`.
-- Right first, then few passes: after the first product every further step can be done in place (`t *= x`), in the array that you made, never in `x`.
+- Right first, then fast: after `t = x * x` every further step can be done in place (`t *= x`), in the array that you made, never in `x`.
 
 About 10 lines.
 """
@@ -334,11 +353,11 @@ def gelu(x: np.ndarray) -> np.ndarray:
     x = as_floats(x)
     scale = math.sqrt(2 / math.pi)
     with np.errstate(over="ignore"):  # tanh(inf) = 1, which is right
-        t = x * x
+        t = np.multiply(x, x, out=np.empty_like(x))
         t *= 0.044715 * scale
         t += scale
         t *= x
-    t = np.tanh(t)
+    np.tanh(t, out=t)
     t += 1
     t *= 0.5
     t *= x
@@ -367,7 +386,16 @@ power = min(timeit.repeat(lambda: x**3, number=3, repeat=5))
 products = min(timeit.repeat(lambda: x * x * x, number=3, repeat=5))
 round(power / products)
 
+
 # %% nbgrader={"grade": true, "grade_id": "test-gelu", "locked": true, "points": 14, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+# a right version of the part before this one, so that this part is graded alone
+def right_floats(x):
+    return x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else np.array(x, np.float32)
+
+
+own_floats, as_floats = globals().get("as_floats"), right_floats
+### END HIDDEN TESTS
 with warnings.catch_warnings():
     warnings.simplefilter("error")  # a warning counts as a mistake here
     x = np.float32([0, 1, -1, 3])
@@ -403,6 +431,7 @@ with warnings.catch_warnings():
     assert np.isclose(
         gelu(np.float64([0.3]))[0], 0.15 * (1 + math.tanh(0.7978845608028654 * 0.301207305)), rtol=1e-12
     )
+as_floats = own_floats
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -441,13 +470,22 @@ Your answer here.
 """
 ## Softmax
 
-A model gives one score per word of its vocabulary, any real numbers. You want shares: positive, adding up to 1, the largest score the largest share. Softmax takes exp(score), which is positive, and divides by the sum of all of them.
+A model gives one score per word of its vocabulary, any real numbers. You want shares: positive, adding up to 1, the largest score the largest share. Softmax takes exp(score), which is positive, and divides by the sum of all of them. Written down like that, it fails at both ends. Three rows: harmless scores, scores of 1000, and no allowed word at all.
+"""
 
-With scores of 1000, `exp` overflows, and here infinity is *not* right: ∞ / ∞ is NaN. The way out: adding the same number to all scores multiplies every exp by the same factor, and the factor cancels. So subtract the largest score of the row first. Then the largest exponent is 0, every exp lies in 0 … 1, and the sum is at least 1.
+# %%
+with np.errstate(all="ignore"):  # only to show what comes out
+    exps = np.exp(np.float32([[1, 2], [1000, 1000], [-np.inf, -np.inf]]))
+    naive = exps / exps.sum(axis=-1, keepdims=True)
+naive
 
-Minus infinity is a legal score. It says "not allowed": exp(−∞) is 0, a share of exactly zero. Hiding the future from a model that predicts it works this way, so it has to hold to the bit. If *all* scores of a row are −∞, there is nothing to choose from. −∞ − (−∞) is NaN, and one NaN row spoils everything computed after it. We decide: nothing allowed, all shares zero. Two small changes do it:
+# %% [markdown]
+"""
+**Large scores.** exp(1000) is infinite, and here infinity is *not* right: ∞ / ∞ is NaN. But adding the same number to all scores multiplies every exp by the same factor, and the factor cancels. So subtract the largest score of the row first. Then every exp lies in 0 … 1, and their sum is at least 1, because the largest is exp(0).
 
-- the number subtracted is at least the lowest finite number of the type, `np.finfo(x.dtype).min`; `x.max(..., initial=lowest)` takes the maximum with it for free. The row of −∞ stays −∞, and exp makes it 0;
+**Minus infinity** is a legal score. It says "not allowed": exp(−∞) is 0, a share of exactly zero. Whoever hides some of the words relies on that to the bit. If *all* scores of a row are −∞, there is nothing to choose from, and one NaN row would spoil everything computed after it. We decide: nothing allowed, all shares zero. Two small changes do it:
+
+- the number subtracted is at least the lowest finite number of the type, `np.finfo(x.dtype).min`; `x.max(..., initial=lowest)` takes the maximum with it for free. So the row of −∞ stays −∞, and exp makes it 0;
 - divide by at least 1. An ordinary row has a sum of at least 1 anyway, so for it nothing changes, and 0 / 1 is 0.
 
 **Task (18 points, and 12 for the masked scores).** Write `softmax(x, axis=-1)`. Same shape; `as_floats` first; in place where you can, but never in `x`. About 8 lines. Two test cells: the first is about finite scores, the second about −∞.
@@ -481,7 +519,16 @@ Scores 0, log 2 and log 5: their exps are 1, 2 and 5, so the shares must be 1/8,
 scores = np.log(np.float32([1, 2, 5]))
 softmax(scores), softmax(np.float32([[0, 1, 2], [1e6, 1e6 + 1, 1e6 + 2]]))
 
+
 # %% nbgrader={"grade": true, "grade_id": "test-softmax", "locked": true, "points": 18, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+# a right version of the part before this one, so that this part is graded alone
+def right_floats(x):
+    return x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else np.array(x, np.float32)
+
+
+own_floats, as_floats = globals().get("as_floats"), right_floats
+### END HIDDEN TESTS
 with warnings.catch_warnings():
     warnings.simplefilter("error")  # a warning counts as a mistake here
     x = np.log(np.float32([[1, 2, 5], [1, 1, 2]]))
@@ -527,9 +574,19 @@ with warnings.catch_warnings():
     assert math.isclose(softmax(np.float64([0.0, 1]))[1], math.e / (1 + math.e), rel_tol=1e-14)
     assert softmax(np.int8([100, -100])).tolist() == [1, 0], "100 + 100 does not fit into int8: floats first"
     assert softmax(np.float32([[7.0]])).tolist() == [[1]], "a single score takes everything"
+as_floats = own_floats
 ### END HIDDEN TESTS
 
+
 # %% nbgrader={"grade": true, "grade_id": "test-softmax-masked", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+### BEGIN HIDDEN TESTS
+# a right version of the part before this one, so that this part is graded alone
+def right_floats(x):
+    return x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else np.array(x, np.float32)
+
+
+own_floats, as_floats = globals().get("as_floats"), right_floats
+### END HIDDEN TESTS
 with warnings.catch_warnings():
     warnings.simplefilter("error")  # a warning counts as a mistake here
     nothing = -np.inf
@@ -558,6 +615,7 @@ with warnings.catch_warnings():
     shifted = np.float32([[-1e4, -np.inf, -1e4]])
     assert softmax(shifted).tolist() == [[0.5, 0, 0.5]], "low scores are still the highest of their row"
     assert softmax(x.astype(np.float64), axis=1).dtype == np.float64
+as_floats = own_floats
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -566,7 +624,7 @@ Divide the scores by a *temperature* before the softmax and you choose how much 
 """
 
 # %%
-{temperature: softmax(scores / temperature).round(3).tolist() for temperature in (0.25, 1, 4)}
+{temperature: [f"{share:.3f}" for share in softmax(scores / temperature)] for temperature in (0.25, 1, 4)}
 
 # %% [markdown]
 """
@@ -650,6 +708,10 @@ GELU()(x), Softmax()(x), Softmax(axis=0)(x)
 
 # %% nbgrader={"grade": true, "grade_id": "test-classes", "locked": true, "points": 10, "schema_version": 3, "solution": false}
 ### BEGIN HIDDEN TESTS
+# right versions of the functions, so that this part is graded alone
+own_functions = {name: globals().get(name) for name in ("sigmoid", "silu", "gelu", "softmax")}
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -704,6 +766,7 @@ for activation, function in ((Sigmoid(), sigmoid), (SiLU(), silu), (GELU(), gelu
         f"{type(activation).__name__} takes arrays as well"
     )
 assert np.allclose(Softmax(axis=1)(array).data.sum(axis=1), 1), "the axis of the object counts"
+globals().update(own_functions)
 ### END HIDDEN TESTS
 
 # %% [markdown]

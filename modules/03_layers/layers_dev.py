@@ -36,7 +36,7 @@ A linear layer has one row of weights for each number that it puts out. Output `
 
 Why (out, in), when (in, out) would save the transpose? The transpose costs nothing, it is a view. And a model that answers one token at a time multiplies one vector by every matrix it has: it is busy with fetching weights from memory, not with arithmetic. Stored as (out, in), the weights of one output lie side by side, and the matrix is read once from front to back.
 
-The same holds for a few vectors. BLAS, the library below `np.dot`, treats its two factors differently, and with 4 to 16 inputs of 768 numbers `weight @ rows.T` took about half the time of `rows @ weight.T` (NumPy 2.4 with OpenBLAS on two cores); with hundreds it is the other way round. So this helper is given. It is the same product in two orders, and you may use it as if it were `rows @ weight.T`.
+The same holds for a few vectors. BLAS, the library below `np.dot`, treats its two factors differently, and with 4 to 16 inputs of 768 numbers and 768 outputs `weight @ rows.T` took about half the time of `rows @ weight.T` (NumPy 2.4 with OpenBLAS on two cores); with hundreds it is the other way round. So this helper is given. It is the same product in two orders, and you may use it as if it were `rows @ weight.T`.
 """
 
 
@@ -44,6 +44,8 @@ The same holds for a few vectors. BLAS, the library below `np.dot`, treats its t
 #| export
 def multiply_rows(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(N, in), (out, in) -> (N, out): rows @ weight.T, contiguous, in the quicker order."""
+    if len(rows) == 1:
+        return np.dot(weight, rows[0])[None]
     if len(rows) < 32:
         return np.ascontiguousarray(np.dot(weight, rows.T).T)
     return np.dot(rows, weight.T)
@@ -354,7 +356,7 @@ def check_sizes(**sizes) -> None:
 
 The generator `rng` comes from outside: a seed, a generator, or None for a fresh one. A model passes one generator to all its layers, so one seed fixes the whole model, and no two layers get the same numbers.
 
-**Task: `forward` (7 points).** Raise a `ValueError` if the last axis of `x` is not `in_features` long, with the layer's number and the shape of `x` in it: NumPy would complain too, but of a transposed matrix that nobody here has seen. Then call `linear` through `apply`, with the bias only if there is one. About 5 lines. `np.shape(x)` works for lists, arrays and Tensors.
+**Task: `forward` (7 points).** Raise a `ValueError` if the last axis of `x` is not `in_features` long, with the layer's number and the shape of `x` in it: NumPy would complain too, but of a transposed matrix that nobody here has seen. Then call `linear` through `apply`, with the bias only if there is one. About 5 lines. `x.shape[-1:]` is a tuple, empty for a single number; the same slice of the weight's shape is what it should equal.
 """
 
 
@@ -379,11 +381,10 @@ class Linear(Module):
         ### END SOLUTION
 
     def forward(self, x) -> Tensor:
-        """Raises ValueError if the last axis of x is not in_features long."""
+        """x: a Tensor or array. Raises ValueError if its last axis is not in_features long."""
         ### BEGIN SOLUTION
-        shape, features = np.shape(x), self.weight.shape[1]
-        if not shape or shape[-1] != features:
-            raise ValueError(f"the layer takes {features} features, x has shape {shape}")
+        if x.shape[-1:] != self.weight.shape[1:]:
+            raise ValueError(f"the layer takes {self.weight.shape[1]} features, x has shape {x.shape}")
         if self.bias is None:
             return apply(linear, x, self.weight)
         return apply(linear, x, self.weight, self.bias)
@@ -573,7 +574,7 @@ class Dropout(Module):
         ### BEGIN SOLUTION
         if not self.training or self.p == 0:
             return x
-        keep = self.rng.random(np.shape(x)) >= self.p
+        keep = self.rng.random(x.shape) >= self.p
         return apply(np.multiply, x, keep.astype(np.float32) / (1 - self.p))
         ### END SOLUTION
 
@@ -686,9 +687,9 @@ Two layers, one loads the other's weights; afterwards both give the same output.
 """
 
 # %%
-teacher, pupil = Linear(3, 2, rng=1), Linear(3, 2, rng=2)
+teacher, pupil, question = Linear(3, 2, rng=1), Linear(3, 2, rng=2), Tensor([1.0, 2.0, 3.0])
 pupil.load_state_dict(teacher.state_dict())
-np.array_equal(pupil([1.0, 2.0, 3.0]).data, teacher([1.0, 2.0, 3.0]).data)
+np.array_equal(pupil(question).data, teacher(question).data)
 
 # %%
 try:

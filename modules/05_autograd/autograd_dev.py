@@ -146,6 +146,7 @@ But $a$ reaches $y$ on two ways, through $u$ and directly through $v$. Both push
 
 
 # %% nbgrader={"grade": false, "grade_id": "by-hand", "locked": false, "schema_version": 3, "solution": true}
+#| export
 def slopes_by_hand(a: float, b: float) -> tuple[float, float]:
     """-> (dy/da, dy/db) of y = (a * b + a) ** 2."""
     ### BEGIN SOLUTION

@@ -829,20 +829,33 @@ trainer.fit([("d", 4)], 7)
 assert trainer.noted == list("abcabdd"), "num_steps counts all steps: from 5 to 7 there are two more"
 trainer.fit([("e", 5)], 7)
 assert len(trainer.noted) == 7, "with 7 of 7 steps done nothing remains to do"
+
+
 ### BEGIN HIDDEN TESTS
+class Dry:
+    """A loader with some batches in its first epoch, and none later; it is not asked for ever."""
+
+    def __init__(self, *batches):
+        self.epochs = [batches, (), ()]
+
+    def __iter__(self):
+        assert self.epochs, "a loader without batches is asked again and again: raise a ValueError"
+        return iter(self.epochs.pop(0))
+
+
 trainer = noting_trainer()
 try:
-    trainer.fit([], 3)
+    trainer.fit(Dry(), 3)
     refused = False
 except ValueError:
     refused = True
 assert refused, "an empty loader should raise a ValueError"
 try:
-    trainer.fit(iter([("a", 1)]), 3)
+    trainer.fit(Dry(("a", 1)), 3)
     refused = False
 except ValueError:
     refused = True
-assert refused and trainer.steps == 1, "an iterator that runs dry gives no second epoch: ValueError"
+assert refused and trainer.steps == 1, "a loader that has run dry gives no second epoch: ValueError"
 
 
 def press_twice(step, loss):

@@ -293,7 +293,7 @@ The class holds the two learned arrays. They start as if they were not there: a 
 
 **Task: the constructor (7 points).** Make `self.weight` and `self.bias`, Tensors of shape (embed_dim,), both asking for gradients. 2 lines.
 
-**Task: `forward` (8 points).** Raise a `ValueError` with both numbers if the last axis of x is not embed_dim long. Then call `layer_norm` through `apply`, with eps as an option. About 5 lines; `np.shape(x)[-1:]` is a tuple of the last length, and empty where x has no axis.
+**Task: `forward` (8 points).** Raise a `ValueError` with both numbers if the last axis of x is not embed_dim long. Then call `layer_norm` through `apply`, with eps as an option. About 5 lines; `x.shape[-1:]` is a tuple of the last length, and empty where x has no axis.
 """
 
 
@@ -321,10 +321,10 @@ class LayerNorm(Module):
         ### END SOLUTION
 
     def forward(self, x) -> Tensor:
-        """Raises ValueError if the last axis of x is not embed_dim long."""
+        """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
         ### BEGIN SOLUTION
-        if np.shape(x)[-1:] != self.weight.shape:
-            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")
+        if x.shape[-1:] != self.weight.shape:
+            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")
         return apply(layer_norm, x, self.weight, self.bias, eps=self.eps)
         ### END SOLUTION
 
@@ -594,10 +594,10 @@ class RMSNorm(Module):
         self.weight = Tensor(np.ones(embed_dim), requires_grad=True)
 
     def forward(self, x) -> Tensor:
-        """Raises ValueError if the last axis of x is not embed_dim long."""
+        """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
         ### BEGIN SOLUTION
-        if np.shape(x)[-1:] != self.weight.shape:
-            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")
+        if x.shape[-1:] != self.weight.shape:
+            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")
         return apply(rms_norm, x, self.weight, eps=self.eps)
         ### END SOLUTION
 

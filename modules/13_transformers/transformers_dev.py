@@ -739,9 +739,10 @@ before = set_recorder(None)
 enable_autograd()
 model = Recorded()
 model.next_logits(np.array([[4, 1, 2], [0, 2, 3]]))
-assert not model.seen.requires_grad, "next_logits should record no gradients: use no_grad()"
-assert model.hidden_states([[0]]).requires_grad, "afterwards gradients are recorded again"
+recorded_after = model.hidden_states([[0]]).requires_grad
 set_recorder(before)
+assert not model.seen.requires_grad, "next_logits should record no gradients: use no_grad()"
+assert recorded_after, "afterwards gradients are recorded again"
 ### END HIDDEN TESTS
 
 
@@ -863,7 +864,7 @@ assert mlp.forward("x") == "xugd", "each of up, gelu and down is used once, in t
 """
 ## A block adds
 
-A deep stack of layers has a problem that has nothing to do with what the layers compute: each one rebuilds its input from scratch, and after a few dozen there is little left of it. The remedy is the *residual* path (He et al. 2016, arXiv:1512.03385): a layer does not replace its input, it *adds* to it, x + f(x). Backwards the addition hands the gradient on unchanged, past every layer, down to the embeddings. Here is what reaches the end of a stack of MLPs fresh from their constructor, as a standard deviation, when 1 goes in: without the residual path, and with it.
+A deep stack of layers has a problem that has nothing to do with what the layers compute: each one rebuilds its input from scratch, and after a dozen there is little left of it. The remedy is the *residual* path (He et al. 2016, arXiv:1512.03385): a layer does not replace its input, it *adds* to it, x + f(x). Backwards the addition hands the gradient on unchanged, past every layer, down to the embeddings. Here is what reaches the end of a stack of MLPs fresh from their constructor, as a standard deviation, when 1 goes in: without the residual path, and with it.
 """
 
 
@@ -926,10 +927,10 @@ block.norm1, block.norm2 = (lambda x: 10 * x), (lambda x: 100 * x)
 block.attention = lambda x, mask=None: x + (1 if mask is None else mask)
 block.mlp = lambda x: x + 2
 got = block.forward(3)
-assert got != 33 + 302, "the second addition should begin from what the first one gave"
-assert got != 4 + 2 + 302 and got != 30 + 31, (
-    "the norm belongs in front of the layer, not on the residual path"
-)
+assert got != 3 + 31 + 302, "the second addition should begin from what the first one gave"
+assert got != 31 + 3102, "the attention should be added to what came in, not replace it"
+assert got != 34 + 342, "the MLP has a norm of its own, norm2"
+assert got != 14200, "the norms belong in front of attention and MLP, not behind the additions"
 assert got == 34 + 3402, f"3 + (30 + 1) = 34, then 34 + (3400 + 2) = 3436; yours is {got}"
 assert block.forward(3, 7) == 40 + 4002, "the mask should reach the attention"
 ### BEGIN HIDDEN TESTS

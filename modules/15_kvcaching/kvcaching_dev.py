@@ -22,7 +22,7 @@ Needed: modules 12 (attention), 13 (GPT) and 14 (Profiler).
 #| export
 import numpy as np
 
-from tinytorch.core.attention import MultiHeadAttention, scaled_dot_product_attention
+from tinytorch.core.attention import MultiHeadAttention, scaled_dot_product_attention, whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, as_array
 from tinytorch.models.transformer import check_tokens
@@ -251,7 +251,7 @@ Four decisions, each of which somebody got wrong before.
 
 The constructor is given, and so are two pictures of the cache, one for the terminal and one for the notebook. The methods are yours; each is graded by itself, so you can leave one and go on.
 
-**Task, `check_new` (8 points).** Turn key and value into arrays (`as_array`) and raise before anything is written: `TypeError` if `layer_idx` is not a whole number (`whole_number` does that); `ValueError` if it is outside 0 to L - 1; if the two shapes differ; if they are not (B, H, T, D) with this cache's B, H and D; if T is 0; if `seq_pos + T` goes beyond `max_seq_len`. Say both numbers each time. Return the two arrays. About 12 lines.
+**Task, `check_new` (8 points).** Turn key and value into arrays (`as_array`) and raise before anything is written: `TypeError` if `layer_idx` is not a whole number (`whole_number` of module 12 does that); `ValueError` if it is outside 0 to L - 1; if the two shapes differ; if they are not (B, H, T, D) with this cache's B, H and D; if T is 0; if `seq_pos + T` goes beyond `max_seq_len`. Say both numbers each time. Return the two arrays. About 12 lines.
 
 **Task, `update` (10 points).** Write the T new keys and values *in place* at positions seq_pos … seq_pos + T, and return views of everything now visible, (B, H, seq_pos + T, D). `self.view` makes them. `seq_pos` does not move. About 4 lines.
 
@@ -263,17 +263,6 @@ The constructor is given, and so are two pictures of the cache, one for the term
 
 **Task, `get_memory_usage` (5 points).** Count from the real arrays (`array.nbytes`, `array.size`), not from the formula: then the formula and the arrays can be held against each other. `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). About 10 lines.
 """
-
-
-# %%
-#| export
-def whole_number(name: str, value, at_least: int) -> int:
-    """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} should be a whole number, got {value!r}")
-    if value < at_least:
-        raise ValueError(f"{name} should be at least {at_least}, got {value}")
-    return int(value)
 
 
 # %% nbgrader={"grade": false, "grade_id": "kv-cache", "locked": false, "schema_version": 3, "solution": true}

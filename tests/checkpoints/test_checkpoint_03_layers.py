@@ -7,12 +7,13 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytorch.core.layers import Dropout, Linear, Module, Sequential, linear
 from tinytorch.core.tensor import Tensor
 
+quick = settings(max_examples=60, deadline=None, derandomize=True)
 RNG = np.random.default_rng(3)
 
 
@@ -27,6 +28,7 @@ def slow_linear(x, weight, bias):
 # ------------------------------------------------------------------------------------------------- linear
 
 
+@quick
 @given(
     front=st.lists(st.integers(1, 5), max_size=3).map(tuple),
     features=st.integers(1, 9),
@@ -359,6 +361,7 @@ def test_the_same_wrapper_twice_runs_twice_and_comes_off_one_at_a_time():
     assert model.describe("x") == "bxb"
 
 
+@quick
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), max_size=12))
 def test_wrap_and_unwrap_against_a_list(steps):
     model, model_of_it = Pair(0), []

@@ -5,7 +5,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytorch.core.losses import (
@@ -19,6 +19,7 @@ from tinytorch.core.losses import (
 )
 from tinytorch.core.tensor import Tensor, set_recorder
 
+quick = settings(max_examples=60, deadline=None, derandomize=True)
 RNG = np.random.default_rng(4)
 
 
@@ -34,6 +35,7 @@ def exact_log_softmax(row):
 # --------------------------------------------------------------------------------------------- log_softmax
 
 
+@quick
 @given(
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=6),
     st.sampled_from([0.0, 1.0, -300.0, 5e4]),
@@ -63,6 +65,7 @@ def test_log_softmax_of_masked_logits():
 # --------------------------------------------------------------------------------------------- cross entropy
 
 
+@quick
 @given(
     front=st.lists(st.integers(1, 4), max_size=3).map(tuple),
     vocab_size=st.integers(1, 7),
@@ -174,6 +177,7 @@ def test_check_targets_takes_every_form_and_any_ignored_number():
 # ------------------------------------------------------------------------------------------------- the rest
 
 
+@quick
 @given(shape=st.lists(st.integers(1, 4), max_size=3).map(tuple), seed=st.integers(0, 10**6))
 def test_mse_against_a_slow_loop(shape, seed):
     rng = np.random.default_rng(seed)

@@ -387,6 +387,17 @@ def test_max_norm_must_be_above_zero():
             Trainer(Weight(), None, max_norm=wrong)
 
 
+class Dry:
+    """A loader with some batches in its first epoch, and none later; it is not asked for ever."""
+
+    def __init__(self, *batches):
+        self.epochs = [batches, (), ()]
+
+    def __iter__(self):
+        assert self.epochs, "a loader without batches is asked again and again"
+        return iter(self.epochs.pop(0))
+
+
 def test_fit_counts_and_stops():
     model, heard, given = Weight(), [], []
     trainer = Trainer(model, SGD(model.parameters(), lr=0.0), loss=lambda output, targets: output)
@@ -402,7 +413,7 @@ def test_fit_counts_and_stops():
     assert given == [1, 2, 3, 1, 2] and not model.training
     trainer.fit(Three(), 5)
     assert len(given) == 5
-    for empty in ([], iter([(1.0, None)])):
+    for empty in (Dry(), Dry((1.0, None))):
         with pytest.raises(ValueError, match="0"):
             trainer.fit(empty, 9)
     assert trainer.steps == 6

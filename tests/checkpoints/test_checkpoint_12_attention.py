@@ -16,6 +16,7 @@ from tinytorch.core.attention import (
     scaled_dot_product_attention,
     split_heads,
     weigh_keys,
+    weigh_keys_gradient,
 )
 from tinytorch.core.autograd import enable_autograd
 from tinytorch.core.tensor import Tensor, apply, set_recorder
@@ -286,6 +287,17 @@ def test_slopes_are_the_measured_ones(gradients, causal, masked):
                 heights.append((slow_attention(*arrays, causal) * pull).sum())
             x.data[place] = kept
             assert abs(x.grad[place] - (heights[0] - heights[1]) / 2e-6) < 1e-5
+
+
+def test_the_rule_changes_nothing_that_comes_in():
+    rng = np.random.default_rng(20)
+    query, key, _ = random_heads(rng)
+    arrays = (rng.standard_normal((2, 4, 3, 5)), weigh_keys(query, key), query, key)
+    kept = [x.copy() for x in arrays]
+    grads = weigh_keys_gradient(*arrays)
+    assert [g.shape for g in grads] == [query.shape, key.shape]
+    assert len(weigh_keys_gradient(*arrays, causal_mask(3, 5))) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, kept, strict=True))
 
 
 def test_no_gradient_flows_from_the_past_to_the_future(gradients):

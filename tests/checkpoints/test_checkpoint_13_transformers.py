@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tinytorch.core.autograd import enable_autograd
 from tinytorch.core.optimizers import SGD
 from tinytorch.core.tensor import Tensor, set_recorder
+from tinytorch.models import transformer
 from tinytorch.models.transformer import (
     GPT,
     MLP,
@@ -19,6 +20,7 @@ from tinytorch.models.transformer import (
     TransformerBlock,
     check_tokens,
     count_parameters,
+    draw,
     keep_top_k,
     keep_top_p,
     next_token_loss,
@@ -362,12 +364,32 @@ def test_one_random_number_is_used_for_each_row():
     assert drawn.shape == plain.shape == (4,)
 
 
+def test_a_float64_temperature_leaves_the_logits_float32(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        transformer, "draw", lambda logits, rng: seen.append(logits.dtype) or draw(logits, rng)
+    )
+    sample(random_logits(9), temperature=np.float64(0.7), top_k=3, top_p=0.9, rng=0)
+    assert seen == [np.float32]
+
+
 def test_what_has_no_probability_is_never_drawn():
     logits = np.full((3000, 5), -np.inf, np.float32)
     logits[:, [1, 3]] = 0
     assert set(sample(logits, rng=0).tolist()) == {1, 3}
     extreme = np.tile(np.float32([-1e30, 88.0, 1e30]), (10, 1))
     assert set(sample(extreme, rng=0).tolist()) == {2}
+
+
+def test_every_point_of_the_line_belongs_to_a_token_that_can_be_drawn():
+    class Points:
+        """A stand-in for a generator whose numbers are known."""
+
+        def random(self, shape):
+            return np.array([0.0, 0.25, 0.5, 1 - 2**-53]).reshape(shape)
+
+    logits = np.tile(np.float32([-np.inf, 0, -np.inf, 0, 0, 0, -np.inf]), (4, 1))
+    assert draw(logits, Points()).tolist() == [1, 3, 4, 5]
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])

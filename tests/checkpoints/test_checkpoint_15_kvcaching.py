@@ -20,11 +20,13 @@ from tinytorch.core.tensor import Tensor
 from tinytorch.generation.kv_cache import (
     CachedMultiHeadAttention,
     KVCache,
+    attention_scores,
     attention_with_cache,
     cache_bytes,
     disable_kv_cache,
     enable_kv_cache,
     generate_with_cache,
+    projected_tokens,
 )
 from tinytorch.models.transformer import GPT
 
@@ -81,6 +83,22 @@ def objects_below(module):
     yield id(module), {name: id(value) for name, value in vars(module).items()}
     for _, child in Module.children(module):
         yield from objects_below(child)
+
+
+# what a generation costs
+
+
+def test_the_costs_are_those_of_counting_every_step():
+    for prompt, new in ((1, 1), (1, 30), (6, 1), (6, 9), (50, 4)):
+        tokens, scores = [0, 0], [0, 0]
+        for step in range(new):
+            for cached in (0, 1):
+                queries = 1 if cached and step else prompt + step
+                tokens[cached] += queries
+                scores[cached] += queries * (prompt + step)
+        for cached in (False, True):
+            assert projected_tokens(prompt, new, cached) == tokens[cached]
+            assert attention_scores(prompt, new, cached) == scores[cached]
 
 
 # the cache by itself
@@ -494,6 +512,10 @@ def test_a_cached_attention_layer():
             cache.advance(piece.shape[1])
         assert np.allclose(np.concatenate(pieces, 1), want, atol=1e-5)
         assert not cache.caches[0][0].data.any() and cache.caches[2][0].data[:, :, :8].all()
+    bias = np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
+    want = plain(Tensor(x), bias).data
+    assert np.allclose(layer(Tensor(x), mask=bias).data, want, atol=1e-5)
+    assert np.allclose(layer(Tensor(x), new_cache(), 0, bias).data, want, atol=1e-5)
 
 
 # in front of a finished model
@@ -552,6 +574,13 @@ def test_another_prompt_and_another_batch_at_once():
         np.array_equal(model.generate(p, 2, temperature=0), w) for p, w in zip(prompts, want, strict=True)
     )
     assert model._kv_cache is cache and model._cache_enabled
+
+
+def test_a_cache_that_is_there_is_used_and_stays():
+    model, prompt = new_model(), tokens_of(2, 5)
+    cache = enable_kv_cache(model)
+    generate_with_cache(model, prompt, 4, temperature=0)
+    assert model._cache_enabled and model._kv_cache is cache and cache.seq_pos == 5 + 4 - 1
 
 
 def test_only_the_new_tokens_are_computed():

@@ -60,67 +60,78 @@ WRONG = [
     Wrong(
         name="exp of x instead of -x",
         part="test-sigmoid",
-        old="result = np.exp(-as_floats(x))",
-        new="result = np.exp(as_floats(x))",
+        old="result = np.negative(x, out=np.empty_like(x))",
+        new="result = np.array(x)",
     ),
     Wrong(
         name="sigmoid warns of its overflow",
         part="test-sigmoid",
         old="""    with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, which is right
-        result = np.exp(-as_floats(x))
+        np.exp(result, out=result)
 """,
-        new="    result = np.exp(-as_floats(x))\n",
+        new="    np.exp(result, out=result)\n",
     ),
     Wrong(
         name="sigmoid by the tanh, without its left tail",
         part="test-sigmoid",
-        old="    return 1 / result\n",
-        new="    return 0.5 * (1 + np.tanh(0.5 * as_floats(x)))\n",
+        old="    return np.divide(1, result, out=result)\n",
+        new="    return 0.5 * (1 + np.tanh(0.5 * x))\n",
     ),
     Wrong(
         name="sigmoid of integers in NumPy's own width",
         part="test-sigmoid",
-        old="result = np.exp(-as_floats(x))",
-        new="result = np.exp(-x)",
+        old="""    x = as_floats(x)
+    result = np.negative(x, out=np.empty_like(x))
+    with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, which is right
+        np.exp(result, out=result)
+""",
+        new="""    with np.errstate(over="ignore"):
+        result = np.exp(-x)
+""",
     ),
     Wrong(
         name="the exponent cut off at 10",
         part="test-sigmoid",
-        old="result = np.exp(-as_floats(x))",
-        new="result = np.exp(np.clip(-as_floats(x), -10, 10))",
+        old="        np.exp(result, out=result)\n",
+        new="        np.exp(np.clip(result, -10, 10), out=result)\n",
     ),
     Wrong(
         name="the gate without x",
         part="test-silu",
-        old="    return x / gate\n",
-        new="    return 1 / gate\n",
+        old="return np.divide(x, gate, out=gate)",
+        new="return np.divide(1, gate, out=gate)",
     ),
     Wrong(
         name="silu closes its gate on the right",
         part="test-silu",
-        old="gate = np.exp(-x)",
-        new="gate = np.exp(x)",
+        old="gate = np.negative(x, out=np.empty_like(x))",
+        new="gate = np.array(x)",
     ),
     Wrong(
         name="silu warns of its overflow",
         part="test-silu",
         old="""    with np.errstate(over="ignore"):  # x / inf = 0, which is right
-        gate = np.exp(-x)
+        np.exp(gate, out=gate)
 """,
-        new="    gate = np.exp(-x)\n",
+        new="    np.exp(gate, out=gate)\n",
     ),
     Wrong(
         name="silu of small integers in half precision",
         part="test-silu",
         old="""    x = as_floats(x)
-    with np.errstate(over="ignore"):  # x / inf""",
-        new="""    with np.errstate(over="ignore"):  # x / inf""",
+    gate = np.negative(x, out=np.empty_like(x))
+    with np.errstate(over="ignore"):  # x / inf = 0, which is right
+        np.exp(gate, out=gate)
+""",
+        new="""    with np.errstate(over="ignore"):
+        gate = np.exp(-x)
+""",
     ),
     Wrong(
         name="silu writes into its input",
         part="test-silu",
-        old="    return x / gate\n",
-        new="    x /= gate\n    return x\n",
+        old="return np.divide(x, gate, out=gate)",
+        new="return np.divide(x, gate, out=x)",
     ),
     Wrong(
         name="another constant for the cube",
@@ -131,8 +142,8 @@ WRONG = [
     Wrong(
         name="the square instead of the cube",
         part="test-gelu",
-        old="        t *= x\n    t = np.tanh(t)\n",
-        new="    t = np.tanh(t)\n",
+        old="        t *= x\n    np.tanh(t, out=t)\n",
+        new="    np.tanh(t, out=t)\n",
     ),
     Wrong(
         name="the root of pi over 2",
@@ -149,20 +160,20 @@ WRONG = [
     Wrong(
         name="the exact form with the sigmoid of 1.702 x",
         part="test-gelu",
-        old="    t = np.tanh(t)\n    t += 1\n    t *= 0.5\n",
+        old="    np.tanh(t, out=t)\n    t += 1\n    t *= 0.5\n",
         new='    with np.errstate(over="ignore"):\n        t = 1 / (1 + np.exp(-1.702 * x))\n',
     ),
     Wrong(
         name="a float64 constant",
         part="test-gelu",
-        old="        t = x * x\n        t *= 0.044715 * scale\n        t += scale\n",
+        old="        t = np.multiply(x, x, out=np.empty_like(x))\n        t *= 0.044715 * scale\n        t += scale\n",
         new="        t = np.sqrt(2 / np.pi) * (1 + np.float64(0.044715) * (x * x))\n",
     ),
     Wrong(
         name="gelu writes into its input",
         part="test-gelu",
-        old="        t = x * x\n        t *= 0.044715 * scale\n",
-        new="        t = x\n        t *= 0.044715 * scale\n",
+        old="t = np.multiply(x, x, out=np.empty_like(x))",
+        new="t = np.multiply(x, x, out=x)",
     ),
     Wrong(
         name="gelu of small integers",

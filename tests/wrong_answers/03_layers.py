@@ -120,8 +120,8 @@ WRONG = [
     Wrong(
         name="the layer compares with its number of outputs",
         part="test-linear-forward",
-        old="np.shape(x), self.weight.shape[1]",
-        new="np.shape(x), self.weight.shape[0]",
+        old="x.shape[-1:] != self.weight.shape[1:]",
+        new="x.shape[-1:] != self.weight.shape[:1]",
     ),
     Wrong(
         name="the layer forgets its bias",
@@ -150,8 +150,8 @@ WRONG = [
     Wrong(
         name="dropout keeps what it should drop",
         part="test-dropout",
-        old="self.rng.random(np.shape(x)) >= self.p",
-        new="self.rng.random(np.shape(x)) < self.p",
+        old="self.rng.random(x.shape) >= self.p",
+        new="self.rng.random(x.shape) < self.p",
     ),
     Wrong(
         name="dropout does not scale",
@@ -174,8 +174,8 @@ WRONG = [
     Wrong(
         name="dropout drops whole rows",
         part="test-dropout",
-        old="self.rng.random(np.shape(x)) >= self.p",
-        new="self.rng.random((*np.shape(x)[:-1], 1)) >= self.p",
+        old="self.rng.random(x.shape) >= self.p",
+        new="self.rng.random((*x.shape[:-1], 1)) >= self.p",
     ),
     Wrong(
         name="nobody looks for missing names",

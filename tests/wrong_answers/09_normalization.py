@@ -133,8 +133,8 @@ WRONG = [
     Wrong(
         name="forward does not say which shapes do not fit",
         part="test-layer-norm-forward",
-        old="        if np.shape(x)[-1:] != self.weight.shape:\n"
-        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")\n'
+        old="        if x.shape[-1:] != self.weight.shape:\n"
+        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")\n'
         "        return apply(layer_norm,",
         new="        return apply(layer_norm,",
     ),
@@ -195,11 +195,11 @@ WRONG = [
     Wrong(
         name="RMSNorm looks at the first axis",
         part="test-rms-norm-class",
-        old="        if np.shape(x)[-1:] != self.weight.shape:\n"
-        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")\n'
+        old="        if x.shape[-1:] != self.weight.shape:\n"
+        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")\n'
         "        return apply(rms_norm,",
-        new="        if np.shape(x)[:1] != self.weight.shape:\n"
-        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")\n'
+        new="        if x.shape[:1] != self.weight.shape:\n"
+        '            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")\n'
         "        return apply(rms_norm,",
     ),
     Wrong(

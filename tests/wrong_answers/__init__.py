@@ -91,18 +91,22 @@ def _solution_regions(source: str) -> list[tuple[bool, str]]:
     return [(place % 2 == 1, piece) for place, piece in enumerate(pieces)]
 
 
-def needed_cells(notebook: dict) -> list[Cell]:
+def needed_cells(notebook: dict, unlike: dict | None = None) -> list[Cell]:
     """The cells that its parts need: exported and graded ones, and those which bind a name that these use.
 
-    The others show something to the student and take most of the time.
+    The others show something to the student and take most of the time. Where only the parts are asked for that
+    can end otherwise than in the notebook `unlike`, the checks before the first difference are left out too.
     """
     cells = cells_of(notebook)
-    last = max((cell.index for cell in cells if cell.is_test), default=-1)
-    code = [cell for cell in cells if cell.is_code and cell.index <= last]
-    kept = {cell.index for cell in code if cell.grade_id or cell.source.lstrip().startswith("#|")}
-    used = set().union(*(_names_used(cell.source) for cell in code if cell.index in kept))
+    code = [cell for cell in cells if cell.is_code]
+    last = max((cell.index for cell in code if cell.is_test), default=-1)
+    first = 0
+    if unlike is not None:
+        first = next(cell.index for cell in code if cell.source != unlike["cells"][cell.index]["source"])
+    kept, used = set(), set()
     for cell in reversed(code):
-        if cell.index not in kept and names_bound(cell.source) & used:
+        must = cell.index >= first if cell.is_test else cell.grade_id or cell.source.lstrip().startswith("#|")
+        if cell.index <= last and (must or names_bound(cell.source) & used):
             kept.add(cell.index)
             used |= _names_used(cell.source)
     return [cell for cell in cells if cell.index in kept or not cell.is_code]

@@ -25,19 +25,22 @@ def relu(x: np.ndarray) -> np.ndarray:
 # %% ../../modules/02_activations/activations_dev.py #sigmoid
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), entry by entry, exact in both tails and without overflow for any x."""
+    x = as_floats(x)
+    result = np.negative(x, out=np.empty_like(x))
     with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, which is right
-        result = np.exp(-as_floats(x))
+        np.exp(result, out=result)
     result += 1
-    return 1 / result
+    return np.divide(1, result, out=result)
 
 # %% ../../modules/02_activations/activations_dev.py #silu
 def silu(x: np.ndarray) -> np.ndarray:
     """x * sigmoid(x), entry by entry, no overflow for finite x (Elfwing et al. 2017, arXiv:1702.03118)."""
     x = as_floats(x)
+    gate = np.negative(x, out=np.empty_like(x))
     with np.errstate(over="ignore"):  # x / inf = 0, which is right
-        gate = np.exp(-x)
+        np.exp(gate, out=gate)
     gate += 1
-    return x / gate
+    return np.divide(x, gate, out=gate)
 
 # %% ../../modules/02_activations/activations_dev.py #gelu
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -45,11 +48,11 @@ def gelu(x: np.ndarray) -> np.ndarray:
     x = as_floats(x)
     scale = math.sqrt(2 / math.pi)
     with np.errstate(over="ignore"):  # tanh(inf) = 1, which is right
-        t = x * x
+        t = np.multiply(x, x, out=np.empty_like(x))
         t *= 0.044715 * scale
         t += scale
         t *= x
-    t = np.tanh(t)
+    np.tanh(t, out=t)
     t += 1
     t *= 0.5
     t *= x

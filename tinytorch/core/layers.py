@@ -15,6 +15,8 @@ from .tensor import Tensor, apply
 # %% ../../modules/03_layers/layers_dev.py #cell-4
 def multiply_rows(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(N, in), (out, in) -> (N, out): rows @ weight.T, contiguous, in the quicker order."""
+    if len(rows) == 1:
+        return np.dot(weight, rows[0])[None]
     if len(rows) < 32:
         return np.ascontiguousarray(np.dot(weight, rows.T).T)
     return np.dot(rows, weight.T)
@@ -140,10 +142,9 @@ class Linear(Module):
         self.bias = Tensor(np.zeros(out_features), requires_grad=True) if bias else None
 
     def forward(self, x) -> Tensor:
-        """Raises ValueError if the last axis of x is not in_features long."""
-        shape, features = np.shape(x), self.weight.shape[1]
-        if not shape or shape[-1] != features:
-            raise ValueError(f"the layer takes {features} features, x has shape {shape}")
+        """x: a Tensor or array. Raises ValueError if its last axis is not in_features long."""
+        if x.shape[-1:] != self.weight.shape[1:]:
+            raise ValueError(f"the layer takes {self.weight.shape[1]} features, x has shape {x.shape}")
         if self.bias is None:
             return apply(linear, x, self.weight)
         return apply(linear, x, self.weight, self.bias)
@@ -191,7 +192,7 @@ class Dropout(Module):
         """(any shape) -> the same shape."""
         if not self.training or self.p == 0:
             return x
-        keep = self.rng.random(np.shape(x)) >= self.p
+        keep = self.rng.random(x.shape) >= self.p
         return apply(np.multiply, x, keep.astype(np.float32) / (1 - self.p))
 
 # %% ../../modules/03_layers/layers_dev.py #check-state

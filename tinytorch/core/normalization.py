@@ -65,9 +65,9 @@ class LayerNorm(Module):
         self.bias = Tensor(np.zeros(embed_dim), requires_grad=True)
 
     def forward(self, x) -> Tensor:
-        """Raises ValueError if the last axis of x is not embed_dim long."""
-        if np.shape(x)[-1:] != self.weight.shape:
-            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")
+        """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
+        if x.shape[-1:] != self.weight.shape:
+            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")
         return apply(layer_norm, x, self.weight, self.bias, eps=self.eps)
 
 # %% ../../modules/09_normalization/normalization_dev.py #rms-norm
@@ -106,7 +106,7 @@ class RMSNorm(Module):
         self.weight = Tensor(np.ones(embed_dim), requires_grad=True)
 
     def forward(self, x) -> Tensor:
-        """Raises ValueError if the last axis of x is not embed_dim long."""
-        if np.shape(x)[-1:] != self.weight.shape:
-            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {np.shape(x)}")
+        """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
+        if x.shape[-1:] != self.weight.shape:
+            raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")
         return apply(rms_norm, x, self.weight, eps=self.eps)

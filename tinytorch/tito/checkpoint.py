@@ -64,7 +64,8 @@ def run_checkpoint(
         record = Path(folder) / "report.xml"
         command = [sys.executable, "-P", "-c", _PYTEST, str(Path(package_root or root).resolve())]
         command += ["quick" if first_failure else "full", str(test_file), f"--rootdir={root}"]
-        command += [f"--junitxml={record}", "-q", "-p", "no:cacheprovider", "--tb=short", "--color=no"]
+        command += [f"--junitxml={record}", "-q", "--tb=short", "--color=no"]
+        command += ["--noconftest", "-p", "no:cacheprovider"]  # a checkpoint stands alone and leaves nothing
         command += ["-x"] if first_failure else []
         env = clean_environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": folder, "PYTHONUTF8": "1"}
         try:
