@@ -102,8 +102,8 @@ def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = Non
     if mask is not None:
         weights += mask
     largest = weights.max(axis=-1, keepdims=True)
-    if mask is not None and np.isneginf(largest).any():
-        raise ValueError(f"{np.isneginf(largest).sum()} of {largest.size} queries see no key at all")
+    if mask is not None and largest.min() == -np.inf:
+        raise ValueError(f"{(largest == -np.inf).sum()} of {largest.size} queries see no key at all")
     weights -= largest
     np.exp(weights, out=weights)
     weights /= weights.sum(axis=-1, keepdims=True)
