@@ -37,15 +37,18 @@ WRONG = [
     Wrong(
         name="the shares of each key sum to 1, not those of each query",
         part="test-weigh-keys",
-        old="weights /= weights.sum(axis=-1, keepdims=True)",
-        new="weights /= weights.sum(axis=-2, keepdims=True)",
+        old="total = weights.sum(axis=-1, keepdims=True)",
+        new="total = weights.sum(axis=-2, keepdims=True)",
         also=("test-weigh-keys-mask",),
     ),
     Wrong(
         name="the largest score is not subtracted",
         part="test-weigh-keys",
-        old="    weights -= largest\n",
-        new="",
+        old="    weights -= weights.max(axis=-1, keepdims=True, initial=lowest)\n"
+        "    np.exp(weights, out=weights)\n"
+        "    total = weights.sum(axis=-1, keepdims=True)\n"
+        "    weights /= np.maximum(total, 1, out=total)\n",
+        new="    np.exp(weights, out=weights)\n    weights /= weights.sum(axis=-1, keepdims=True) + 1e-30\n",
     ),
     Wrong(
         name="the mask is multiplied",
@@ -68,8 +71,8 @@ WRONG = [
     Wrong(
         name="a query without any key becomes NaN",
         part="test-weigh-keys-mask",
-        old="if mask is not None and largest.min() == -np.inf:",
-        new="if False:",
+        old="weights.max(axis=-1, keepdims=True, initial=lowest)",
+        new="weights.max(axis=-1, keepdims=True)",
     ),
     Wrong(
         name="the gradient of the key lacks the scale",

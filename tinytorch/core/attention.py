@@ -18,18 +18,17 @@ def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = Non
     """(..., T, D), (..., S, D), mask -> (..., T, S): what share each query takes of each key; rows sum to 1.
 
     softmax(query @ key.T / sqrt(D) + mask) over the keys (Vaswani et al. 2017, equation 1).
-    mask: None, or added to the scores; it has, or broadcasts to, their shape.
-    Raises ValueError if the mask leaves a query without any key.
+    mask: None, or added to the scores; it has, or broadcasts to, their shape. A query that it leaves without
+    any key has shares of 0.
     """
     weights = np.matmul(query * (1 / math.sqrt(query.shape[-1])), key.swapaxes(-1, -2))
     if mask is not None:
         weights += mask
-    largest = weights.max(axis=-1, keepdims=True)
-    if mask is not None and largest.min() == -np.inf:
-        raise ValueError(f"{(largest == -np.inf).sum()} of {largest.size} queries see no key at all")
-    weights -= largest
+    lowest = np.finfo(weights.dtype).min
+    weights -= weights.max(axis=-1, keepdims=True, initial=lowest)
     np.exp(weights, out=weights)
-    weights /= weights.sum(axis=-1, keepdims=True)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights /= np.maximum(total, 1, out=total)
     return weights
 
 # %% ../../modules/12_attention/attention_dev.py #weigh-keys-gradient
@@ -89,7 +88,8 @@ def attention_weights(query, key, mask=None, causal: bool = False) -> Tensor:
 
     mask: floats added to the scores, broadcastable to (B, H, T, S).
     causal: the T queries are the last T of the S positions, and none sees a later one.
-    Raises ValueError for shapes that do not fit, T > S with `causal`, or a query that sees no key.
+    A query that the mask leaves without any key has shares of 0.
+    Raises ValueError for shapes that do not fit and for T > S with `causal`.
     """
     check_attention(query, key, mask)
     T, S = query.shape[-2], key.shape[-2]
