@@ -20,6 +20,8 @@ from tinytorch.core.tensor import (
     broadcast_shape,
     getitem,
     matmul_shape,
+    matmul_slowly,
+    row_major_strides,
     set_recorder,
 )
 
@@ -214,6 +216,22 @@ def test_copies_and_pickles_keep_everything_but_the_history(twin_of, rng):
 
 
 # ------------------------------------------------------------------------------------------------- shapes
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(1, 4), max_size=4).map(tuple))
+def test_row_major_strides_lead_to_every_entry(shape):
+    numbered = np.arange(math.prod(shape)).reshape(shape)  # each entry holds its own place in the block
+    strides = row_major_strides(shape)
+    assert isinstance(strides, tuple) and len(strides) == len(shape)
+    for index in np.ndindex(shape):
+        assert sum(i * s for i, s in zip(index, strides, strict=True)) == numbered[index]
+
+
+def test_row_major_strides_of_known_shapes():
+    assert row_major_strides((2, 3, 4)) == (12, 4, 1)
+    assert row_major_strides(()) == () and row_major_strides((1, 5)) == (5, 1)
+    assert row_major_strides((2, 0, 3)) == (0, 3, 1)
 
 
 @settings(deadline=None, max_examples=300)
@@ -514,6 +532,15 @@ def test_matmul_against_loops(a, b, rng):
         found = x @ y
         assert type(found) is Tensor and found.shape == shape and found.dtype == np.float32
         assert np.allclose(found.data.reshape(np.shape(want)), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "k", "m"), [(2, 3, 5), (4, 1, 2), (1, 6, 1), (3, 5, 2)])
+def test_matmul_slowly_against_loops(n, k, m, rng):
+    a, b = rng.normal(size=(n, k)).astype(np.float32), rng.normal(size=(k, m)).astype(np.float32)
+    for left, right in ((a, b), (a.tolist(), b.tolist())):
+        found = matmul_slowly(left, right)
+        assert found.shape == (n, m) and found.dtype == np.float32
+        assert np.allclose(found, slow_matmul(a.tolist(), b.tolist()), rtol=1e-5, atol=1e-6)
 
 
 def test_matmul_with_single_axes():

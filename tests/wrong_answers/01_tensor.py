@@ -42,6 +42,48 @@ WRONG = [
         new='if found.kind not in "fiu":',
     ),
     Wrong(
+        name="strides in bytes",
+        part="test-row-major-strides",
+        old="strides, step = [], 1",
+        new="strides, step = [], 4",
+    ),
+    Wrong(
+        name="the first axis lies side by side",
+        part="test-row-major-strides",
+        old="return tuple(reversed(strides))",
+        new="return tuple(strides)",
+    ),
+    Wrong(
+        name="the sizes are taken from the first axis on",
+        part="test-row-major-strides",
+        old="for size in reversed(shape):",
+        new="for size in shape:",
+    ),
+    Wrong(
+        name="a step knows only the axis after it",
+        part="test-row-major-strides",
+        old="        step *= size\n",
+        new="        step = size\n",
+    ),
+    Wrong(
+        name="the last product instead of the sum",
+        part="test-matmul-slowly",
+        old="product[i, j] += a[i][k] * b[k][j]",
+        new="product[i, j] = a[i][k] * b[k][j]",
+    ),
+    Wrong(
+        name="as many columns as the left side has",
+        part="test-matmul-slowly",
+        old="rows, inner, columns = len(a), len(b), len(b[0])",
+        new="rows, inner, columns = len(a), len(b), len(a[0])",
+    ),
+    Wrong(
+        name="the product is of integers",
+        part="test-matmul-slowly",
+        old="np.zeros((rows, columns), np.float32)",
+        new="np.zeros((rows, columns), int)",
+    ),
+    Wrong(
         name="aligned at the first axis",
         part="test-broadcast-shape",
         old="""        size_a = a[axis] if -axis <= len(a) else 1
