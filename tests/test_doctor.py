@@ -78,7 +78,7 @@ def test_a_missing_and_an_old_requirement(repo, monkeypatch, inside):
 
     monkeypatch.setattr(metadata, "version", version)
     runtime, *extras = doctor.check_requirements(repo if inside else None)
-    assert (runtime.state, runtime.text) == ("mend", "numpy 1.26.4 is not >=2.0; rich is missing")
+    assert (runtime.state, runtime.text) == ("mend", "numpy 1.26.4 is not >=2.1; rich is missing")
     assert [(extra.state, extra.text) for extra in extras] == [
         ("note", "[dev] is not complete: nbdev 99.0 is not <4; ruff 99.0 is not ==0.17.6"),
         ("note", "[instructor] is not complete: nbgrader is missing"),
