@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -378,11 +379,12 @@ def test_training_is_the_same_in_every_process(trained):
         "print(BPETokenizer.train(sys.stdin.buffer.read().decode(), 300).merges)"
     )
     want = str(trained.merges[:44])
+    package_root = str(Path(tokenization.__file__).parents[2])  # the package that is tested, installed or not
     for hash_seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", code],
             input=TEXT.encode(),
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": package_root},
             capture_output=True,
             timeout=60,
         )

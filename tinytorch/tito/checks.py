@@ -1,16 +1,28 @@
 """The process in which the checkpoint tests meet a student's module; `grade.py` starts and reads it."""
 
-# Run as a script in the sandbox: standard library, pytest, hypothesis. One line of JSON comes on stdin:
-# {"root": folder that holds tinytorch, "name": the file's name, "source": its text}. One line of JSON a test
-# leaves by what was stdout when Python began: [name, outcome, message], and at the end ["end", "", ""].
+# Run as a script in the sandbox: standard library, NumPy, pytest, hypothesis. One line of JSON comes on
+# stdin: {"root": folder that holds tinytorch, "target": the student's module in it, "token": what each line
+# of the report begins with, "name": the test file's name, "source": its text}. One line of JSON a test leaves
+# by what was stdout when Python began: [token, name, outcome, message], then [token, "changed", "", names],
+# and at last [token, "end", "", ""].
 
+import importlib
 import json
 import os
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 MESSAGE_LIMIT = 500
+# What tests rely on and no solution has a reason to change, besides the earlier modules of the package.
+WATCHED = {
+    *("builtins", "functools", "json", "math", "operator", "os", "posix", "numpy", "numpy._core.fromnumeric"),
+    *("numpy._core.multiarray", "numpy._core.numeric", "numpy.testing", "numpy.testing._private.utils"),
+    *("pytest", "_pytest.approx", "_pytest.assertion.rewrite", "_pytest.assertion.util", "_pytest.fixtures"),
+    *("_pytest.outcomes", "_pytest.python", "_pytest.raises", "_pytest.reports", "_pytest.runner"),
+    *("pluggy._callers", "pluggy._hooks", "hypothesis", "hypothesis.core", "hypothesis.extra.numpy"),
+}
 
 
 def main() -> None:
@@ -19,9 +31,12 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
+    import numpy.testing  # noqa: F401
     import pytest
 
     outcomes: dict[str, list[str]] = {}
+    changed: set[str] = set()
+    before: dict[str, tuple] = {}
 
     class Reporter:
         def pytest_configure(self):
@@ -37,11 +52,16 @@ def main() -> None:
             )
             settings.load_profile("grading")
 
+        def pytest_collection(self):
+            import_package(Path(job["root"]), job["target"])
+            before.update(attributes())
+
         def pytest_runtest_logreport(self, report):
             name = report.nodeid.partition("::")[2]
             if report.when == "call" or report.outcome != "passed":
                 outcomes[name] = [report.outcome, _reason(report)]
             if report.when == "teardown" and name in outcomes:
+                changed.update(changes(before, attributes()))
                 send(name, *outcomes[name])
 
         def pytest_collectreport(self, report):
@@ -49,7 +69,7 @@ def main() -> None:
                 send("collection", "failed", _reason(report))
 
     def send(*line):
-        report.write(json.dumps(line) + "\n")
+        report.write(json.dumps([job["token"], *line]) + "\n")
         report.flush()
 
     sys.path.insert(0, job["root"])
@@ -68,6 +88,7 @@ def main() -> None:
         os.devnull,
     ]
     pytest.main([*arguments, "-W", "error"], plugins=[Reporter()])
+    send("changed", "", sorted(changed))
     send("end", "", "")
 
 
@@ -75,6 +96,47 @@ def _reason(report) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash is not None else str(report.longrepr or "")
     return text.strip()[:MESSAGE_LIMIT]
+
+
+def import_package(root: Path, target: str) -> None:
+    """Imports every module of the package but the student's, and what needs that."""
+    for path in sorted((root / "tinytorch").rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        if name != f"tinytorch.{target}":
+            importlib.import_module(name)
+
+
+def attributes() -> dict[str, tuple]:
+    """{"module.name" or "module.Class.name": what it is, and a function's code} of what is watched.
+
+    The values are kept, so that nothing new can come to lie at the address of something old.
+    """
+    found = {}
+    for module_name, module in list(sys.modules.items()):
+        if module_name not in WATCHED and module_name.partition(".")[0] != "tinytorch":
+            continue
+        for name, value in list(vars(module).items()):
+            found[f"{module_name}.{name}"] = _identity(value)
+            if isinstance(value, type) and value.__module__ == module_name:
+                for inner, part in list(vars(value).items()):
+                    found[f"{module_name}.{name}.{inner}"] = _identity(part)
+    return found
+
+
+def _identity(value) -> tuple:
+    function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    if isinstance(function, types.FunctionType):
+        return function, function.__code__, function.__defaults__, function.__kwdefaults__
+    return (value,)
+
+
+def changes(before: dict[str, tuple], after: dict[str, tuple]) -> set[str]:
+    """The names that were there before and are something else now, or gone."""
+    return {name for name, old in before.items() if not _same(old, after.get(name, ()))}
+
+
+def _same(old: tuple, new: tuple) -> bool:
+    return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
 
 
 if __name__ == "__main__":

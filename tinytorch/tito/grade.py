@@ -6,18 +6,23 @@
 # two disagree on counts as the lower.
 
 import ast
+import contextlib
 import copy
 import hashlib
 import json
 import os
+import platform
+import random
 import re
+import secrets
 import shutil
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +33,16 @@ from tinytorch.tito import submissions
 from tinytorch.tito.export import build_module
 from tinytorch.tito.nbcourse import prepare_course
 from tinytorch.tito.notebooks import cells_hash
-from tinytorch.tito.project import Module, Project, TitoError, need_package, need_project, write_text
+from tinytorch.tito.project import (
+    PARSER,
+    Module,
+    Project,
+    TitoError,
+    need_package,
+    need_project,
+    parse_python,
+    write_text,
+)
 from tinytorch.tito.results import (
     ABSENT,
     CRASHED,
@@ -48,31 +62,40 @@ from tinytorch.tito.submissions import Refused, Submission
 
 BEGIN, END = re.compile(r"[ \t]*### BEGIN SOLUTION"), re.compile(r"[ \t]*### END SOLUTION")
 MAX_EXAMPLES = 25  # of one property; the checkpoint itself may ask for hundreds
-EXPORTING = threading.Lock()  # nbdev keeps state of its own
 
-# Tests that must fail. A pytest, an assert or a NumPy that lets them pass has been tampered with.
+HERE = Path(__file__).parent
+OWN_FILES = [
+    HERE / f"{name}.py"
+    for name in ("grade", "submissions", "reach", "cells", "checks", "runner", "sandbox", "limited")
+]
+
+# Tests that must fail, with numbers of each run's own. A pytest, an assert or a NumPy that lets them pass has
+# been tampered with.
 CANARIES = (
-    "assert 1 == 2",
-    "assert np.float32(1) == np.float32(2)",
-    "assert np.allclose([1.0], [2.0])",
-    "assert np.array_equal([1, 2], [1, 3])",
-    "assert np.isclose(1.0, 2.0)",
-    "assert (np.zeros(3) == np.ones(3)).all()",
-    "assert all([True, False])",
-    "assert any([False, False])",
-    "assert abs(1.0 - 2.0) < 1e-6",
-    "assert isinstance(1, str)",
-    "assert len([1]) == 2",
-    "assert max([1, 2]) == 1",
-    "assert float(np.ones(2).sum()) == 3.0",
-    "assert [1, 2] == [1, 3]",
-    "assert 1.0 == pytest.approx(2.0)",
-    "np.testing.assert_allclose(np.ones(2), np.zeros(2))",
-    "np.testing.assert_array_equal([1], [2])",
-    "np.testing.assert_equal(1, 2)",
+    "assert A == B",
+    "assert np.float32(A) == np.float32(B)",
+    "assert np.allclose([A], [B])",
+    "assert np.array_equal(np.full(SHAPE, A), np.full(SHAPE, B))",
+    "assert np.isclose(A, B)",
+    "assert (np.full(SHAPE, A) == np.full(SHAPE, B)).all()",
+    "assert all([True, A == B])",
+    "assert any([A == B, B == A])",
+    "assert abs(A - B) < 1e-6",
+    "assert isinstance(A, str)",
+    "assert len([A]) == 2",
+    "assert max([A, B]) == A",
+    "assert float(np.full(SHAPE, A).sum()) == 0.0",
+    "assert [A, 2] == [B, 2]",
+    "assert A == pytest.approx(B)",
+    "np.testing.assert_allclose(np.full(SHAPE, A), np.full(SHAPE, B), atol=1e-5)",
+    "np.testing.assert_array_equal(np.full(SHAPE, A), np.full(SHAPE, B))",
+    "np.testing.assert_equal(A, B)",
     "with pytest.raises(ValueError):\n        pass",
     "raise AssertionError('must fail')",
+    "hypothesis.given(hypothesis.strategies.integers(0, 9))(lambda drawn: pytest.fail())()",
 )
+
+IMPORTS = "    import hypothesis\n    import numpy as np\n    import pytest\n\n"
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,7 @@ class Needs:
     tests: dict[str, list[int]]  # checkpoint test -> the solutions without which it fails
     parts: dict[str, list[int]]  # graded part -> the solutions without which it fails
     cells: list[str]  # solution -> the grade_id of its cell
+    changes: list[str]  # what of others' code the reference itself changes while it is tested
 
     def first_part(self, solution: int) -> str | None:
         return next((name for name, needed in self.parts.items() if solution in needed), None)
@@ -100,7 +124,7 @@ class Setup:
     released: dict
     source: dict
     tests: str  # the checkpoint's text, "" if the module has none
-    root: Path  # folder with the package: earlier modules only
+    package: dict[str, str]  # {path: text} of the package: earlier modules only
     sandbox: Sandbox
     secret: bytes
     needs: Needs | None = None
@@ -113,13 +137,23 @@ class Setup:
             name: tag.get("points", 0) for name, tag in tags.items() if tag.get("grade") or tag.get("task")
         }
 
+    @contextmanager
+    def package_folder(self) -> Iterator[Path]:
+        """A temporary folder that holds the package."""
+        with tempfile.TemporaryDirectory(prefix="tito-package-") as folder:
+            root = Path(folder).resolve()
+            for name, text in self.package.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                write_text(root / name, text)
+            yield root
+
 
 # ------------------------------------------------------------------------------------------- the two checks
 
 
 def run_cells(setup: Setup, notebook: dict) -> tuple[Report, list[str]]:
     """The notebook's cells in the sandbox -> what became of each part, and why a process was ended."""
-    with SandboxWorker(setup.sandbox, setup.root) as worker:
+    with setup.package_folder() as root, SandboxWorker(setup.sandbox, root) as worker:
         report = worker.run(cells_of(notebook), time_limit=setup.sandbox.limits.cell_seconds)
         return report, worker.reasons
 
@@ -131,19 +165,18 @@ class Checked:
     outcomes: dict[str, tuple[bool, str]] = field(default_factory=dict)  # test -> passed, why not
     problem: str = ""  # why none of it counts
     notes: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)  # what of others' code was changed meanwhile
 
 
 def run_checks(setup: Setup, submission: Submission, failed: set[int]) -> Checked:
     """The checkpoint tests against the exported code, on top of the earlier modules."""
     notebook, notes = submissions.for_export(submission, setup.released, setup.target, failed)
-    with tempfile.TemporaryDirectory(prefix="tito-checks-") as folder:
-        root = Path(folder).resolve()
-        shutil.copytree(setup.root / "tinytorch", root / "tinytorch")
+    with setup.package_folder() as root:
         file = root / "modules" / setup.label / f"{setup.name}.ipynb"
         file.parent.mkdir(parents=True)
         write_text(file, json.dumps(notebook))
         try:
-            with EXPORTING:
+            with PARSER:  # nbdev parses, and keeps state of its own
                 build_module(file, root, setup.target).write(root / "tinytorch")
         except (TitoError, SyntaxError, ValueError) as error:
             text = getattr(error, "message", None) or str(error)
@@ -158,39 +191,45 @@ def run_checks(setup: Setup, submission: Submission, failed: set[int]) -> Checke
 
 def _run_tests(setup: Setup, root: Path, salt: str) -> Checked:
     source, real, canaries = disguised(setup.tests, setup.secret + salt.encode())
+    token = secrets.token_hex(16)
+    job = {"root": str(root), "target": setup.target, "token": token, "source": source}
+    job["name"] = f"test_checkpoint_{setup.label}.py"
+    checked, outcomes, ended = Checked(), {}, False
     guarded = setup.sandbox.start("checks.py", root)
-    outcomes, ended = {}, False
     drain = threading.Thread(target=lambda: list(bounded_lines(guarded.process.stderr)), daemon=True)
     drain.start()
     try:
-        job = {"root": str(root), "name": f"test_checkpoint_{setup.label}.py", "source": source}
-        try:
+        with contextlib.suppress(OSError):  # it is already dead, and the report says nothing
             guarded.process.stdin.write(json.dumps(job) + "\n")
             guarded.process.stdin.flush()
-        except OSError:
-            pass  # it is already dead, and the report says nothing
         for line in bounded_lines(guarded.process.stdout):
-            try:
-                name, outcome, message = json.loads(line)
-                ended = ended or name == "end"
-                outcomes[str(name)] = (outcome == "passed", str(message)[:500])
-            except (ValueError, TypeError, RecursionError):
+            if not line.startswith(f'["{token}", '):
                 continue  # nothing of ours
+            _, name, outcome, message = json.loads(line)
+            if name == "changed":
+                checked.changes = message
+            elif name == "end":
+                ended = True
+            else:
+                outcomes[name] = (outcome == "passed", message[:500])
     finally:
         guarded.close()
         drain.join(timeout=5)
-    checked = Checked(problem=guarded.reason)
+    checked.problem = guarded.reason
     collection = outcomes.pop("collection", None)
     for name, (passed, message) in outcomes.items():
         function, bracket, case = name.partition("[")
         if function in real:
             checked.outcomes[real[function] + bracket + case] = (passed, message)
+    changes = [name for name in checked.changes if setup.needs and name not in setup.needs.changes]
     if collection and not checked.problem:
         checked.problem = f"the exported code cannot be imported: {collection[1]}"
     elif not ended and not checked.problem:
         checked.problem = "Python ended before the tests did"
     elif any(outcomes.get(name, (True, ""))[0] for name in canaries) and not checked.problem:
         checked.problem = "tests that must fail did not: the code tampers with what checks it"
+    elif changes and not checked.problem:
+        checked.problem = f"the code tampers with what checks it: it changes `{changes[0]}`"
     return checked
 
 
@@ -203,17 +242,23 @@ def disguised(source: str, secret: bytes) -> tuple[str, dict[str, str], set[str]
     def name_of(old: str) -> str:
         return "test_" + hashlib.blake2b(old.encode(), key=hashlib.sha256(secret).digest()).hexdigest()[:16]
 
+    draw = random.Random(secret)
+
     lines = re.sub(r"max_examples=(\d+)", lambda m: f"max_examples={min(int(m[1]), MAX_EXAMPLES)}", source)
     lines = lines.split("\n")
     real, canaries, starts = {}, {}, []
-    for node in ast.parse(source).body:
+    for node in parse_python(source).body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             real[name_of(node.name)] = node.name
             lines[node.lineno - 1] = lines[node.lineno - 1].replace(node.name, name_of(node.name), 1)
             starts.append(min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1)
     for number, body in enumerate(CANARIES):
         name = name_of(f"canary {number}")
-        canaries[name] = f"def {name}():\n    import numpy as np\n    import pytest\n\n    {body}\n\n\n"
+        low = round(draw.uniform(0.5, 4.0), 3)
+        shape = tuple(draw.choices(range(1, 6), k=draw.randint(1, 4)))
+        for word, value in (("SHAPE", shape), ("A", low), ("B", low + draw.randint(1, 9))):
+            body = re.sub(rf"\b{word}\b", repr(value), body)
+        canaries[name] = f"def {name}():\n{IMPORTS}    {body}\n\n\n"
     starts.append(len(lines))
     for place, name in sorted(
         ((starts[int(name[5:13], 16) % len(starts)], name) for name in canaries), reverse=True
@@ -282,7 +327,8 @@ def learn_needs(setup: Setup, jobs: int, tell: Callable[[], None] = lambda: None
             if not less.outcomes.get(name, (False, ""))[0]:
                 tests[name].append(number)
     cells = [setup.source["cells"][index]["metadata"]["nbgrader"]["grade_id"] for index, *_ in places]
-    return Needs(tests, parts, cells)
+    changes = {name for _, less in [(report, checked), *runs] for name in less.changes}
+    return Needs(tests, parts, cells, sorted(changes))
 
 
 def disagreements(needs: Needs, report: Report, checked: Checked) -> dict[str, str]:
@@ -472,29 +518,24 @@ def _score(setup: Setup, submission: Submission, report: Report, result: Result)
 # ------------------------------------------------------------------------------------------- the course
 
 
-def set_up(project: Project, module: Module, course: Path, folder: Path, sandbox: Sandbox) -> Setup:
-    """Reads the course and puts the package of the earlier modules into `folder`."""
+def set_up(project: Project, module: Module, course: Path, sandbox: Sandbox) -> Setup:
+    """Reads the course and the package of the earlier modules."""
     release = prepare_course(project, module, course)
     source = course / "source" / module.label / module.notebook.name
     target = module.export_target()
     tests = project.root / "tests" / "checkpoints" / f"test_checkpoint_{module.label}.py"
-    package = folder / "tinytorch"
-    files = [project.package_dir / "__init__.py"]
+    files = {project.package_dir / "__init__.py"}
     for other in project.modules():
         place = other.export_target()
         if place:
             file = project.package_dir.joinpath(*place.split(".")).with_suffix(".py")
-            (package / file.relative_to(project.package_dir).parent).mkdir(parents=True, exist_ok=True)
-            files += [file] if other.number < module.number else []
-            files += [file.with_name("__init__.py")] if file.with_name("__init__.py").is_file() else []
-    for file in files:
+            files |= {file} if other.number < module.number else set()
+            files |= {file.with_name("__init__.py")}
+    for file in sorted(files):
         if not file.is_file():
             raise TitoError(f"{file} is missing; run `tito export` first.")
-        shutil.copyfile(file, package / file.relative_to(project.package_dir))
     secret = hashlib.sha256()
-    here = Path(__file__).parent
-    own = [here / f"{name}.py" for name in ("grade", "submissions", "cells", "checks", "runner", "sandbox")]
-    for file in [source, release, *sorted(set(files)), *own, *([tests] if tests.is_file() else [])]:
+    for file in [source, release, *sorted(files), *OWN_FILES, *([tests] if tests.is_file() else [])]:
         secret.update(hashlib.sha256(file.read_bytes()).digest())
     return Setup(
         label=module.label,
@@ -503,7 +544,10 @@ def set_up(project: Project, module: Module, course: Path, folder: Path, sandbox
         released=read_notebook(release),
         source=read_notebook(source),
         tests=tests.read_text(encoding="utf-8") if tests.is_file() else "",
-        root=folder,
+        package={
+            file.relative_to(project.root).as_posix(): file.read_text(encoding="utf-8")
+            for file in sorted(files)
+        },
         sandbox=sandbox,
         secret=secret.digest(),
     )
@@ -589,8 +633,57 @@ class Kept:
         write_text(self.folder / f"{graded.result.student}.json", text)
 
 
+@contextmanager
+def local_pool(jobs: int) -> Iterator[Executor]:
+    """So many students at a time on this machine; each thread waits for processes of its own."""
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            yield pool
+        except BaseException:
+            sandboxes.STOP.set()  # ends what runs now
+            pool.shutdown(wait=True, cancel_futures=True)
+            sandboxes.STOP.clear()
+            raise
+
+
+@contextmanager
+def dask_pool(address: str) -> Iterator[Executor]:
+    """The workers of a Dask cluster that is there; TitoError if it cannot be reached or has other code."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=20, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise TitoError(f"No Dask scheduler can be reached at {address} ({error}).") from None
+    with client:
+        versions = client.run(code_version)
+        other = [worker for worker, version in versions.items() if version != code_version()]
+        if other:
+            raise TitoError(
+                f"{len(other)} of {len(versions)} workers of {address} have another Python or another "
+                f"version of tinytorch than this machine, {other[0]} among them."
+            )
+        pool = client.get_executor(pure=False)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False)  # cancels what is not finished
+
+
+def code_version() -> tuple[str, str]:
+    """Python's version, and a sum of the grader's own files."""
+    own = hashlib.sha256(b"".join(file.read_bytes() for file in OWN_FILES))
+    return platform.python_version(), own.hexdigest()
+
+
 def grade_course(
-    setup: Setup, course: Path, students: list[str], jobs: int, module: Module, again: bool = False, tell=None
+    setup: Setup,
+    course: Path,
+    students: list[str],
+    pool: Executor,
+    module: Module,
+    again: bool = False,
+    tell: Callable[[Result], None] = lambda _: None,
 ) -> list[Result]:
     """Grades these students, writing each one's results as soon as they are known."""
     kept = Kept(course / ".tito" / "graded" / setup.label)
@@ -609,12 +702,10 @@ def grade_course(
                 kept.write(key, graded)
             write_feedback(course / "feedback" / result.student / f"{setup.label}.html", setup.label, result)
         results.append(result)
-        if tell:
-            tell(result)
+        tell(result)
 
-    pool = ThreadPoolExecutor(jobs)
+    waiting: dict[Future, tuple[str, str, dict]] = {}
     try:
-        waiting = {}
         for student in students:
             parts = {name: PartResult(points, 0.0) for name, points in setup.written().items()}
             try:
@@ -631,15 +722,16 @@ def grade_course(
             if earlier is not None:
                 finish(earlier, None, True)
                 continue
-            waiting[pool.submit(grade_one, setup, student, data, flags)] = key
+            waiting[pool.submit(grade_one, setup, student, data, flags)] = student, key, parts
         for future in as_completed(waiting):
-            finish(future.result(), waiting[future], False)
-    except BaseException:
-        sandboxes.STOP.set()
-        raise
+            student, key, parts = waiting[future]
+            error = future.exception()
+            if type(error).__name__ == "KilledWorker":  # after as many tries as Dask is set to allow
+                reason = "every worker of the cluster that graded it ended while it did"
+                finish(Graded(Result(student, CRASHED, reason, parts=parts)), None, False)
+            else:
+                finish(future.result(), key, False)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        sandboxes.STOP.clear()
         book.close()
     return results
 
@@ -650,6 +742,7 @@ def grade_course(
     "--course", required=True, type=click.Path(file_okay=False, path_type=Path), help="nbgrader's folder."
 )
 @click.option("--jobs", type=click.IntRange(1, 256), default=os.cpu_count() or 1, help="Students at a time.")
+@click.option("--scheduler", metavar="ADDRESS", help="Send students to a Dask cluster: tcp://HOST:PORT.")
 @click.option("--student", metavar="ID", help="Grade this student only.")
 @click.option("--no-sandbox", is_flag=True, help="Run students' code without bubblewrap.")
 @click.option("--again", is_flag=True, help="Grade anew what has not changed since it was graded.")
@@ -660,6 +753,7 @@ def command(
     number: str,
     course: Path,
     jobs: int,
+    scheduler: str | None,
     student: str | None,
     no_sandbox: bool,
     again: bool,
@@ -673,22 +767,23 @@ def command(
     module = project.module(number)
     for package in ("nbgrader", "nbdev", "pytest", "hypothesis"):
         need_package(package, "Grading", "dev,instructor")
+    if scheduler:
+        need_package("distributed", "Grading on a Dask cluster", "dev,instructor,cluster")
     course = course.resolve()
     if not course.is_dir():
         raise TitoError(
             f"There is no course folder {course}; `tito release` or nbgrader's quickstart makes one."
         )
     limits = Limits(cell_seconds=time_limit, wall_seconds=max(Limits.wall_seconds, 5 * time_limit))
-    sandbox = Sandbox(None if no_sandbox else find_bwrap(), (project.root, course), limits)
+    if not no_sandbox:
+        find_bwrap()
+    sandbox = Sandbox(not no_sandbox, (project.root, course), limits)
     console = Console(stderr=True)
     if no_sandbox:
         console.print("Without a sandbox: students' code can read and change whatever you can.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        tempfile.TemporaryDirectory(prefix="tito-grade-") as folder,
-        Progress(*columns, console=console) as bar,
-    ):
-        setup = set_up(project, module, course, Path(folder).resolve(), sandbox)
+    with Progress(*columns, console=console) as bar:
+        setup = set_up(project, module, course, sandbox)
         needs, file = known_needs(setup, course)
         if needs is None:
             task = bar.add_task("reference", total=1 + len(solutions_of(setup.source)))
@@ -707,7 +802,10 @@ def command(
             students = [student]
         task = bar.add_task(setup.label, total=len(students))
         try:
-            results = grade_course(setup, course, students, jobs, module, again, lambda _: bar.advance(task))
+            with dask_pool(scheduler) if scheduler else local_pool(jobs) as pool:
+                results = grade_course(
+                    setup, course, students, pool, module, again, lambda _: bar.advance(task)
+                )
         except KeyboardInterrupt:
             raise TitoError(
                 "Interrupted; the same command goes on with those who are not graded yet."

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinytorch.tito.project import parse_python
+
 TIME_LIMIT = 60.0  # seconds for one cell
 MAX_STUCK = 4  # after so many cells that never ended, the rest is not run
 MESSAGE_LIMIT = 2_000
@@ -288,7 +290,7 @@ class Worker:
             pass  # it is already dead: the end of its events says so below
         while True:
             try:
-                event = self.events.get(timeout=limit)
+                event = self._next_event(limit)
             except queue.Empty:
                 self.close()
                 if current is None:
@@ -324,6 +326,10 @@ class Worker:
                 raise RunnerError(event["message"])
             elif event["event"] == "done":
                 return True, None
+
+    def _next_event(self, limit: float) -> dict | None:
+        """What the process says next, None at its end; queue.Empty if it says nothing for too long."""
+        return self.events.get(timeout=limit)
 
     def _start(self):
         if self.process is not None and self.process.poll() is None:
@@ -488,7 +494,7 @@ def _source_of(outcome, cell, cells, outcomes) -> Cell | None:
 def names_bound(source: str) -> set[str]:
     """The global names, and attributes of them, that a cell makes; told without running it."""
     try:
-        tree = ast.parse(source)
+        tree = parse_python(source)
     except (SyntaxError, ValueError, RecursionError):
         pattern = r"^\s*(?:def|class|async\s+def|import)\s+(\w+)|^\s*from\b.*\bimport\s+(.+)$|^(\w+)\s*=[^=]"
         found = re.findall(pattern, source, re.MULTILINE)

@@ -11,33 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinytorch.tito.export import KERNELSPEC
-from tinytorch.tito.project import DEFAULT_EXP, Module
+from tinytorch.tito.project import DEFAULT_EXP, Module, parse_python
+from tinytorch.tito.reach import reaching
 from tinytorch.tito.runner import RunnerError, read_notebook
 
 SIZE_LIMIT = 20_000_000  # bytes of a notebook
 CELL_LIMIT = 2_000
+CODE_LIMIT = 500_000  # characters of what a student wrote
 STUDENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 EXPORTS = re.compile(r"^#[ \t]*\|[ \t]*exports?i?\b", re.MULTILINE)
 HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[ \t]*\n", re.MULTILINE | re.DOTALL)
+DIRECTIVE = re.compile(r"^#[ \t]*\|.*\n?", re.MULTILINE)
 MARKER = re.compile(r"(?:BEGIN|END) HIDDEN TESTS")
-
-# What reaches for the machinery around the code. Solutions need none of it, unless the reference does.
-REACHING = {
-    *("eval", "exec", "compile", "__import__", "globals", "locals", "vars", "setattr", "delattr", "open"),
-    *("exit", "quit", "breakpoint", "input", "__builtins__", "__loader__", "__spec__", "get_ipython"),
-    *("sys", "os", "modules", "__globals__", "__dict__", "__code__", "__closure__", "__subclasses__"),
-    *("__bases__", "__mro__", "__base__", "f_back", "f_globals", "f_locals", "f_builtins", "tb_frame"),
-    *("gi_frame", "cr_frame", "_getframe", "__getattribute__", "__getattr__", "__class__", "__wrapped__"),
-    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__hash__", "__array_ufunc__"),
-    *("__array_function__", "__instancecheck__", "__subclasscheck__", "__array_wrap__", "__array_finalize__"),
-    *("__array__", "__array_interface__", "__array_priority__", "__rsub__", "__abs__", "__del__", "testing"),
-    *("__set_name__", "__init_subclass__", "__class_getitem__", "__prepare__", "metaclass"),
-}
-IMPORTS = {
-    *("abc", "bisect", "collections", "copy", "dataclasses", "decimal", "enum", "fractions", "functools"),
-    *("heapq", "itertools", "math", "numbers", "numpy", "operator", "random", "re", "statistics", "string"),
-    *("time", "tinytorch", "typing", "warnings", "__future__"),
-}
 
 
 class Refused(Exception):
@@ -132,16 +117,16 @@ def check(student: str, file: Path, released: dict, source: dict) -> Submission:
         grade_id = _grade_id(cell)
         if grade_id and is_locked(originals[grade_id]):
             cell["source"] = tests[grade_id]["source"]
-    exported = (cell["source"] for cell in source["cells"] if EXPORTS.search(cell["source"]))
-    allowed = names_in("\n".join(exported))
-    submission = Submission(student, graded, visible, flags)
     given = {cell["source"] for cell in released["cells"]}
-    for index, cell in enumerate(visible["cells"]):
-        if cell["cell_type"] == "code" and cell["source"] not in given:
-            reason = reaches_for(cell["source"], allowed)
-            if reason:
-                submission.reaching[index] = reason
-    return submission
+    written = {
+        index: cell["source"]
+        for index, cell in enumerate(visible["cells"])
+        if cell["cell_type"] == "code" and cell["source"] not in given
+    }
+    if sum(map(len, written.values())) > CODE_LIMIT:
+        raise Refused(f"its code is longer than {CODE_LIMIT} characters")
+    reference = [cell["source"] for cell in source["cells"] if EXPORTS.search(cell["source"])]
+    return Submission(student, graded, visible, flags, reaching(written, reference))
 
 
 def by_grade_id(notebook: dict) -> dict[str, dict]:
@@ -229,91 +214,53 @@ def _notebook(cells: list[dict]) -> dict:
 def for_export(
     submission: Submission, released: dict, target: str, failed: set[int]
 ) -> tuple[dict, list[str]]:
-    """The notebook to be exported for the second check, and what was left out of it.
+    """The notebook to be exported for the second check, and what was left out of it or taken along.
 
     A cell that does not compile, did not run, or reaches for the machinery is as it was handed out: one such
-    cell costs what depends on it, not the whole module.
+    cell costs what depends on it, not the whole module. A directive in the wrong place is put right, and a
+    cell of the student's own that only defines something is exported with the others.
     """
-    originals = by_grade_id(released)
+    originals, given = by_grade_id(released), {cell["source"] for cell in released["cells"]}
     cells, notes = [{"cell_type": "code", "source": f"#| default_exp {target}", "metadata": {}}], []
     for index, cell in enumerate(submission.visible["cells"]):
-        if cell["cell_type"] != "code" or DEFAULT_EXP.search(cell["source"]):
+        source, grade_id = cell["source"], _grade_id(cell)
+        if cell["cell_type"] != "code" or DEFAULT_EXP.search(source):
             continue
-        grade_id = _grade_id(cell)
-        if not EXPORTS.search(cell["source"]) and not (
-            grade_id and EXPORTS.search(originals[grade_id]["source"])
-        ):
+        wanted = EXPORTS.search(originals[grade_id]["source"] if grade_id else source)
+        if not wanted and (source in given or grade_id or index in failed or not _only_defines(source)):
             continue
-        reason = submission.reaching.get(index) or _not_exportable(cell["source"])
+        reason = submission.reaching.get(index) or _not_exportable(source)
         if index in failed or reason:
             if reason:
                 notes.append(f"`{grade_id or 'a cell'}` does not count in the second check: {reason}")
             if grade_id is None:
                 continue
-            cell = originals[grade_id]
-        cells.append({"cell_type": "code", "source": cell["source"], "metadata": {}})
+            source = originals[grade_id]["source"]
+        elif not source.lstrip().startswith("#| export"):
+            notes.append(f"`{grade_id or 'a cell'}` has no `#| export` at its top; it was taken along")
+        source = "#| export\n" + DIRECTIVE.sub("", source)
+        cells.append({"cell_type": "code", "source": source, "metadata": {}})
     return _notebook(cells), notes
+
+
+def _only_defines(source: str) -> bool:
+    """Whether a cell holds nothing but imports, functions, classes and constants."""
+    try:
+        body = parse_python(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    return bool(body) and all(
+        isinstance(node, kinds) or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant))
+        for node in body
+    )
 
 
 def _not_exportable(source: str) -> str | None:
     if MARKER.search(source):
         return "it holds a marker of hidden tests"
     try:
-        ast.parse(source)
+        parse_python(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"it is no Python ({type(error).__name__})"
-    return None
-
-
-def names_in(source: str) -> set[str]:
-    """Every name, attribute, keyword, imported module and text that looks like one."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name):
-            names.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            names.add(node.attr)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        elif isinstance(node, ast.keyword) and node.arg:
-            names.add(node.arg)
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {(node.module or "").partition(".")[0], *(alias.name for alias in node.names)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 40:
-            names.add(node.value)
-    return names
-
-
-def reaches_for(source: str, allowed: set[str]) -> str | None:
-    """What of the machinery a cell reaches for that the reference does not; None if nothing."""
-    try:
-        tree = ast.parse(source)
-        found = sorted((names_in(source) & REACHING) - allowed)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    if found:
-        return f"it uses `{found[0]}`, which no solution needs"
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-            imported |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or "."]
-            imported |= {alias.asname or alias.name for alias in node.names}
-        else:
-            continue
-        for name in modules:
-            if name.partition(".")[0] not in IMPORTS | allowed or node.__dict__.get("level"):
-                return f"it imports `{name}`, which no solution needs"
-    imported |= {"np", "math", "numpy"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            root = node
-            while isinstance(root, ast.Attribute):
-                root = root.value
-            if isinstance(root, ast.Name) and root.id in imported:
-                return f"it changes `{ast.unparse(node)}`, which belongs to others"
     return None

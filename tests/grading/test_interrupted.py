@@ -1,0 +1,130 @@
+"""A grading run that is interrupted, or killed, goes on where it was; one without a sandbox says so."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.grading
+pytest.importorskip("nbgrader", reason="make test-grading installs it")
+
+import psutil  # noqa: E402
+
+from course import Course, points  # noqa: E402
+from hostile import harmful  # noqa: E402
+from toy import REPO  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A course in which the reference has been run."""
+    course = Course(tmp_path_factory.mktemp("learnt"), "04")
+    course.submit("empty", course.released)
+    course.grade()
+    return course
+
+
+@pytest.fixture
+def course(learnt, tmp_path):
+    course = Course(tmp_path / "course", "04")
+    shutil.copytree(learnt.folder / ".tito" / "reference", course.folder / ".tito" / "reference")
+    return course
+
+
+def start(course: Course, *options: str) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-c",
+        "from tinytorch.tito.cli import main; main()",
+        "grade",
+        "04",
+        "--course",
+        str(course.folder),
+    ]
+    return subprocess.Popen(
+        [*command, "--jobs", "2", *options],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def students_at_work() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if any(word.endswith(("/cells.py", "/checks.py")) for word in words):
+            found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on(course, how):
+    for number in range(8):
+        course.submit(f"student-{number}", course.solved())
+    pages = course.folder / "feedback"
+    first = start(course)
+    wait_for(lambda: len(list(pages.glob("*/*.html"))) >= 2)
+    first.send_signal(how)
+    _, said = first.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert first.returncode == 1 and "Interrupted; the same command goes on" in said
+    wait_for(lambda: not students_at_work(), 10)
+    done = {page: page.stat().st_mtime_ns for page in pages.glob("*/*.html")}
+    kept = {path.stem for path in (course.folder / ".tito" / "graded" / "04_losses").glob("*.json")}
+    assert 2 <= len(kept) < 8 and len(done) < 8
+    second = start(course)
+    _, said = second.communicate(timeout=300)
+    assert second.returncode == 0, said
+    rows = course.rows()
+    assert len(rows) == 8 and {points(row) for row in rows.values()} == {course.automatic}
+    seconds = {
+        path.stem: path.stat().st_mtime_ns for path in (course.folder / ".tito").rglob("student-*.json")
+    }
+    assert all(seconds[student] < max(seconds.values()) for student in kept)
+    assert not [path for path in Path(course.folder).rglob(".*.new")]
+
+
+def test_without_a_sandbox(course):
+    bad = harmful(course)
+    course.submit("reference", course.solved())
+    for name in ("daemon", "endless", "disk"):
+        course.submit(name, bad[name])
+    run = start(course, "--no-sandbox", "--time-limit", "3")
+    _, said = run.communicate(timeout=300)
+    assert run.returncode == 0 and "Without a sandbox" in said, said
+    rows = course.rows()
+    assert points(rows["reference"]) == course.automatic
+    assert sum(map(points, rows.values())) == course.automatic
+    assert rows["endless"]["status"] == "timed out"
+    assert not students_at_work()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "87.65" in (p.info["cmdline"] or [])]
+
+
+def test_the_sandbox_is_not_left_out_silently(course, monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    from tinytorch.tito import sandbox
+    from tinytorch.tito.cli import cli
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(REPO)
+    sandbox.find_bwrap.cache_clear()
+    done = CliRunner().invoke(cli, ["grade", "04", "--course", str(course.folder)])
+    sandbox.find_bwrap.cache_clear()
+    assert done.exit_code == 1 and "apt install bubblewrap" in done.stderr and "--no-sandbox" in done.stderr
