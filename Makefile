@@ -66,8 +66,8 @@ clean:  ## remove the environment and all caches, never a notebook
 	@touch .venv/.runtime $@
 
 .venv/.instructor: .venv/.dev
-	@echo "Installing nbgrader into .venv (once) ..."
-	@$(PIP) -e ".[dev,instructor]"
+	@echo "Installing nbgrader and selenium into .venv (once) ..."
+	@$(PIP) -e ".[dev,instructor,cluster,browser]"
 	@touch $@
 
 .venv/.oracle: .venv/.dev

@@ -82,6 +82,8 @@ def test_a_missing_and_an_old_requirement(repo, monkeypatch, inside):
     assert [(extra.state, extra.text) for extra in extras] == [
         ("note", "[dev] is not complete: nbdev 99.0 is not <4; ruff 99.0 is not ==0.17.6"),
         ("note", "[instructor] is not complete: nbgrader is missing"),
+        ("ok", "[cluster] is installed"),
+        ("ok", "[browser] is installed"),
         ("note", "[oracle] is not complete: torch 2.14.0+cpu is not ==2.13.0"),
     ]
 

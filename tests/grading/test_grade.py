@@ -28,6 +28,8 @@ def graded(course):
     """One run over everybody -> the rows, and the names of the hostile by kind."""
     wrong = course.solved()
     find(wrong, "mse")["source"] = find(wrong, "mse")["source"].replace(".mean()", ".sum()")
+    careless = course.solved()
+    find(careless, "mse")["source"] = find(careless, "mse")["source"].replace(".size == 0", ".size == -1")
     broken = course.solved()
     find(broken, "log-softmax")["source"] = "#| export\ndef log_softmax(x, axis=-1)\n    return x"
     own = course.solved()
@@ -41,6 +43,7 @@ def graded(course):
         "d-one": course.solved("perplexity"),
         "e-wrong-mse": wrong,
         "f-syntax-error": broken,
+        "g-hidden-mistake": careless,
         "h-helper-without-export": with_cell(own, "import numpy as np\n\n\n" + HELPER, before="log-softmax"),
     }
     kinds = {"dishonest": dishonest(course), "harmful": harmful(course), "unreadable": unreadable(course)}
@@ -70,6 +73,7 @@ def test_what_is_earned(graded, course):
     assert points(rows["d-one"]) == 10 and rows["d-one"]["flags"] == ""
     assert points(rows["e-wrong-mse"]) == course.automatic - 10
     assert float(rows["e-wrong-mse"]["test-mse"]) == 0
+    assert points(rows["g-hidden-mistake"]) == course.automatic - 10
     assert points(rows["g-outputs"]) == course.automatic
     assert float(rows["f-syntax-error"]["test-mse"]) == 10
     assert float(rows["f-syntax-error"]["test-log-softmax"]) == 0
@@ -107,13 +111,13 @@ def test_statuses_tell_what_happened(graded):
     assert status["b-reference"] == "graded"  # no answer was written, so that there is nothing to mark
     assert "put back" in rows["tests-deleted"]["flags"] and "restored" in rows["tests-edited"]["flags"]
     for name in names["dishonest"]:
-        if name not in ("broken", "always-equal-array"):
+        if name not in ("broken", "imports-solution", "leaves-in-export", "blanks-cells"):  # these only fail
             assert rows[name]["flags"], rows[name]
+    assert "tampers" in rows["patches-within"]["flags"], rows["patches-within"]
 
 
 def test_nothing_is_left_behind(graded):
-    left = [p for p in psutil.process_iter() if "87.65" in " ".join(p.info.get("cmdline") or p.cmdline())]
-    assert not left
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "87.65" in (p.info["cmdline"] or [])]
     assert not list(Path("/tmp").glob("conftest.py")) and not Path("/usr/written-by-student").exists()
 
 
@@ -127,7 +131,8 @@ def test_feedback_shows_no_hidden_test(graded, course):
         text = html.unescape(page.read_text(encoding="utf-8"))
         for line in hidden:
             assert line not in text, f"{page.name} of {page.parent.name} shows {line}"
-    assert "one that you cannot see does not" in "".join(map(Path.read_text, pages))
+    page = course.folder / "feedback" / "g-hidden-mistake" / f"{course.module.label}.html"
+    assert "one that you cannot see does not" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not HAS_BWRAP and "CI" not in os.environ, reason="there is no bubblewrap here")

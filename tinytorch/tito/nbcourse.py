@@ -18,11 +18,18 @@ CONFIG = """\
 # nbgrader's configuration of this course; `tito release` and `tito grade` use nothing but these folders too.
 import os
 
+from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
+from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, GetGrades
+
 c = get_config()
 c.CourseDirectory.root = os.path.dirname(os.path.abspath(__file__))
 c.CourseDirectory.course_id = "tinytorch"
 # a deleted test cell is put back, so that it scores nothing instead of waiting for a mark by hand
 c.OverwriteCells.add_missing_cells = True
+# a graded notebook holds the hidden tests, and its outputs quote them: nbgrader's feedback does without both
+c.GenerateFeedback.preprocessors = [GetGrades, ClearHiddenTests, ClearOutput, CSSHTMLHeaderPreprocessor]
+# `nbgrader export` writes grades.csv unless told otherwise, and that file is `tito grade`'s
+c.ExportPlugin.to = os.path.join(c.CourseDirectory.root, "gradebook.csv")
 """
 
 

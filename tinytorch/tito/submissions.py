@@ -17,6 +17,7 @@ from tinytorch.tito.runner import RunnerError, read_notebook
 
 SIZE_LIMIT = 20_000_000  # bytes of a notebook
 CELL_LIMIT = 2_000
+ROLES = ("grade", "solution", "task")
 CODE_LIMIT = 500_000  # characters of what a student wrote
 STUDENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 EXPORTS = re.compile(r"^#[ \t]*\|[ \t]*exports?i?\b", re.MULTILINE)
@@ -173,6 +174,8 @@ def _own_cells(notebook: dict, originals: dict, flags: list[str]) -> list[dict]:
             tags = cell["metadata"]["nbgrader"]
             if tags.get("points") != original["metadata"]["nbgrader"].get("points"):
                 flags.append(f"the points of `{grade_id}` were changed and are restored")
+            if any(bool(tags.get(k)) != original["metadata"]["nbgrader"].get(k, False) for k in ROLES):
+                flags.append(f"the role of `{grade_id}` was changed and is restored")
             if made["cell_type"] != original["cell_type"]:
                 flags.append(f"`{grade_id}` had become a {made['cell_type']} cell and is restored")
                 made["cell_type"] = original["cell_type"]
