@@ -69,7 +69,13 @@ def test_an_outdated_record_of_the_installation(repo, monkeypatch):
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_missing_and_an_old_requirement(repo, monkeypatch, inside):
     """From the clone's pyproject.toml, and from pip's record where there is no clone."""
-    installed = {"numpy": "1.26.4", "click": "8.1", "matplotlib": "3.9.0rc1", "torch": "2.14.0+cpu"}
+    installed = {
+        "numpy": "1.26.4",
+        "click": "8.1",
+        "distributed": "2026.8",
+        "matplotlib": "3.9.0rc1",
+        "torch": "2.14.0+cpu",
+    }
 
     def version(name):
         if name in ("rich", "nbgrader"):
