@@ -10,10 +10,9 @@ import pytest
 pytestmark = [pytest.mark.grading, pytest.mark.filterwarnings("default")]  # Dask's own warnings are not ours
 pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
-import psutil  # noqa: E402
 from distributed import LocalCluster  # noqa: E402
 
-from course import Course, find, points  # noqa: E402
+from course import Course, find, points, students_at_work  # noqa: E402
 
 
 @pytest.fixture
@@ -40,14 +39,12 @@ def test_a_worker_that_is_killed_costs_nobody_a_grade(cluster, tmp_path):
     def kill() -> None:
         """The first worker that is seen running a student's code."""
         while not killed and not over.wait(0.05):
-            for worker in list(cluster.workers.values()):
-                family = psutil.Process(worker.process.pid).children(recursive=True) if worker.process else []
-                for process in family:
-                    if process.is_running() and any("limited.py" in word for word in process.cmdline()):
-                        victim = worker.process.pid
-                        os.kill(victim, signal.SIGKILL)
-                        killed.append(victim)
-                        return
+            workers = {worker.process.pid for worker in cluster.workers.values() if worker.process}
+            for process in students_at_work():
+                above = {parent.pid for parent in process.parents()} & workers
+                if above and not killed:
+                    killed.extend(above)
+                    os.kill(killed[0], signal.SIGKILL)
 
     over = threading.Event()
     killer = threading.Thread(target=kill)
@@ -62,7 +59,7 @@ def test_a_worker_that_is_killed_costs_nobody_a_grade(cluster, tmp_path):
     assert {name: points(row) for name, row in rows.items()} == want
     assert {row["status"] for row in rows.values()} <= {"graded", "needs manual marks"}
     end = time.monotonic() + 10
-    while any("limited.py" in " ".join(p.cmdline()) for p in psutil.process_iter() if p.pid != os.getpid()):
+    while students_at_work():
         assert time.monotonic() < end, "a student's process outlived its worker"
         time.sleep(0.2)
 

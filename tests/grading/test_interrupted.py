@@ -14,7 +14,7 @@ pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
 import psutil  # noqa: E402
 
-from course import Course, points  # noqa: E402
+from course import Course, points, students_at_work  # noqa: E402
 from hostile import harmful  # noqa: E402
 from toy import REPO  # noqa: E402
 
@@ -52,18 +52,6 @@ def start(course: Course, *options: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def students_at_work() -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-        if any(word.endswith(("/cells.py", "/checks.py")) for word in words):
-            found.append(process)
-    return found
 
 
 def wait_for(condition, seconds: float = 60) -> None:
