@@ -1,4 +1,4 @@
-"""What becomes of a notebook: its graded cells in two processes, and its checkpoint on an exported package."""
+"""What becomes of a notebook: its graded cells in two processes, its checkpoint on an exported package."""
 
 import shutil
 from functools import cache

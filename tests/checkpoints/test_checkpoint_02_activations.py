@@ -202,7 +202,6 @@ def test_softmax_of_wrong_axes_and_of_nothing():
         softmax(np.zeros((2, 3), np.float32), axis=2)
     with pytest.raises(ValueError):
         Softmax(axis=-4)(Tensor(np.zeros((2, 3))))
-    assert softmax(np.zeros((2, 0), np.float32)).shape == (2, 0)
     assert softmax(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
 

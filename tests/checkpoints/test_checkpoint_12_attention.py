@@ -112,10 +112,10 @@ def test_causal_mask_compares_positions_in_the_text(num_keys, data):
 
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(2, 1), (9, 4)])
 def test_causal_mask_refuses_more_queries_than_keys(num_queries, num_keys):
-    with pytest.raises(ValueError, match=rf"{num_queries}.*{num_keys}"):
+    with pytest.raises(ValueError, match=rf"{num_queries}.*{num_keys}|{num_keys}.*{num_queries}"):
         causal_mask(num_queries, num_keys)
     query, key, value = random_heads(np.random.default_rng(0), T=num_queries, S=num_keys)
-    with pytest.raises(ValueError, match=rf"{num_queries}.*{num_keys}"):
+    with pytest.raises(ValueError, match=rf"{num_queries}.*{num_keys}|{num_keys}.*{num_queries}"):
         scaled_dot_product_attention(query, key, value, causal=True)
 
 

@@ -540,7 +540,9 @@ def test_next_logits_are_the_last_ones_of_the_model_and_only_they_are_computed(g
     model.unwrap("logits", spy)
     assert isinstance(got, np.ndarray) and got.shape == (2, 13) and got.dtype == np.float32
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-    assert asked == [((2, 1, 12), False)], "the logits of one position, without gradients"
+    assert asked in ([((2, 1, 12), False)], [((2, 12), False)]), (
+        "the logits of one position, without gradients"
+    )
 
 
 # generate
