@@ -443,7 +443,7 @@ def test_wrap_refuses_what_is_no_method(method):
 
 def test_wrap_refuses_a_wrapper_that_cannot_be_called():
     model = Pair(0)
-    with pytest.raises(TypeError, match="int"):
+    with pytest.raises(TypeError):
         model.wrap("forward", 3)
     assert "forward" not in vars(model)
 

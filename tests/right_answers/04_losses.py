@@ -4,7 +4,7 @@ from right_answers import Right
 
 RIGHT = [
     Right(
-        name="logaddexp, take_along_axis, numpy instead of math",
+        name="take_along_axis, numpy instead of math",
         bodies={
             "MSELoss.__call__": """
                 if not isinstance(prediction, Tensor):
@@ -17,7 +17,8 @@ RIGHT = [
             """,
             "log_softmax": """
                 x = x - np.amax(x, axis=axis, keepdims=True)
-                return x - np.logaddexp.reduce(x, axis=axis, keepdims=True)
+                total = np.exp(x).sum(axis=axis, keepdims=True, dtype=np.float64)
+                return x - np.log(total).astype(x.dtype)
             """,
             "cross_entropy": """
                 keep = targets != ignore_index

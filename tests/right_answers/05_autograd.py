@@ -70,7 +70,10 @@ RIGHT = [
             """,
             "no-grad": '''
                 #| export
-                class no_grad:
+                from contextlib import ContextDecorator
+
+
+                class no_grad(ContextDecorator):
                     """Inside `with no_grad():` nothing is recorded, so nothing made there leads a gradient back."""
 
                     ### BEGIN SOLUTION

@@ -63,8 +63,9 @@ RIGHT = [
             """,
             "RotaryEmbedding.forward": """
                 T = x.shape[-2]
+                last = start_pos + T - 1
                 if not 0 <= start_pos <= self.max_seq_len - T:
-                    raise ValueError(f"last position {start_pos + T - 1}, it should be in 0..{self.max_seq_len - 1}")
+                    raise ValueError(f"{start_pos} to {last} are not all in 0..{self.max_seq_len - 1}")
                 cos, sin = (table[start_pos : start_pos + T] for table in (self.cos, self.sin))
                 return apply(apply_rotary, x, cos, sin)
             """,
@@ -109,7 +110,7 @@ RIGHT = [
                 T = x.shape[-2]
                 if D % 2 != 0:
                     raise ValueError(f"D = {D} ist ungerade, x hat {x.shape}")
-                if cos.shape[-1] != D // 2 or cos.shape[-2] != T:
+                if cos.shape[-2:] != (T, D // 2):
                     raise ValueError(f"Tabelle {cos.shape} passt nicht zu {x.shape}")
                 ergebnis = np.zeros_like(x)
                 for i in range(D // 2):

@@ -7,13 +7,14 @@ RIGHT = [
         name="einsum, triu, np.where",
         bodies={
             "weigh_keys": """
-                scores = np.einsum("...td,...sd->...ts", query, key) / math.sqrt(query.shape[-1])
+                scores = np.einsum("...td,...sd->...ts", query, key)
+                np.divide(scores, math.sqrt(query.shape[-1]), out=scores)
                 if mask is not None:
-                    scores = scores + mask.astype(scores.dtype)
+                    np.add(scores, mask, out=scores, casting="same_kind")
                 top = scores.max(axis=-1, keepdims=True)
-                exps = np.exp(scores - np.where(np.isfinite(top), top, 0))
-                total = exps.sum(axis=-1, keepdims=True)
-                return exps / np.where(total > 0, total, 1)
+                np.subtract(scores, np.where(top == -np.inf, 0, top), out=scores)
+                total = np.exp(scores, out=scores).sum(axis=-1, keepdims=True)
+                return np.divide(scores, np.where(total == 0, 1, total), out=scores)
             """,
             "weigh_keys_gradient": """
                 inner = np.einsum("...ts,...ts->...t", grad, output)[..., None]
@@ -66,15 +67,17 @@ RIGHT = [
             "weigh_keys": """
                 D = query.shape[-1]
                 punkte = np.matmul(query, np.swapaxes(key, -1, -2))
-                punkte = punkte / math.sqrt(D)
+                punkte /= math.sqrt(D)
                 if mask is not None:
-                    punkte = punkte + np.asarray(mask, dtype=punkte.dtype)
+                    punkte += mask
                 maximum = np.max(punkte, axis=-1, keepdims=True)
                 maximum[np.isinf(maximum)] = 0
-                e = np.exp(punkte - maximum)
-                summe = np.sum(e, axis=-1, keepdims=True)
+                punkte -= maximum
+                np.exp(punkte, out=punkte)
+                summe = np.sum(punkte, axis=-1, keepdims=True)
                 summe[summe == 0] = 1
-                return e / summe
+                punkte /= summe
+                return punkte
             """,
             "causal_mask": """
                 import os  # noqa: F401
