@@ -57,14 +57,6 @@ RIGHT = [
                     axes = axes[0]
                 return apply(np.transpose, self, axes=tuple(axes))
             """,
-            "Tensor.mean": """
-                total = self.sum(axis=axis, keepdims=keepdims)
-                return total / (self.size / total.size)
-            """,
-            "Tensor.var": """
-                distance = self - self.mean(axis=axis, keepdims=True)
-                return (distance * distance).mean(axis=axis, keepdims=keepdims)
-            """,
         },
     ),
     Right(
