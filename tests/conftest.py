@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from judging import close_workers
 from tinytorch.tito.project import Project
 from toy import LAYERS, REPO, TENSOR, Toy, caches
 
@@ -11,6 +12,16 @@ from toy import LAYERS, REPO, TENSOR, Toy, caches
 @pytest.fixture
 def repo():
     return Project(REPO)
+
+
+@pytest.fixture(scope="module")
+def few_processes():
+    """One thread for NumPy in each process, so that they do not wait for each other; and none left behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    close_workers()
 
 
 @pytest.fixture

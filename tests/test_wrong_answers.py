@@ -4,66 +4,24 @@ The quick run tries all of them on the graded cells and two of each module on it
 all on the checkpoints. For one module: `pytest tests/test_wrong_answers.py -k 12_attention`.
 """
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from queue import Queue
-from threading import Lock
 
 import pytest
 
+from judging import CHECKPOINT_LIMIT, MODULES, PROCESSES, checkpoint_of, reference, run
 from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
-from tinytorch.tito.export import build_module, read_notebook
-from tinytorch.tito.notebooks import notebook_text
-from tinytorch.tito.project import Project
-from tinytorch.tito.runner import PASSED, UNWRITTEN, Cell, Report, Worker, cells_of
+from tinytorch.tito.runner import PASSED, UNWRITTEN, Cell, cells_of
 from tinytorch.tito.student import for_student
 from toy import REPO
 from wrong_answers import FOLDER, Wrong, apply_to, load_all, needed_cells
 
-PROJECT = Project(REPO)
-MODULES = {module.label: module for module in PROJECT.modules()}
 WRONG = load_all()
 EACH = [pytest.param(label, wrong, id=f"{label}-{wrong.name}") for label in WRONG for wrong in WRONG[label]]
 AT_LEAST = 8
 QUICK = 2  # of each module, on its checkpoint in the quick run
-PROCESSES = 2
-TIME_LIMIT = 30.0  # seconds for a cell; a wrong answer may loop for ever
-CHECKPOINT_LIMIT = 300.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _processes():
-    """One thread for NumPy in each process, so that they do not wait for each other; and none left behind."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENBLAS_NUM_THREADS", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    for worker in _all_workers:
-        worker.close()
-
-
-one_parser = Lock()  # ast.parse in two threads at once fails in CPython 3.11: "recursion depth mismatch"
-_all_workers = [Worker(root=REPO) for _ in range(PROCESSES)]
-_free_workers: Queue = Queue()
-for _worker in _all_workers:
-    _free_workers.put(_worker)
-
-
-def run(cells: list[Cell]) -> Report:
-    """What becomes of the parts, hidden tests included."""
-    worker = _free_workers.get()
-    try:
-        return worker.run(cells, time_limit=TIME_LIMIT)
-    finally:
-        _free_workers.put(worker)
-
-
-@cache
-def reference(label: str) -> dict:
-    return read_notebook(MODULES[label].dev_file)
+pytestmark = pytest.mark.usefixtures("few_processes")
 
 
 @dataclass
@@ -174,34 +132,9 @@ def overlays(tmp_path_factory):
     folder = tmp_path_factory.mktemp("overlays")
     results: dict[str, dict[str, Checkpoint]] = {}
 
-    def package_with(label: str, wrong: Wrong) -> Path:
-        """The root of a package in which the module is exported with the mistake."""
-        root = folder / f"{label}-{WRONG[label].index(wrong)}"
-        shutil.copytree(REPO / "tinytorch", root / "tinytorch")  # compiled files too: they stay current
-        notebook = root / "modules" / label / f"{MODULES[label].name}.ipynb"
-        notebook.parent.mkdir(parents=True)
-        notebook.write_text(
-            notebook_text(apply_to(reference(label), wrong), "wrong answer"), encoding="utf-8"
-        )
-        target = MODULES[label].export_target()
-        path = build_module(notebook, root, target).write(root / "tinytorch")
-        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
-            compiled.unlink()
-        return root
-
     def one(label: str, wrong: Wrong) -> Checkpoint:
-        with one_parser:
-            root = package_with(label, wrong)
-        try:
-            return run_checkpoint(
-                REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py",
-                root=REPO,
-                package_root=root,
-                first_failure=True,
-                time_limit=CHECKPOINT_LIMIT,
-            )
-        finally:
-            shutil.rmtree(root)
+        root = folder / f"{label}-{WRONG[label].index(wrong)}"
+        return checkpoint_of(label, apply_to(reference(label), wrong), root)
 
     def check(label: str, chosen: tuple[Wrong, ...]) -> dict[str, Checkpoint]:
         known = results.setdefault(label, {})

@@ -364,7 +364,7 @@ good = check_targets([[4, 0], [-100, 1]], (2, 2, 5))
 assert isinstance(good, np.ndarray), f"return an array, yours is {type(good).__name__}"
 assert np.array_equal(good, [[4, 0], [-100, 1]]), f"good targets come back as they are, yours: {good}"
 refused(TypeError, [1.0, 2.0], (2, 5), "float32")
-refused(ValueError, [1, 2, 3, 4], (2, 2, 5), "(2, 2)", "(4,)")
+refused(ValueError, [1, 2, 3, 4], (2, 2, 5), "(2, 2", "(4,)")
 refused(ValueError, [-100, -100], (2, 5), "2")
 refused(ValueError, [0, 5], (2, 5), "5")
 refused(ValueError, [0, -1], (2, 5), "-1", "5")

@@ -215,11 +215,11 @@ number = count_windows(9, 4, 4)
 assert number == 2, f"9 tokens hold windows of 5 at 0 and at 4 (tokens 4 to 8), so 2; yours is {number}"
 number = count_windows(5, 4, 3)
 assert number == 1, f"exactly one window of 5 fits into 5 tokens, yours is {number}"
-for num_tokens, context, stride in ((4, 4, 1), (9, 0, 1), (9, 4, 0)):
+for num_tokens, context, stride, wrong in ((4, 4, 1, "4"), (9, 0, 1, "0"), (9, 4, 0, "0")):
     try:
         number = count_windows(num_tokens, context, stride)
     except ValueError as error:
-        assert str(context) in str(error), f"state the context, {context}; yours says: {error}"
+        assert wrong in str(error), f"state the {wrong} that does not fit; yours says: {error}"
     else:
         raise AssertionError(
             f"{num_tokens} tokens, context {context}, stride {stride} gave {number}: no ValueError"

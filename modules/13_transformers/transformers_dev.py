@@ -718,7 +718,7 @@ assert logits.shape == (2, 5), f"2 rows and 5 tokens in the vocabulary: shape (2
 assert logits[:, 1].tolist() == [6, 9], (
     f"the last tokens 2 and 3 give logits of 6 and 9, yours: {logits[:, 1]}"
 )
-assert model.asked == [(2, 1, 2)], (
+assert model.asked in ([(2, 1, 2)], [(2, 2)]), (
     f"logits are needed for the last position only, you asked for {model.asked}"
 )
 ### BEGIN HIDDEN TESTS

@@ -693,8 +693,9 @@ gpt_cost(model, 1, 1).flops, 2 * (4 * 12 * 256**2 + 512 * 256)
 your_linear_cost, your_attention_cost = linear_cost, attention_cost
 
 
-def linear_cost(rows, width, out, bias=True):
-    return Cost((2 * width + bias) * rows * out, 4 * (rows * width + out * (width + bias) + rows * out))
+def linear_cost(rows, in_features, out_features, bias=True):
+    outputs, weights = rows * out_features, out_features * (in_features + bias)
+    return Cost((2 * in_features + bias) * outputs, 4 * (rows * in_features + weights + outputs))
 
 
 def attention_cost(B, T, S, H, D):

@@ -555,7 +555,7 @@ before_and_after((cache.check_new, True, key, value))
 before_and_after((cache.check_new, None, key, value))
 swapped = np.zeros((4, 2, 3, 5))
 before_and_after((cache.check_new, 0, swapped, swapped))
-assert isinstance(cache.check_new(np.int64(1), key, value), tuple), "a NumPy integer is a whole number too"
+assert len(cache.check_new(np.int64(1), key, value)) == 2, "a NumPy integer is a whole number too"
 full = numbered_cache(seq_pos=7)
 assert isinstance(error_of(full.check_new, 0, *random_pair(1)), ValueError), "a full cache takes nothing"
 ### END HIDDEN TESTS
@@ -700,7 +700,7 @@ for B, S, L, H, D, dtype, used in (
     cache.seq_pos = used
     usage = cache.get_memory_usage()
     total = sum(x.data.nbytes for pair in cache.caches for x in pair)
-    assert set(usage) == {
+    assert set(usage) >= {
         "total_mb",
         "per_layer_mb",
         "used_mb",
@@ -1029,7 +1029,7 @@ with slow_attention():
         )
         cache.advance(stop - start)
 fake_model.training, log = True, list(cache.log)
-out = layer.forward(lambda *args: "inner was called", Tensor(x))
+out = layer.forward(lambda x, mask=None: "inner was called", Tensor(x))
 assert out == "inner was called" and cache.log == log, (
     "in training the original runs and the cache does not change"
 )
@@ -1046,7 +1046,7 @@ assert fake_cache.log == [("update", 2, 6)], (
     "each layer writes under its own number, once, and commits nothing"
 )
 fake_model.training = True
-layer.forward(lambda *args: seen.append(args), "x", "mask")
+layer.forward(lambda x, mask=None: seen.append((x, mask)), "x", "mask")
 assert seen == [("x", "mask")], "in training, x and the mask go to the original"
 ### END HIDDEN TESTS
 
@@ -1135,13 +1135,13 @@ class CachedModel:
 def in_front_of_fake(training=False, fails=False):
     """Your CachedModel in front of a model that only writes down how it is called."""
     model = SimpleNamespace(
-        training=training, vocab_size=10, blocks=[], next_logits="the model's next_logits"
+        training=training, vocab_size=10, blocks=[], next_logits=lambda tokens: f"the logits after {tokens}"
     )
     cache = ListCache(batch_size=2, max_seq_len=9)
     calls = []
 
-    def inner(*args, **options):
-        calls.append((args, options, cache.seq_pos))
+    def inner(tokens, start_pos=0):
+        calls.append((tokens, start_pos, cache.seq_pos))
         if fails:
             raise FloatingPointError("half way")
         return "hidden"
@@ -1156,12 +1156,13 @@ assert front.hidden_states(inner, np.zeros((2, 3), int)) == "hidden", (
 )
 assert cache.seq_pos == 3, f"3 tokens should be committed after the step, yours has {cache.seq_pos}"
 front.hidden_states(inner, np.zeros((2, 1), int))
-starts = [options.get("start_pos") for _, options, _ in calls]
+starts = [start_pos for _, start_pos, _ in calls]
 assert starts == [0, 3], f"the second call's token stands at position 3; your starts are {starts}"
 assert [pos for _, _, pos in calls] == [0, 3], "commit after the model has run, not before"
 front, cache, inner, calls = in_front_of_fake(training=True)
+cache.seq_pos = 5
 front.hidden_states(inner, "anything")
-assert calls == [(("anything",), {}, 0)] and cache.log == [], (
+assert calls == [("anything", 0, 5)] and cache.log == [], (
     "in training the original runs as if nobody stood in front"
 )
 ### BEGIN HIDDEN TESTS
@@ -1174,7 +1175,7 @@ assert len(calls) == 1 and cache.seq_pos == 0, "a step that fails commits nothin
 front, cache, inner, calls = in_front_of_fake()
 for T in (4, 1, 2):
     front.hidden_states(inner, np.full((2, T), 7))
-assert [options["start_pos"] for _, options, _ in calls] == [0, 4, 5] and cache.seq_pos == 7
+assert [start_pos for _, start_pos, _ in calls] == [0, 4, 5] and cache.seq_pos == 7
 assert [step for step in cache.log if step[0] == "advance"] == [
     ("advance", 4),
     ("advance", 1),
@@ -1191,28 +1192,39 @@ front, cache, _, _ = in_front_of_fake()
 from tinytorch.core.autograd import enable_autograd  # noqa: E402
 
 enable_autograd()
-out = front.hidden_states(lambda tokens, start_pos: probe * 2, np.zeros((2, 1), int))
+out = front.hidden_states(lambda tokens, start_pos=0: probe * 2, np.zeros((2, 1), int))
 assert not out.requires_grad, "nothing should be recorded for gradients while the cache is used"
 assert (probe * 2).requires_grad, "and recording goes on afterwards"
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-decoder", "locked": true, "points": 4, "schema_version": 3, "solution": false}
-front, cache, inner, calls = in_front_of_fake()
+front, cache, _, _ = in_front_of_fake()
 cache.seq_pos = 5
-assert front.decoder(inner, 2, 9) == "the model's next_logits", "return the model's own next_logits"
+asked = []
+
+
+def original_decoder(batch_size, num_tokens):
+    asked.append((batch_size, num_tokens))
+    return "the original's decoder"
+
+
+decoder = front.decoder(original_decoder, 2, 9)
+assert callable(decoder) and decoder("these") == "the logits after these", "return the model's next_logits"
 assert cache.seq_pos == 0, "a new text starts with an empty cache"
-assert calls == [], "outside training the original decoder is not needed"
-front, cache, inner, calls = in_front_of_fake(training=True)
+assert asked == [], "outside training the original decoder is not needed"
+front, cache, _, _ = in_front_of_fake(training=True)
 cache.seq_pos = 5
-assert front.decoder(inner, 2, 9) == "hidden" and calls[0][0] == (2, 9), (
+assert front.decoder(original_decoder, 2, 9) == "the original's decoder" and asked == [(2, 9)], (
     "in training, call the original with both numbers"
 )
 assert cache.seq_pos == 5 and cache.log == [], "in training the cache does not change"
 ### BEGIN HIDDEN TESTS
-front, cache, inner, calls = in_front_of_fake()
-front.decoder(inner, 6, 10)
+front, cache, _, _ = in_front_of_fake()
+front.decoder(original_decoder, 6, 10)
 assert cache.batch_size == 6, "the cache takes the new text's batch size"
-assert isinstance(error_of(front.decoder, inner, 2, 11), ValueError), "a text of 11 tokens needs room for 10"
+assert isinstance(error_of(front.decoder, original_decoder, 2, 11), ValueError), (
+    "a text of 11 tokens needs room for 10"
+)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -1289,7 +1301,10 @@ def generate_with_cache(
 class SpyGPT(GPT):
     """A GPT that writes down how generate is called."""
 
-    def generate(self, prompt, max_new_tokens, **options):
+    def generate(
+        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+    ):
+        options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
         calls.append((prompt, max_new_tokens, options, getattr(self, "_cache_enabled", False)))
         if max_new_tokens == 13:
             raise FloatingPointError("half way")

@@ -146,12 +146,12 @@ def test_the_loss_is_one_operation_that_others_can_see():
 @pytest.mark.parametrize(
     ("targets", "kind", "message"),
     [
-        ([[0, 1, 5], [0, 0, 0]], ValueError, "5 .*5"),
-        ([[0, 1, -1], [0, 0, 0]], ValueError, "-1 .*5"),
-        ([[0, 1, -101], [0, 0, 0]], ValueError, "-101 .*5"),
-        ([0, 1, 2, 3, 4, 0], ValueError, r"\(2, 3\).*\(6,\)"),
-        ([[0, 1], [2, 3], [4, 0]], ValueError, r"\(2, 3\).*\(3, 2\)"),
-        (0, ValueError, r"\(2, 3\)"),
+        ([[0, 1, 5], [0, 0, 0]], ValueError, "5.*5"),
+        ([[0, 1, -1], [0, 0, 0]], ValueError, "(?=.*-1)(?=.*5)"),
+        ([[0, 1, -101], [0, 0, 0]], ValueError, "(?=.*-101)(?=.*5)"),
+        ([0, 1, 2, 3, 4, 0], ValueError, r"(?=.*\(2, 3)(?=.*\(6,\))"),
+        ([[0, 1], [2, 3], [4, 0]], ValueError, r"(?=.*\(2, 3)(?=.*\(3, 2\))"),
+        (0, ValueError, r"\(2, 3"),
         ([[-100] * 3] * 2, ValueError, "6"),
         ([[0.0, 1, 2], [0, 0, 0]], TypeError, "float"),
         ([[True, False, True]] * 2, TypeError, "bool"),

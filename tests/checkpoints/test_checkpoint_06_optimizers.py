@@ -550,7 +550,7 @@ def test_clipping_of_huge_and_of_no_gradients():
 def test_a_norm_that_is_not_finite_is_said_so(bad):
     first, quiet, second = parameters(20, [(2,), (3,), (4,)])
     first.grad, second.grad = np.ones(2, np.float32), np.array([1, 1, bad, 1], np.float32)
-    with pytest.raises(ValueError, match=f"{abs(bad)}.*parameter 2"):
+    with pytest.raises(ValueError, match=f"(?=.*{abs(bad)})(?=.*2)"):
         clip_grad_norm([first, quiet, second], 1.0)
     assert (first.grad == 1).all() and second.grad[0] == 1, "nothing may be scaled"
 
@@ -559,7 +559,7 @@ def test_a_norm_that_is_not_finite_is_said_so(bad):
 def test_max_norm_must_be_positive(bad):
     (p,) = parameters(21, [(2,)])
     p.grad = np.ones(2, np.float32)
-    with pytest.raises(ValueError, match="max_norm"):
+    with pytest.raises(ValueError, match=str(bad)):
         clip_grad_norm([p], bad)
     assert (p.grad == 1).all()
 

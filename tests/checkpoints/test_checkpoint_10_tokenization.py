@@ -111,7 +111,7 @@ def test_an_unknown_character_is_named_with_its_position():
 
 @pytest.mark.parametrize("wrong", [3, -1, -3, 99])
 def test_a_character_id_outside_the_vocabulary_is_named_with_its_position(wrong):
-    with pytest.raises(ValueError, match=rf"{wrong}\b.*\b2\b"):
+    with pytest.raises(ValueError, match=rf"(?=.*{wrong}\b)(?=.*\b2\b)"):
         CharTokenizer("abc").decode([0, 2, wrong])
 
 
@@ -315,7 +315,7 @@ def test_a_lone_surrogate_is_named_with_its_position(trained, text):
 
 @pytest.mark.parametrize("wrong", [319, -1, 10**6])
 def test_an_id_outside_the_vocabulary_is_named_with_its_position(trained, wrong):
-    with pytest.raises(ValueError, match=rf"{wrong}\b.*\b1\b.*318"):
+    with pytest.raises(ValueError, match=rf"(?=.*{wrong}\b)(?=.*\b1\b)(?=.*318)"):
         trained.decode([0, wrong])
 
 

@@ -3,7 +3,6 @@
 from textwrap import dedent
 
 import right_answers as right_bank
-
 import wrong_answers as wrong_bank
 from course import Course, with_cell
 from tinytorch.tito.export import read_notebook

@@ -62,7 +62,7 @@ def apply_to(notebook: dict, wrong: Wrong) -> dict:
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code" or not cell["metadata"].get("nbgrader", {}).get("solution"):
             continue
-        pieces = _solution_regions(cell["source"])
+        pieces = solution_regions(cell["source"])
         inside = sum(piece.count(wrong.old) for is_solution, piece in pieces if is_solution)
         if not inside:
             continue
@@ -85,7 +85,7 @@ def apply_to(notebook: dict, wrong: Wrong) -> dict:
     return notebook
 
 
-def _solution_regions(source: str) -> list[tuple[bool, str]]:
+def solution_regions(source: str) -> list[tuple[bool, str]]:
     """The source cut into (is it a solution, its two marker lines included; text)."""
     pieces = re.split(r"(?ms)^([ \t]*### BEGIN SOLUTION$.*?^[ \t]*### END SOLUTION$\n?)", source)
     return [(place % 2 == 1, piece) for place, piece in enumerate(pieces)]

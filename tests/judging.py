@@ -1,0 +1,77 @@
+"""What becomes of a notebook: its graded cells in two processes, its checkpoint on an exported package."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+from queue import Queue
+from threading import Lock
+
+from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
+from tinytorch.tito.export import build_module, read_notebook
+from tinytorch.tito.notebooks import notebook_text
+from tinytorch.tito.project import Project
+from tinytorch.tito.runner import Cell, Report, Worker
+from toy import REPO
+
+PROJECT = Project(REPO)
+MODULES = {module.label: module for module in PROJECT.modules()}
+PROCESSES = 2
+TIME_LIMIT = 30.0  # seconds for a cell; a wrong answer may loop for ever
+CHECKPOINT_LIMIT = 300.0
+
+one_parser = Lock()  # ast.parse in two threads at once fails in CPython 3.11: "recursion depth mismatch"
+_all_workers = [Worker(root=REPO) for _ in range(PROCESSES)]
+_free_workers: Queue = Queue()
+for _worker in _all_workers:
+    _free_workers.put(_worker)
+
+
+def run(cells: list[Cell]) -> Report:
+    """What becomes of the parts, hidden tests included."""
+    worker = _free_workers.get()
+    try:
+        return worker.run(cells, time_limit=TIME_LIMIT)
+    finally:
+        _free_workers.put(worker)
+
+
+def close_workers() -> None:
+    for worker in _all_workers:
+        worker.close()
+
+
+@cache
+def reference(label: str) -> dict:
+    """The notebook of module "12_attention", with its solutions. Not to be changed."""
+    return read_notebook(MODULES[label].dev_file)
+
+
+def checkpoint_of(label: str, notebook: dict, root: Path) -> Checkpoint:
+    """What the checkpoint says of the package with this notebook exported into it.
+
+    root: a folder that does not exist yet and is gone afterwards.
+    """
+    with one_parser:
+        _package_with(label, notebook, root)
+    try:
+        return run_checkpoint(
+            REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py",
+            root=REPO,
+            package_root=root,
+            first_failure=True,
+            time_limit=CHECKPOINT_LIMIT,
+        )
+    finally:
+        shutil.rmtree(root)
+
+
+def _package_with(label: str, notebook: dict, root: Path) -> None:
+    """Make a package at `root` into which the module is exported from this notebook."""
+    shutil.copytree(REPO / "tinytorch", root / "tinytorch")  # compiled files too: they stay current
+    path = root / "modules" / label / f"{MODULES[label].name}.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_text(notebook_text(notebook, "an answer"), encoding="utf-8")
+    target = MODULES[label].export_target()
+    path = build_module(path, root, target).write(root / "tinytorch")
+    for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
+        compiled.unlink()
