@@ -189,3 +189,19 @@ def test_the_chat_weights(toy):
     (folder / "weights" / "chat.safetensors").write_bytes(os.urandom(8))
     result = doctor.check_weights(toy.project)
     assert (result.state, result.text) == ("ok", "the chat weights are there (chat.safetensors)")
+
+
+def test_in_a_bundle_the_zip_is_what_to_mend_it_with(toy):
+    pyproject = toy.project.root / "pyproject.toml"
+    table = '\n[tool.tinytorch]\nmodule = "02_layers"\n'
+    pyproject.write_text(pyproject.read_text(encoding="utf-8") + table, encoding="utf-8")
+    weights = doctor.check_weights(toy.project)
+    assert weights.advice == "copy milestones/05_2017_transformer from the zip that you were given"
+    with_package(toy, "core/tensor.py", "x = = 1\n")
+    (shipped,) = doctor.check_modules(toy.project)
+    assert shipped.advice == "copy tinytorch/core/tensor.py from the zip that you were given"
+    path = toy.project.package_dir / "core" / "tensor.py"
+    own = path.read_text(encoding="utf-8").replace("tensor_dev.py", "tensor.ipynb")
+    path.write_text(own, encoding="utf-8")
+    (own,) = doctor.check_modules(toy.project)
+    assert own.advice.endswith("tensor.ipynb, then tito module complete")

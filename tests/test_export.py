@@ -384,7 +384,10 @@ def test_outside_a_project(toy, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = toy.tito(command)
     assert result.exit_code == 1
-    assert result.stderr == f"tito: {tmp_path} is not inside a TinyTorch project; cd into your clone first.\n"
+    assert result.stderr == (
+        f"tito: {tmp_path} is not inside a TinyTorch project; "
+        "cd into your clone, or into the folder of your module, first.\n"
+    )
 
 
 def test_the_project_is_found_from_any_folder_inside(toy):

@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -424,36 +427,70 @@ def test_complete_refuses_while_parts_are_open(started):
 SLY = "#| export\ndef double(x):\n    return 6"  # passes the visible check
 
 
-def test_a_failed_checkpoint_puts_the_package_back(started):
+def test_a_failed_checkpoint_leaves_the_package_as_it_was(started):
     assert started.toy.tito("export", "3").exit_code == 0
     reference = started.package.read_bytes()
     started.write(double=SLY, root=RIGHT["root"])
     said = started.do("complete", "3", ok=False)
     assert "failed  test_double" in said and "test_root" not in said
-    assert f"checkpoint of module 03 failed, so {PACKAGE} was put back as it was: test_double." in said
-    assert started.package.read_bytes() == reference
+    assert "Nothing was changed, because the checkpoint of module 03 failed: test_double." in said
+    assert started.package.read_bytes() == reference and started.backups() == []
     assert "completed" not in started.do("status", "3")
 
 
-def test_a_failed_checkpoint_takes_a_new_file_out_again(started):
+def test_a_failed_checkpoint_makes_no_file(started):
     started.write(double=SLY, root=RIGHT["root"])
-    assert "was taken out again" in started.do("complete", "3", ok=False)
-    assert not started.package.exists()
-    assert not list(started.package.parent.glob("__pycache__/numbers*"))
+    assert "Nothing was changed" in started.do("complete", "3", ok=False)
+    assert not list(started.package.parent.rglob("numbers*"))
 
 
-def test_an_interrupted_checkpoint_puts_the_package_back(started, monkeypatch):
+def test_the_checkpoint_runs_beside_the_package(started, monkeypatch):
     started.toy.tito("export", "3")
     reference = started.package.read_bytes()
     started.write(**RIGHT)
+    seen = []
 
-    def interrupted(*_, **__):
-        assert b"2 * x" in started.package.read_bytes()
+    def interrupted(_file, *, root, package_root):
+        assert started.package.read_bytes() == reference
+        seen.append((Path(package_root) / PACKAGE).read_text(encoding="utf-8"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(course, "run_checkpoint", interrupted)
     assert started.toy.tito("module", "complete", "3").exit_code == 1
     assert started.package.read_bytes() == reference
+    assert "return 2 * x" in seen[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no signals between processes")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_complete_may_be_killed_at_any_time(started, tmp_path, number):
+    started.toy.tito("export", "3")
+    reference = started.package.read_bytes()
+    started.write(**RIGHT)
+    wait = f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    started.checkpoint.write_text(wait + CHECKPOINT, encoding="utf-8")
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-c", "from tinytorch.tito.cli import main; main()", "module", "complete", "3"]
+    env = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    process = subprocess.Popen(command, cwd=started.root, env=env, stdout=subprocess.DEVNULL)
+    pid, until = None, time.monotonic() + 60
+    while not pid and time.monotonic() < until:
+        time.sleep(0.05)
+        pid = (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else None
+    process.send_signal(number)
+    status = process.wait(timeout=30)
+    assert started.package.read_bytes() == reference
+    if number == signal.SIGKILL:
+        os.kill(int(pid), signal.SIGKILL)  # nobody can tidy up after this one
+    else:
+        assert status == 128 + number
+        assert list((tmp_path / "tmp").iterdir()) == [], "no temporary file is left"
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+    assert "03_numbers: ready" in started.do("status", "3")
+    started.checkpoint.write_text(CHECKPOINT, encoding="utf-8")
+    started.do("complete", "3")
+    assert started.package.read_bytes() != reference
 
 
 def test_the_place_in_the_package_is_not_the_students_choice(started):
@@ -653,6 +690,20 @@ def test_a_bundle_works_without_dev_files(bundle):
     assert "return 2 * x" in bundle.package.read_text(encoding="utf-8")
     bundle.do("reset", "3")
     assert "raise NotImplementedError()" in bundle.cells()["double"]["source"]
+
+
+def test_what_a_bundle_says_is_true_there(bundle, monkeypatch):
+    pyproject = bundle.root / "pyproject.toml"
+    table = '\n[tool.tinytorch]\nmodule = "03_numbers"\n'
+    pyproject.write_text(pyproject.read_text(encoding="utf-8") + table, encoding="utf-8")
+    (bundle.root / "numbers.ipynb").write_bytes(bundle.notebook.read_bytes())
+    said = bundle.toy.tito("--help").output
+    assert "module " in said and "doctor " in said and "export " not in said and "notebooks " not in said
+    missing = lambda name: None if name in ("nbdev", "jupyterlab") else object()  # noqa: E731
+    for place in ("tinytorch.tito.project.find_spec", "tinytorch.tito.course.find_spec"):
+        monkeypatch.setattr(place, missing)
+    assert "pip install jupyterlab, then jupyter lab numbers.ipynb" in bundle.do("start", "3")
+    assert "Completing a module needs nbdev: pip install -e .\n" in bundle.do("complete", "3", ok=False)
 
 
 def test_a_bundle_that_was_never_started_cannot_be_reset(bundle):

@@ -11,12 +11,18 @@ import sys
 from pathlib import Path
 
 import click
-from chat import FOLDER, SHIPPED, Chat, exact_matches, load_chat, run_conversation, save_chat
-from dialogues import load_dialogues
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from train_chat import SETTINGS, train
+
+try:
+    from chat import FOLDER, SHIPPED, Chat, exact_matches, load_chat, run_conversation, save_chat
+    from dialogues import load_dialogues
+    from train_chat import SETTINGS, train
+except ModuleNotFoundError as error:
+    if not str(error.name).startswith("tinytorch."):
+        raise
+    sys.exit(f"{error.name} is not there yet: complete its module first (`tito module status` says which).")
 
 DEMO = ("Hello!", "What is a KV cache?", "Tell me a story about a dragon.")
 LONG_ANSWER = 200  # tokens, for the comparison that closes the demo

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import click
 
-from tinytorch.tito.project import TitoError
+from tinytorch.tito.project import TitoError, find_project
 
 COMMANDS = {
     "export": "tinytorch.tito.export:command",
@@ -17,11 +17,15 @@ COMMANDS = {
     "grade": "tinytorch.tito.grade:command",
     "doctor": "tinytorch.tito.doctor:command",
 }
+FROM_DEV_FILES = ("export", "notebooks")  # a student's bundle has none
 
 
 class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, place in COMMANDS.items() if find_spec(place.partition(":")[0])]
+        project = find_project()
+        useless = FROM_DEV_FILES if project and project.bundle_label else ()
+        here = [name for name, place in COMMANDS.items() if find_spec(place.partition(":")[0])]
+        return [name for name in here if name not in useless]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
@@ -33,7 +37,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tinytorch", prog_name="tito")
 def cli() -> None:
-    """Everything around the course: export, notebooks, lint, release, the student's loop, doctor."""
+    """The tool of the TinyTorch course."""
 
 
 def main() -> None:

@@ -1,7 +1,13 @@
 """`tito module start|test|complete|reset|status`: the student's loop."""
 
 import re
+import shutil
+import signal
 import sys
+import tempfile
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
@@ -33,6 +39,7 @@ COLOURS = {
     "in progress": "cyan",
     "unreadable": "red",
 }
+NAMED = 3  # so many parts are named in one sentence
 COLUMNS = ["result", "points", "part", ""]
 # For consoles that cannot show them (Windows' code pages).
 ASCII = {
@@ -52,11 +59,27 @@ number_argument = click.argument("number", metavar="NN")
 
 
 @click.group()
-def module() -> None:
+@click.pass_context
+def module(ctx: click.Context) -> None:
     """Work through a module: start, test, complete; reset and status.
 
     NN is a module's number (12) or name (attention).
     """
+    ctx.with_resource(_ending_tidily())
+
+
+@contextmanager
+def _ending_tidily():
+    """While it lasts, being told to end is an exception: processes are ended and temporary files removed."""
+
+    def end(number, _frame):
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @module.command()
@@ -72,7 +95,8 @@ def start(number: str) -> None:
     else:
         unit.place_notebook()
         say(f"Made {where}: {_count_parts(unit.read())}.")
-    say(f"Open it in Jupyter or VS Code:  jupyter lab {where}")
+    install = "" if find_spec("jupyterlab") else "pip install jupyterlab, then "
+    say(f"Open it in VS Code or Jupyter:  {install}jupyter lab {where}")
     say(f"Check your work at any time:    tito module test {unit.module.number}")
 
 
@@ -118,9 +142,9 @@ def test(ctx: click.Context, number: str, time_limit: float, verbose: bool) -> N
 def complete(number: str, time_limit: float) -> None:
     """Put your module NN into the package, if all its parts and its checkpoint pass.
 
-    Your notebook's code replaces the file in tinytorch/; the file before it is kept in .tito/backups/, and
-    comes back if the checkpoint fails. In a clone of the whole course that file is the reference solution:
-    `tito export NN` puts the reference back at any time.
+    Your notebook's code replaces the file in tinytorch/; the file before it is kept in .tito/backups/. If
+    anything fails, the package stays as it was. In a clone of the whole course the file before yours is the
+    reference solution: `tito export NN` puts it back at any time.
     """
     project = need_project()
     unit = student_module(project, number)
@@ -134,7 +158,8 @@ def complete(number: str, time_limit: float) -> None:
     if not report.ok:
         show_report(report)
         missing = [part for part in report.parts if part.status != PASSED]
-        names = ", ".join(f"{part.grade_id} ({part.status})" for part in missing)
+        names = ", ".join(f"{part.grade_id} ({part.status})" for part in missing[:NAMED])
+        names += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         raise TitoError(f"Nothing was changed, because not every part passes: {names}.")
     say(_summary(report))
     path, checkpoint = _install(unit)
@@ -144,26 +169,24 @@ def complete(number: str, time_limit: float) -> None:
 
 
 def _install(unit: StudentModule):
-    """Export, run the checkpoint, and keep the export only if it passes."""
-    number = unit.module.number
-    path, before, kept = unit.export()
-    checkpoint = None
-    try:
-        if kept:
-            say(f"The package file before it is kept: {unit.shown(kept)}")
+    """Prove the export beside the package, then put it in: whatever ends this early changes nothing."""
+    number, package = unit.module.number, unit.project.package_dir
+    built = unit.build()
+    with tempfile.TemporaryDirectory(prefix="tito-complete-") as folder:
+        copy = Path(folder) / package.name
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        built.write(copy)
         with Spinner(f"checkpoint of module {number}"):
-            checkpoint = run_checkpoint(unit.checkpoint_file, root=unit.project.root)
-    finally:
-        if checkpoint is None or not checkpoint.ok:
-            unit.put_back(path, before)
+            checkpoint = run_checkpoint(unit.checkpoint_file, root=unit.project.root, package_root=folder)
     if not checkpoint.ok:
         _explain(checkpoint)
-        state = "put back as it was" if before is not None else "taken out again"
         raise TitoError(
-            f"The checkpoint of module {number} failed, so {unit.shown(path)} was {state}: "
+            f"Nothing was changed, because the checkpoint of module {number} failed: "
             f"{', '.join(checkpoint.failed)}."
         )
-    unit.mark_completed()
+    path, kept = unit.install(built)
+    if kept:
+        say(f"The package file before it is kept: {unit.shown(kept)}")
     return path, checkpoint
 
 

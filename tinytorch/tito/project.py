@@ -140,7 +140,10 @@ def need_project(start: Path | None = None) -> Project:
     """`find_project`, or a TitoError that says what to do."""
     project = find_project(start)
     if project is None:
-        raise TitoError(f"{start or Path.cwd()} is not inside a TinyTorch project; cd into your clone first.")
+        raise TitoError(
+            f"{start or Path.cwd()} is not inside a TinyTorch project; "
+            "cd into your clone, or into the folder of your module, first."
+        )
     return project
 
 
@@ -163,7 +166,9 @@ def parse_python(source: str) -> ast.Module:
 def need_package(name: str, purpose: str, extra: str = "dev") -> None:
     """TitoError in one plain sentence if the package `name` is not installed."""
     if find_spec(name) is None:
-        raise TitoError(f"{purpose} needs {name}: pip install -e '.[{extra}]'")
+        project = find_project()
+        what = "." if project and project.bundle_label else f"'.[{extra}]'"
+        raise TitoError(f"{purpose} needs {name}: pip install -e {what}")
 
 
 def project_version(root: Path) -> str:

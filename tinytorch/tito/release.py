@@ -33,6 +33,7 @@ from tinytorch.tito.project import (
 )
 from tinytorch.tito.runner import clean_environment
 from tinytorch.tito.student import for_student
+from tinytorch.tito.submissions import IMPORTS
 
 # Besides the runtime's own: exporting, the checkpoint, the plots, and a kernel for Jupyter or VS Code.
 STUDENT_TOOLS = ("nbdev", "pytest", "hypothesis", "matplotlib", "ipykernel")
@@ -364,6 +365,7 @@ filterwarnings = ["error"]
 
 def _readme(course: Course, module: Module, milestones: list[Path], from_scratch: bool) -> str:
     number, notebook = module.number, module.notebook.name
+    checkpoint = f"test_checkpoint_{module.label}.py"
     heading = re.search(r"^# (.+)$", course.notebook(module)["cells"][0]["source"], re.MULTILINE)
     title = heading[1] if heading else module.name
     if from_scratch:
@@ -381,30 +383,43 @@ The package `tinytorch` holds the modules before this one, solved. Module {numbe
 {order}
 ## Install, once
 
-You need Python 3.11 or newer. In this folder:
+You need Python 3.11 or newer. In a terminal, in this folder:
 
 ```bash
-python -m venv .venv
+python3 -m venv .venv            # Windows: py -m venv .venv
 source .venv/bin/activate        # Windows: .venv\\Scripts\\activate
 pip install -e .
+pip install jupyterlab           # or use VS Code
 ```
+
+Everything goes into `.venv`. In a new terminal, activate it again; another module's folder gets a `.venv` \
+of its own.
 
 ## Work
 
 ```bash
 tito module start {number}       # says what there is to do
+jupyter lab {notebook}
 tito module test {number}        # part by part: passed, failed and why, or not written yet
-tito module complete {number}    # puts your code into the package and runs the checkpoint
 tito module status {number}      # what is left to do
+tito module complete {number}    # once all parts pass: runs the checkpoint, puts your code into the package
 ```
 
-The notebook is `{notebook}`. Open it in VS Code, or in Jupyter: `pip install jupyterlab`, then \
-`jupyter lab {notebook}`. Write your code where it says `# YOUR CODE HERE`, delete the \
-`raise NotImplementedError()` below it, save, and test; each part earns its points alone, so leave what \
-you cannot do. The cells with the tests are locked: what you change in them does not count.
-
+In the notebook, `{notebook}`, write your code where it says `# YOUR CODE HERE`, delete the \
+`raise NotImplementedError()` below it, and save: `tito` reads the file as it is saved. \
 `tito module reset {number}` begins again and keeps a copy of what you had. `tito doctor` says what is wrong \
 with the installation.
+
+## What counts
+
+Each part earns its points alone, so leave what you cannot do. `tito module test` runs the checks that you \
+can see. Grading runs more of them, on other numbers, and the checkpoint, `tests/checkpoints/{checkpoint}`, \
+which you may read and run. The cells with the checks are locked: what you change in them does not count. \
+A check in which your code warns is not passed.
+
+Your code may use NumPy, the package's earlier modules, and of the standard library {_libraries()}. A cell \
+that reaches into Python's own machinery (`os`, `sys`, `open`, `eval`, `setattr`, frames, an `__eq__` of its \
+own ...) where the task does not ask for it counts only once a person has looked at it.
 """
     scripts = [path for folder in milestones for path in _scripts(folder)]
     if scripts:
@@ -412,7 +427,7 @@ with the installation.
         text += f"""
 ## Your code at work
 
-Once module {number} is completed, this runs on what you wrote (`--help` lists what it can do):
+Once module {number} is completed, this runs on what you wrote (add `--help` to see what it can do):
 
 ```bash
 {lines}
@@ -423,9 +438,15 @@ Once module {number} is completed, this runs on what you wrote (`--help` lists w
         + f"""
 ## Hand in
 
-Hand in the notebook, `{notebook}`, under this name and nothing else.
+Hand in the notebook, `{notebook}`, saved, under this name and nothing else.
 """
     )
+
+
+def _libraries() -> str:
+    """The modules of the standard library that the grader lets solutions import, as prose."""
+    names = [f"`{name}`" for name in sorted(IMPORTS & sys.stdlib_module_names - {"__future__"})]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _scripts(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from tinytorch.tito.export import build_module
+from tinytorch.tito.export import ExportedModule, build_module
 from tinytorch.tito.export import read_notebook as read_dev_file
 from tinytorch.tito.notebooks import MAKER as SOLUTIONS_MAKER
 from tinytorch.tito.notebooks import back_up, cells_hash, is_untouched, notebook_text
@@ -230,33 +230,25 @@ class StudentModule:
 
     # ------------------------------------------------------------------------------------------- complete
 
-    def export(self) -> tuple[Path, bytes | None, Path | None]:
-        """Put the student's code into the package -> the file, what it held before, where that is kept."""
-        path = self.package_file()
-        built = build_module(self.notebook, self.project.root, self.target())
-        before = path.read_bytes() if path.exists() else None
-        kept = None
-        if before is not None and before != built.text.encode():
+    def build(self) -> ExportedModule:
+        """The student's code as a package file; nothing of it is on disk yet."""
+        return build_module(self.notebook, self.project.root, self.target())
+
+    def install(self, built: ExportedModule) -> tuple[Path, Path | None]:
+        """Put proven code into the package, in one step -> the file, where what it held before is kept."""
+        path, kept = self.package_file(), None
+        if path.exists() and path.read_bytes() != built.text.encode():
             kept = back_up(path, self.project, self.module.label)
         built.write(self.project.package_dir)
         _forget_bytecode(path)
-        return path, before, kept
-
-    def put_back(self, path: Path, before: bytes | None) -> None:
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            write_text(path, before.decode("utf-8"))
-        _forget_bytecode(path)
-
-    def mark_completed(self) -> None:
         self._remember(
             completed={
                 "cells": cells_hash(self.read()),
-                "package": _sha256(self.package_file()),
+                "package": _sha256(path),
                 "when": _now(),
             }
         )
+        return path, kept
 
     # ------------------------------------------------------------------------------------------- progress
 
@@ -317,10 +309,7 @@ class StudentModule:
         if completed["cells"] == now:
             return True
         try:  # the notebook changed: perhaps only in cells that are not exported
-            return (
-                build_module(self.notebook, self.project.root, self.target()).text.encode()
-                == path.read_bytes()
-            )
+            return self.build().text.encode() == path.read_bytes()
         except TitoError:
             return False
 
