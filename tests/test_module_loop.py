@@ -327,6 +327,18 @@ def test_a_deleted_check_is_missing(started):
     assert "30 of 95 points" in said
 
 
+def test_a_renamed_solution_cell_is_named(started):
+    def change(notebook):
+        for cell in notebook["cells"]:
+            if cell["metadata"].get("nbgrader", {}).get("grade_id") == "double":
+                cell["metadata"]["nbgrader"]["grade_id"] = "my-double"
+
+    started.write(**RIGHT)
+    started.edit(change)
+    said = started.do("test", "3")
+    assert "Note: `double` is missing; a grader puts it back as it was handed out." in said
+
+
 def test_a_copied_check_does_not_count_twice(started):
     def change(notebook):
         notebook["cells"] += [cell for cell in notebook["cells"] if "double(3) ==" in cell["source"]]

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from tinytorch.tito import release
-from tinytorch.tito.leaks import texts_of
+from tinytorch.tito.leaks import Secrets, squeeze, texts_of
 from tinytorch.tito.nbcourse import prepare_course, swap_in
 from tinytorch.tito.project import TitoError
 from toy import run
@@ -175,6 +175,20 @@ def test_a_leak_is_refused_and_the_earlier_release_stays(unproved, tmp_path, nam
     message = make(unproved, "2", ok=False)
     assert said in message and f"milestones/01_first/{name}" in message
     assert files(out) == before
+
+
+def test_what_a_line_must_say_to_be_a_secret():
+    """A checkpoint has to walk through a loader and reset a tracer too; what is done in between tells."""
+    lines = [
+        "for inputs, targets in loader:",
+        "    tracemalloc.reset_peak()",
+        "    total += weigh(inputs, targets)",
+    ]
+    source = "\n".join(["### BEGIN SOLUTION", *lines, "### END SOLUTION"])
+    tags = {"nbgrader": {"solution": True}}
+    cell = {"cell_type": "code", "source": source, "metadata": tags}
+    solution = Secrets.of({"07_training": {"cells": [cell]}}, {}, [], []).solution
+    assert set(solution) == {squeeze(lines[2]), squeeze("".join(lines))}
 
 
 def test_a_solution_in_the_checkpoint_or_in_the_tool_is_refused(unproved):

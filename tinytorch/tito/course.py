@@ -269,7 +269,7 @@ def show_report(report: Report, verbose: bool = False) -> None:
             if part.output.strip():
                 say(f"{part.grade_id} printed:\n{_indented(part.output.strip())}\n")
     for note in report.notes:
-        say(f"Note: {note}.")
+        say(f"Note: {note}{'' if note.endswith('?') else '.'}")
     say(_summary(report))
 
 

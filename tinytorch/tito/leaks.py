@@ -12,8 +12,8 @@ from pathlib import Path
 TELLING = 24  # characters, spaces not counted: a shorter line may be anybody's
 RUN = 3  # so many lines in a row tell, however short each is
 REGION = re.compile(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS|MARK SCHEME)")
-# Lines that tell nothing by themselves: imports, handlers, the head of a loop over a plain name.
-BOILERPLATE = re.compile(r"(except|import|from)\b|for [\w, ]+ in [\w.]+:$")
+# Lines that tell nothing by themselves: imports, handlers, a loop over a plain name, a call of nothing.
+BOILERPLATE = re.compile(r"(except|import|from)\b|for [\w, ]+ in [\w.]+:$|[\w.]+\(\)$")
 PRINTABLE = re.compile(rb"[\t\n\r -~]{16,}")  # what is text in a file that is none
 CLOSED_BOXES = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"(\xb5/\xfd": "zstd"}
 

@@ -22,6 +22,8 @@ from tinytorch.tito.project import parse_python
 TIME_LIMIT = 60.0  # seconds for one cell
 MAX_STUCK = 4  # after so many cells that never ended, the rest is not run
 MESSAGE_LIMIT = 2_000
+# The arrays here are small: several threads are no faster, and on a busy machine several times slower.
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 PASSED = "passed"
 FAILED = "failed"
@@ -393,7 +395,10 @@ def _read_tail(stream, lines):
 
 
 def clean_environment() -> dict[str, str]:
-    """The user's environment without what would let files of the current folder pass for modules."""
+    """The user's environment without what would let files of the current folder pass for modules.
+
+    NumPy takes one thread, as in the grader, unless the user says otherwise.
+    """
     env = dict(os.environ)
     for name in ("PYTHONWARNINGS", "PYTHONSTARTUP", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST"):
         env.pop(name, None)
@@ -401,6 +406,8 @@ def clean_environment() -> dict[str, str]:
     if folders:
         env["PYTHONPATH"] = os.pathsep.join(folders)
     env["MPLBACKEND"] = "Agg"
+    for name in THREADS:
+        env.setdefault(name, "1")
     return env
 
 
@@ -421,7 +428,9 @@ def judge(cells: list[Cell], outcomes: dict[int, Outcome], seconds: float = 0.0)
         cell = by_index[index]
         if not (outcome.ok or outcome.stub or index in used or cell.is_test):
             if _source_of(outcome, cell, cells, outcomes) is None:
-                notes.append(f"{cell.label} stops with {describe(outcome)}{_at(outcome, by_index, cell)}")
+                what = describe(outcome)
+                stops = "was stopped:" if outcome.error in ("Timeout", "Crash") else "stops with"
+                notes.append(f"{cell.label} {stops} {what}{_at(outcome, by_index, cell)}")
     return Report(parts, [cell for cell in cells if cell.is_written], outcomes, notes, seconds)
 
 

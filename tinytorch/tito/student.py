@@ -376,8 +376,12 @@ def mend(notebook: dict, pristine: dict | None) -> tuple[list[Cell], list[Part],
             cell.locked, cell.points = True, first.points
     for first in original.values():
         if first.is_test and first.grade_id not in seen:
-            message = "its check is gone from your notebook; `tito module reset` gives a fresh one"
+            message = (
+                "its check is gone from your notebook; `tito module reset` gives a fresh one, and keeps yours"
+            )
             lost.append(Part(first.grade_id, first.points, MISSING, message))
+        elif first.solution and first.grade_id not in seen:
+            notes.append(f"`{first.grade_id}` is missing; a grader puts it back as it was handed out")
     return cells, lost, notes
 
 
