@@ -13,6 +13,7 @@ from tinytorch.tito import release
 from tinytorch.tito.leaks import Secrets, squeeze, texts_of
 from tinytorch.tito.nbcourse import prepare_course, swap_in
 from tinytorch.tito.project import TitoError
+from tinytorch.tito.reach import reaching
 from toy import run
 
 # nbgrader and what it imports warn; the warnings are not ours to turn into errors
@@ -104,6 +105,23 @@ def test_what_a_bundle_holds(unproved):
     for said in ("tito module start 02", "python milestones/01_first/size.py", "pip install -e ."):
         assert said in held["README.md"].decode()
     assert len(held["README.md"].splitlines()) < 60, "one page"
+
+
+def test_what_the_readme_lets_code_use_is_what_the_grader_lets_it(unproved):
+    make(unproved, "2")
+    readme = (unproved.project.root / "out" / "02_layers" / "README.md").read_text(encoding="utf-8")
+    allowed, _, forbidden = readme.partition("Your code may use")[2].partition("machinery")
+    names = re.findall(r"`(\w+)`", allowed)
+    assert len(names) > 5
+    assert reaching({0: "\n".join(f"import {name}\n{name}.x" for name in names)}, []) == {}
+    for name in re.findall(r"`(\w+)`", forbidden.partition("where the task")[0]):
+        source = {
+            "__eq__": "class A:\n    def __eq__(self, other):\n        return True",
+            "os": "import os\nos.environ",
+            "sys": "import sys\nsys.modules",
+        }.get(name, f"{name}('x')")
+        assert reaching({0: source}, []), name
+    assert reaching({0: "import numpy as np\nnp.abs = 3"}, [])
 
 
 def test_from_scratch_the_earlier_notebooks_are_handed_out(unproved):

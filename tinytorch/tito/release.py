@@ -33,7 +33,6 @@ from tinytorch.tito.project import (
 )
 from tinytorch.tito.runner import clean_environment
 from tinytorch.tito.student import for_student
-from tinytorch.tito.submissions import IMPORTS
 
 # Besides the runtime's own: exporting, the checkpoint, the plots, and a kernel for Jupyter or VS Code.
 STUDENT_TOOLS = ("nbdev", "pytest", "hypothesis", "matplotlib", "ipykernel")
@@ -417,9 +416,11 @@ can see. Grading runs more of them, on other numbers, and the checkpoint, `tests
 which you may read and run. The cells with the checks are locked: what you change in them does not count. \
 A check in which your code warns is not passed.
 
-Your code may use NumPy, the package's earlier modules, and of the standard library {_libraries()}. A cell \
-that reaches into Python's own machinery (`os`, `sys`, `open`, `eval`, `setattr`, frames, an `__eq__` of its \
-own ...) where the task does not ask for it counts only once a person has looked at it.
+Your code may use NumPy, the package's earlier modules, and of the standard library what computes and \
+holds values (`math`, `itertools`, `functools`, `collections`, `dataclasses`, `typing`, `copy`, `time` ...). \
+A cell that reaches into Python's own machinery (`eval`, `exec`, `open`, frames, most of `os` and `sys`, \
+an `__eq__` of its own, a change to another module ...) where the task does not ask for it counts only \
+once a person has looked at it.
 """
     scripts = [path for folder in milestones for path in _scripts(folder)]
     if scripts:
@@ -441,12 +442,6 @@ Once module {number} is completed, this runs on what you wrote (add `--help` to 
 Hand in the notebook, `{notebook}`, saved, under this name and nothing else.
 """
     )
-
-
-def _libraries() -> str:
-    """The modules of the standard library that the grader lets solutions import, as prose."""
-    names = [f"`{name}`" for name in sorted(IMPORTS & sys.stdlib_module_names - {"__future__"})]
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _scripts(folder: Path) -> list[Path]:
