@@ -10,6 +10,7 @@ import pytest
 pytestmark = [pytest.mark.grading, pytest.mark.filterwarnings("default")]  # Dask's own warnings are not ours
 pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
+import psutil  # noqa: E402
 from distributed import LocalCluster  # noqa: E402
 
 from course import Course, find, points, students_at_work  # noqa: E402
@@ -41,7 +42,10 @@ def test_a_worker_that_is_killed_costs_nobody_a_grade(cluster, tmp_path):
         while not killed and not over.wait(0.05):
             workers = {worker.process.pid for worker in cluster.workers.values() if worker.process}
             for process in students_at_work():
-                above = {parent.pid for parent in process.parents()} & workers
+                try:
+                    above = {parent.pid for parent in process.parents()} & workers
+                except psutil.NoSuchProcess:
+                    continue  # it has just ended
                 if above and not killed:
                     killed.extend(above)
                     os.kill(killed[0], signal.SIGKILL)
