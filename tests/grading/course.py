@@ -1,10 +1,12 @@
 """A course folder for tests: who hands in what, and what `tito grade` makes of it."""
 
+import contextlib
 import copy
 import csv
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import psutil
@@ -104,17 +106,25 @@ class Course:
         return [line for line in found if json.dumps(line)[1:-1] not in shown]
 
 
-def students_at_work() -> list[psutil.Process]:
-    """The processes that run a student's code."""
+def students_of(pid: int) -> list[psutil.Process]:
+    """The processes below this one that run a student's code."""
     found = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-        if any(word.endswith(("/cells.py", "/checks.py")) for word in words):
-            found.append(process)
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if any(word.endswith(("/cells.py", "/checks.py")) for word in process.cmdline()):
+                found.append(process)
     return found
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.05)
+
+
+def wait_for_end(processes: list[psutil.Process], seconds: float = 10) -> None:
+    wait_for(lambda: not any(process.is_running() for process in processes), seconds)
 
 
 def points(row: dict) -> float:

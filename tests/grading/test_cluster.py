@@ -3,17 +3,15 @@
 import os
 import signal
 import threading
-import time
 
 import pytest
 
 pytestmark = [pytest.mark.grading, pytest.mark.filterwarnings("default")]  # Dask's own warnings are not ours
 pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
-import psutil  # noqa: E402
 from distributed import LocalCluster  # noqa: E402
 
-from course import Course, find, points, students_at_work  # noqa: E402
+from course import Course, find, points, students_of, wait_for_end  # noqa: E402
 
 
 @pytest.fixture
@@ -35,19 +33,16 @@ def test_a_worker_that_is_killed_costs_nobody_a_grade(cluster, tmp_path):
             course.submit(f"{kind}-{number}", notebook)
             want[f"{kind}-{number}"] = score
     course.grade("--student", "empty-0")  # what the reference tells is known before anybody is killed
-    killed = []
+    killed, orphans = [], []
 
     def kill() -> None:
         """The first worker that is seen running a student's code."""
         while not killed and not over.wait(0.05):
-            workers = {worker.process.pid for worker in cluster.workers.values() if worker.process}
-            for process in students_at_work():
-                try:
-                    above = {parent.pid for parent in process.parents()} & workers
-                except psutil.NoSuchProcess:
-                    continue  # it has just ended
-                if above and not killed:
-                    killed.extend(above)
+            for worker in cluster.workers.values():
+                working = students_of(worker.process.pid) if worker.process else []
+                if working and not killed:
+                    orphans.extend(working)
+                    killed.append(worker.process.pid)
                     os.kill(killed[0], signal.SIGKILL)
 
     over = threading.Event()
@@ -62,10 +57,7 @@ def test_a_worker_that_is_killed_costs_nobody_a_grade(cluster, tmp_path):
     assert sorted(rows) == sorted(want)  # each student is there once
     assert {name: points(row) for name, row in rows.items()} == want
     assert {row["status"] for row in rows.values()} <= {"graded", "needs manual marks"}
-    end = time.monotonic() + 10
-    while students_at_work():
-        assert time.monotonic() < end, "a student's process outlived its worker"
-        time.sleep(0.2)
+    wait_for_end(orphans)
 
 
 def test_no_scheduler_and_other_code_are_told(cluster, tmp_path, monkeypatch):

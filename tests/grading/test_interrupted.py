@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
 import psutil  # noqa: E402
 
-from course import Course, points, students_at_work  # noqa: E402
+from course import Course, points, students_of, wait_for, wait_for_end  # noqa: E402
 from hostile import harmful  # noqa: E402
 from toy import REPO  # noqa: E402
 
@@ -54,25 +53,19 @@ def start(course: Course, *options: str) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on(course, how):
     for number in range(8):
         course.submit(f"student-{number}", course.solved())
     pages = course.folder / "feedback"
     first = start(course)
-    wait_for(lambda: len(list(pages.glob("*/*.html"))) >= 2)
+    wait_for(lambda: len(list(pages.glob("*/*.html"))) >= 2 and students_of(first.pid), 120)
+    working = students_of(first.pid)
     first.send_signal(how)
     _, said = first.communicate(timeout=60)
     if how == signal.SIGINT:
         assert first.returncode == 1 and "Interrupted; the same command goes on" in said
-    wait_for(lambda: not students_at_work(), 10)
+    wait_for_end(working)
     done = {page: page.stat().st_mtime_ns for page in pages.glob("*/*.html")}
     kept = {path.stem for path in (course.folder / ".tito" / "graded" / "04_losses").glob("*.json")}
     assert 2 <= len(kept) < 8 and len(done) < 8
@@ -100,7 +93,6 @@ def test_without_a_sandbox(course):
     assert points(rows["reference"]) == course.automatic
     assert sum(map(points, rows.values())) == course.automatic
     assert rows["endless"]["status"] == "timed out"
-    assert not students_at_work()
     assert not [p for p in psutil.process_iter(["cmdline"]) if "87.65" in (p.info["cmdline"] or [])]
 
 
