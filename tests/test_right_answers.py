@@ -12,7 +12,7 @@ import pytest
 from judging import MODULES, PROCESSES, checkpoint_of, reference, run
 from right_answers import FOLDER, Right, apply_to, load_all
 from tinytorch.tito.runner import PASSED, Report
-from wrong_answers import needed_cells
+from tinytorch.tito.submissions import needed_cells
 
 RIGHT = load_all()
 EACH = [pytest.param(label, right, id=f"{label}-{right.name}") for label in RIGHT for right in RIGHT[label]]

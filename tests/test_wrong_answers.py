@@ -14,8 +14,9 @@ from judging import CHECKPOINT_LIMIT, MODULES, PROCESSES, checkpoint_of, referen
 from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
 from tinytorch.tito.runner import PASSED, UNWRITTEN, Cell, cells_of
 from tinytorch.tito.student import for_student
+from tinytorch.tito.submissions import needed_cells
 from toy import REPO
-from wrong_answers import FOLDER, Wrong, apply_to, load_all, needed_cells
+from wrong_answers import FOLDER, Wrong, apply_to, load_all
 
 WRONG = load_all()
 EACH = [pytest.param(label, wrong, id=f"{label}-{wrong.name}") for label in WRONG for wrong in WRONG[label]]

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ pytestmark = pytest.mark.grading
 pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
 import psutil  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
 
 from course import HAS_BWRAP, Course, find, points, with_cell  # noqa: E402
 from hostile import dishonest, harmful, unreadable  # noqa: E402
+from tinytorch.tito.cli import cli  # noqa: E402
+from tinytorch.tito.results import Result, summary  # noqa: E402
+from toy import REPO  # noqa: E402
 
 HELPER = "def absolute(x):\n    return np.maximum(x, -x)"
 
@@ -148,24 +153,93 @@ def test_the_sandbox_shows_nothing_and_lets_nothing_out(graded, course):
         assert errors and errors[0]["ename"].endswith("Error"), name
 
 
-def test_again_changes_nothing_and_manual_marks_stay(graded, course):
+def mark(course, student, question, score, comment=""):
+    """What formgrader does when an instructor types a score and a comment."""
     from nbgrader.api import Gradebook
 
-    rows, _ = graded
     with Gradebook(f"sqlite:///{course.folder / 'gradebook.db'}", "tinytorch") as book:
-        mark = book.find_grade("question-padding", "losses", course.module.label, "c-half")
-        mark.manual_score, mark.needs_manual_grade = 4, False
+        where = question, course.module.name, course.module.label, student
+        grade = book.find_grade(*where)
+        grade.manual_score, grade.needs_manual_grade = score, False
+        if comment:
+            book.find_comment(*where).manual_comment = comment
         book.db.commit()
+
+
+def page_of(course, student):
+    path = course.folder / "feedback" / student / f"{course.module.label}.html"
+    return path.read_text(encoding="utf-8")
+
+
+def test_again_changes_nothing_and_manual_marks_stay(graded, course):
+    rows, _ = graded
+    mark(course, "c-half", "test-mse", 9)
     answered = course.solved("mse")
     find(answered, "question-padding")["source"] = "Because."
     course.submit("d-one", answered)
     again = course.grade("--jobs", "3")
-    assert points(again["c-half"]) == 52
+    assert points(again["c-half"]) == 47 and "9 points were given by hand" in page_of(course, "c-half")
     assert points(again["d-one"]) == 10 and again["d-one"]["status"] == "needs manual marks"
+    assert again["d-one"]["reason"] == "to be marked: question-padding"
+    assert again["d-one"]["question-padding"] == "" and "not marked yet" in page_of(course, "d-one")
+    assert "10 of 95 points so far; 1 answer (5 points) not marked yet." in page_of(course, "d-one")
     for name in set(rows) - {"c-half", "d-one"}:
         assert again[name] == rows[name]
-    alone = course.grade("--student", "b-reference", "--again")
-    assert set(alone) == set(rows)
-    assert points(alone["b-reference"]) == course.automatic
-    marked = course.grade("--student", "c-half", "--again")
-    assert points(marked["c-half"]) == 52
+    mark(course, "d-one", "question-padding", 4, comment="And why?")
+    for options in ((), ("--again",)):  # the answer is the same: its mark stays, and needs no second look
+        row = course.grade("--student", "d-one", *options)["d-one"]
+        assert points(row) == 14 and (row["status"], row["reason"]) == ("graded", "")
+        assert "marked by hand" in page_of(course, "d-one") and "And why?" in page_of(course, "d-one")
+    find(answered, "question-padding")["source"] = "Because of the mean."
+    course.submit("d-one", answered)
+    rows = course.grade("--student", "d-one")
+    assert points(rows["d-one"]) == 14 and rows["d-one"]["status"] == "needs manual marks"
+    assert set(rows) == set(again)
+
+
+def test_what_lies_in_the_wrong_place_is_told(graded, course):
+    """After the others: it adds a student and a loose file."""
+    folder = course.folder / "submitted"
+    (folder / "z-misplaced").mkdir()
+    (folder / "z-misplaced" / "losses.ipynb").write_bytes(course.place("b-reference").read_bytes())
+    course.place("z-zipped").parent.mkdir(parents=True)
+    (course.place("z-zipped").parent / "losses.zip").write_bytes(b"PK")
+    (folder / "losses.ipynb").write_bytes(b"{}")
+    rows = course.grade("--student", "z-misplaced")
+    assert rows["z-misplaced"]["status"] == "rejected"
+    assert rows["z-misplaced"]["reason"] == "losses.ipynb lies beside the folder 04_losses/ and not in it"
+    rows = course.grade("--student", "z-zipped")
+    assert "holds no notebook losses.ipynb, but losses.zip" in rows["z-zipped"]["reason"]
+    assert "losses.ipynb" not in rows
+    assert "hand it in again" in page_of(course, "z-zipped") and "<table>" not in page_of(course, "z-zipped")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("nowhere", "There is no folder .*nowhere/submitted. For a new course, make"),
+        ("empty", "There is no submission in .*empty/submitted: put each student's notebook into"),
+        ("course/submitted", "submitted is the folder of submissions; --course is the folder above it"),
+    ],
+)
+def test_a_folder_that_is_no_course_is_refused_before_anything_is_made(place, said, tmp_path, monkeypatch):
+    (tmp_path / "empty" / "submitted").mkdir(parents=True)
+    (tmp_path / "course" / "submitted").mkdir(parents=True)
+    (tmp_path / "course" / "gradebook.db").touch()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(REPO)
+    sandbox = [] if HAS_BWRAP else ["--no-sandbox"]
+    done = CliRunner().invoke(cli, ["grade", "04", "--course", str(tmp_path / place), *sandbox])
+    assert done.exit_code == 1 and re.search(said, done.stderr), done.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_summary_names_what_to_look_at():
+    results = [
+        Result("ada", "graded"),
+        Result("bob", "needs manual marks"),
+        Result("eva", "needs manual marks", flags=["the notebook had another name"]),
+        Result("gus", "rejected", "the notebook is an empty file"),
+    ]
+    said = "1 graded, 2 need manual marks, 1 rejected (gus), 1 flagged (eva)"
+    assert summary(results) == said

@@ -8,11 +8,8 @@ import ast
 import copy
 import importlib.util
 import re
-import symtable
 from dataclasses import dataclass
 from pathlib import Path
-
-from tinytorch.tito.runner import Cell, cells_of, names_bound
 
 FOLDER = Path(__file__).parent
 
@@ -89,35 +86,3 @@ def solution_regions(source: str) -> list[tuple[bool, str]]:
     """The source cut into (is it a solution, its two marker lines included; text)."""
     pieces = re.split(r"(?ms)^([ \t]*### BEGIN SOLUTION$.*?^[ \t]*### END SOLUTION$\n?)", source)
     return [(place % 2 == 1, piece) for place, piece in enumerate(pieces)]
-
-
-def needed_cells(notebook: dict, unlike: dict | None = None) -> list[Cell]:
-    """The cells that its parts need: exported and graded ones, and those which bind a name that these use.
-
-    The others show something to the student and take most of the time. Where only the parts are asked for that
-    can end otherwise than in the notebook `unlike`, the checks before the first difference are left out too.
-    """
-    cells = cells_of(notebook)
-    code = [cell for cell in cells if cell.is_code]
-    last = max((cell.index for cell in code if cell.is_test), default=-1)
-    first = 0
-    if unlike is not None:
-        first = next(cell.index for cell in code if cell.source != unlike["cells"][cell.index]["source"])
-    kept, used = set(), set()
-    for cell in reversed(code):
-        must = cell.index >= first if cell.is_test else cell.grade_id or cell.source.lstrip().startswith("#|")
-        if cell.index <= last and (must or names_bound(cell.source) & used):
-            kept.add(cell.index)
-            used |= _names_used(cell.source)
-    return [cell for cell in cells if cell.index in kept or not cell.is_code]
-
-
-def _names_used(source: str) -> set[str]:
-    """The names that a cell takes from other cells (or from Python)."""
-    used, tables = set(), [symtable.symtable(source, "cell", "exec")]
-    bound = [name for name in tables[0].get_symbols() if name.is_assigned() or name.is_imported()]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        used |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
-    return used - {name.get_name() for name in bound}

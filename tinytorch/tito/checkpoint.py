@@ -68,6 +68,7 @@ def run_checkpoint(
         command += ["--noconftest", "-p", "no:cacheprovider"]  # a checkpoint stands alone and leaves nothing
         command += ["-x"] if first_failure else []
         env = clean_environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": folder, "PYTHONUTF8": "1"}
+        env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed
         try:
             done = subprocess.run(
                 command,

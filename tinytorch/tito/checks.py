@@ -37,6 +37,7 @@ def main() -> None:
     outcomes: dict[str, list[str]] = {}
     changed: set[str] = set()
     before: dict[str, tuple] = {}
+    kept: list = []
 
     class Reporter:
         def pytest_configure(self):
@@ -54,14 +55,14 @@ def main() -> None:
 
         def pytest_collection(self):
             import_package(Path(job["root"]), job["target"])
-            before.update(attributes())
+            before.update(attributes(kept))
 
         def pytest_runtest_logreport(self, report):
             name = report.nodeid.partition("::")[2]
             if report.when == "call" or report.outcome != "passed":
                 outcomes[name] = [report.outcome, _reason(report)]
             if report.when == "teardown" and name in outcomes:
-                changed.update(changes(before, attributes()))
+                changed.update(changes(before, attributes([])))
                 send(name, *outcomes[name])
 
         def pytest_collectreport(self, report):
@@ -106,37 +107,35 @@ def import_package(root: Path, target: str) -> None:
             importlib.import_module(name)
 
 
-def attributes() -> dict[str, tuple]:
-    """{"module.name" or "module.Class.name": what it is, and a function's code} of what is watched.
+def attributes(kept: list) -> dict[str, tuple]:
+    """{"module.name" or "module.Class.name": where it and a function's code lie} of all that is watched.
 
-    The values are kept, so that nothing new can come to lie at the address of something old.
+    What lies there is put into `kept`, so that nothing new comes to lie in its place.
     """
     found = {}
     for module_name, module in list(sys.modules.items()):
         if module_name not in WATCHED and module_name.partition(".")[0] != "tinytorch":
             continue
         for name, value in list(vars(module).items()):
-            found[f"{module_name}.{name}"] = _identity(value)
+            found[f"{module_name}.{name}"] = _identity(value, kept)
             if isinstance(value, type) and value.__module__ == module_name:
                 for inner, part in list(vars(value).items()):
-                    found[f"{module_name}.{name}.{inner}"] = _identity(part)
+                    found[f"{module_name}.{name}.{inner}"] = _identity(part, kept)
     return found
 
 
-def _identity(value) -> tuple:
+def _identity(value, kept: list) -> tuple:
     function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    parts = (function,)
     if isinstance(function, types.FunctionType):
-        return function, function.__code__, function.__defaults__, function.__kwdefaults__
-    return (value,)
+        parts = function, function.__code__, function.__defaults__, function.__kwdefaults__
+    kept.append((value, parts))
+    return tuple(map(id, parts))
 
 
 def changes(before: dict[str, tuple], after: dict[str, tuple]) -> set[str]:
     """The names that were there before and are something else now, or gone."""
-    return {name for name, old in before.items() if not _same(old, after.get(name, ()))}
-
-
-def _same(old: tuple, new: tuple) -> bool:
-    return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
+    return {name for name, _ in before.items() - after.items()}
 
 
 if __name__ == "__main__":

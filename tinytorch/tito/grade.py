@@ -31,7 +31,7 @@ import click
 from tinytorch.tito import sandbox as sandboxes
 from tinytorch.tito import submissions
 from tinytorch.tito.export import build_module
-from tinytorch.tito.nbcourse import prepare_course
+from tinytorch.tito.nbcourse import alembic_on_path, prepare_course
 from tinytorch.tito.notebooks import cells_hash
 from tinytorch.tito.project import (
     PARSER,
@@ -52,6 +52,7 @@ from tinytorch.tito.results import (
     TIMED_OUT,
     PartResult,
     Result,
+    summary,
     write_feedback,
     write_grades,
 )
@@ -127,6 +128,7 @@ class Setup:
     package: dict[str, str]  # {path: text} of the package: earlier modules only
     sandbox: Sandbox
     secret: bytes
+    shown: frozenset[str]  # the cells that only show something: as they were handed out, they are not run
     needs: Needs | None = None
 
     def written(self) -> dict[str, float]:
@@ -153,8 +155,9 @@ class Setup:
 
 def run_cells(setup: Setup, notebook: dict) -> tuple[Report, list[str]]:
     """The notebook's cells in the sandbox -> what became of each part, and why a process was ended."""
+    cells = [cell for cell in cells_of(notebook) if not cell.is_code or cell.source not in setup.shown]
     with setup.package_folder() as root, SandboxWorker(setup.sandbox, root) as worker:
-        report = worker.run(cells_of(notebook), time_limit=setup.sandbox.limits.cell_seconds)
+        report = worker.run(cells, time_limit=setup.sandbox.limits.cell_seconds)
         return report, worker.reasons
 
 
@@ -487,7 +490,7 @@ def _score(setup: Setup, submission: Submission, report: Report, result: Result)
 
     notebook = copy.deepcopy(submission.notebook)
     for index, cell in enumerate(notebook["cells"]):
-        if cell["cell_type"] != "code":
+        if cell["cell_type"] != "code" or cell["source"] in setup.shown:
             continue
         outcome = report.outcomes.get(index)
         cell["outputs"] = outputs = []
@@ -511,7 +514,7 @@ def _score(setup: Setup, submission: Submission, report: Report, result: Result)
             mine.auto = min(auto, mine.auto or 0.0)
         else:
             mine.auto = auto
-            mine.outcome = "no answer" if auto == 0 else "marked by a person"
+            mine.outcome = "no answer" if auto == 0 else "not marked yet"
     return notebook
 
 
@@ -537,12 +540,14 @@ def set_up(project: Project, module: Module, course: Path, sandbox: Sandbox) -> 
     secret = hashlib.sha256()
     for file in [source, release, *sorted(files), *OWN_FILES, *([tests] if tests.is_file() else [])]:
         secret.update(hashlib.sha256(file.read_bytes()).digest())
+    notebook = read_notebook(source)
+    needed = {cell.source for cell in submissions.needed_cells(notebook)}
     return Setup(
         label=module.label,
         name=module.name,
         target=target or "",
         released=read_notebook(release),
-        source=read_notebook(source),
+        source=notebook,
         tests=tests.read_text(encoding="utf-8") if tests.is_file() else "",
         package={
             file.relative_to(project.root).as_posix(): file.read_text(encoding="utf-8")
@@ -550,6 +555,11 @@ def set_up(project: Project, module: Module, course: Path, sandbox: Sandbox) -> 
         },
         sandbox=sandbox,
         secret=secret.digest(),
+        shown=frozenset(
+            cell["source"]
+            for cell in notebook["cells"]
+            if cell["cell_type"] == "code" and cell["source"] not in needed
+        ),
     )
 
 
@@ -565,24 +575,36 @@ def known_needs(setup: Setup, course: Path) -> tuple[Needs | None, Path]:
     return None, file
 
 
+def open_gradebook(course: Path):
+    """nbgrader's gradebook of the course, as a context manager."""
+    from nbgrader.api import Gradebook
+    from sqlalchemy.exc import SAWarning
+
+    warnings.filterwarnings("ignore", category=SAWarning, module="nbgrader")  # of its own queries
+    with alembic_on_path():
+        return Gradebook(f"sqlite:///{course / 'gradebook.db'}", "tinytorch")
+
+
+def recorded_students(course: Path) -> set[str]:
+    """Those whom the gradebook knows."""
+    if not (course / "gradebook.db").is_file():
+        return set()
+    with open_gradebook(course) as book:
+        return {student.id for student in book.students}
+
+
 class Gradebooks:
-    """nbgrader's gradebook of a course."""
+    """nbgrader's gradebook of a course, open."""
 
     def __init__(self, course: Path, setup: Setup):
-        from nbgrader.api import Gradebook
-        from sqlalchemy.exc import SAWarning
+        self.setup = setup
+        self.book = open_gradebook(course)
 
-        warnings.filterwarnings("ignore", category=SAWarning, module="nbgrader")  # of its own queries
-        self.course, self.setup = course, setup
-        self.book = Gradebook(f"sqlite:///{course / 'gradebook.db'}", "tinytorch")
+    def record(self, graded: Graded, unchanged: set[str]) -> None:
+        """Puts the automatic scores there; marks given by hand stay as they are.
 
-    def students(self) -> set[str]:
-        return {student.id for student in self.book.students}
-
-    def record(self, graded: Graded, known: bool) -> None:
-        """Puts the automatic scores there, unless they are there already; manual marks stay as they are.
-
-        Then fills in each part's score with the manual marks, and the status.
+        unchanged: the written answers that are as they were when they were last recorded.
+        Then fills in what the gradebook knows of each part, and the status.
         """
         from nbgrader.api import MissingEntry
 
@@ -593,19 +615,30 @@ class Gradebooks:
             self.book.update_or_create_student(result.student)
             self.book.update_or_create_submission(setup.label, result.student)
             notebook = self.book.find_submission_notebook(setup.name, setup.label, result.student)
-            known = False
+            unchanged = set()
         for grade in notebook.grades:
             part = result.parts.get(grade.name)
-            if part is not None and (not known or grade.auto_score != part.auto):
-                grade.auto_score = part.auto
+            if part is None:
+                continue
+            if grade.name not in unchanged and (part.auto is None or grade.auto_score != part.auto):
                 grade.needs_manual_grade = grade.manual_score is not None or part.auto is None
+            grade.auto_score = part.auto
         self.book.db.commit()
+        comments = {comment.name: comment.manual_comment for comment in notebook.comments}
         for grade in notebook.grades:
-            if grade.name in result.parts:
-                result.parts[grade.name].score = float(grade.score or 0)
+            part = result.parts.get(grade.name)
+            if part is None:
+                continue
+            part.score, part.by_hand = float(grade.score or 0), grade.manual_score
+            part.waits = bool(grade.needs_manual_grade)
+            part.comment = comments.get(grade.name) or ""
+            if part.waits:
+                part.outcome = "not marked yet" if part.by_hand is None else "changed, to be marked again"
+            elif part.by_hand is not None and part.auto is None:
+                part.outcome = "marked by hand"
         if result.status in (GRADED, MANUAL):
-            waits = any(grade.needs_manual_grade for grade in notebook.grades)
-            result.status = MANUAL if waits else GRADED
+            result.status = MANUAL if result.waiting else GRADED
+            result.reason = f"to be marked: {', '.join(result.waiting)}" if result.waiting else ""
 
     def close(self) -> None:
         self.book.close()
@@ -626,6 +659,14 @@ class Kept:
             return Graded(Result(**kept["result"], parts=parts), kept["notebook"])
         except (OSError, ValueError, KeyError, TypeError):
             return None  # there is none, or not of this version: it is graded anew
+
+    def answers(self, student: str) -> dict[str, str]:
+        """{written question: the answer that was recorded last}."""
+        try:
+            kept = json.loads((self.folder / f"{student}.json").read_text(encoding="utf-8"))
+            return answers_in(kept["notebook"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # nothing was recorded, or not by this version
 
     def write(self, key: str, graded: Graded) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -676,6 +717,12 @@ def code_version() -> tuple[str, str]:
     return platform.python_version(), own.hexdigest()
 
 
+def answers_in(notebook: dict) -> dict[str, str]:
+    """{written question: answer}."""
+    cells = submissions.by_grade_id(notebook)
+    return {name: cell["source"] for name, cell in cells.items() if not submissions.is_automatic(cell)}
+
+
 def grade_course(
     setup: Setup,
     course: Path,
@@ -690,10 +737,12 @@ def grade_course(
     book = Gradebooks(course, setup)
     results = []
 
-    def finish(graded: Graded, key: str | None, known: bool) -> None:
+    def finish(graded: Graded, key: str | None = None) -> None:
         result = graded.result
         if graded.result.status != ABSENT and submissions.STUDENT_ID.fullmatch(result.student):
-            book.record(graded, known)
+            before = kept.answers(result.student)
+            now = answers_in(graded.notebook) if graded.notebook else {}
+            book.record(graded, {name for name, answer in now.items() if before.get(name) == answer})
             if graded.notebook:
                 place = course / "autograded" / result.student / setup.label / f"{setup.name}.ipynb"
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -711,16 +760,16 @@ def grade_course(
             try:
                 file, flags = submissions.find_file(course / "submitted" / student / setup.label, module)
                 if file is None:
-                    finish(Graded(Result(student, ABSENT, parts=parts)), None, False)
+                    finish(Graded(Result(student, ABSENT, parts=parts)))
                     continue
                 data = submissions.read_bytes(file)
             except Refused as refused:
-                finish(Graded(Result(student, REJECTED, str(refused), parts=parts)), None, False)
+                finish(Graded(Result(student, REJECTED, str(refused), parts=parts)))
                 continue
             key = hashlib.sha256(setup.secret + hashlib.sha256(data).digest()).hexdigest()
             earlier = None if again else kept.read(student, key)
             if earlier is not None:
-                finish(earlier, None, True)
+                finish(earlier)
                 continue
             waiting[pool.submit(grade_one, setup, student, data, flags)] = student, key, parts
         for future in as_completed(waiting):
@@ -728,9 +777,9 @@ def grade_course(
             error = future.exception()
             if type(error).__name__ == "KilledWorker":  # after as many tries as Dask is set to allow
                 reason = "every worker of the cluster that graded it ended while it did"
-                finish(Graded(Result(student, CRASHED, reason, parts=parts)), None, False)
+                finish(Graded(Result(student, CRASHED, reason, parts=parts)))
             else:
-                finish(future.result(), key, False)
+                finish(future.result(), key)
     finally:
         book.close()
     return results
@@ -770,10 +819,18 @@ def command(
     if scheduler:
         need_package("distributed", "Grading on a Dask cluster", "dev,instructor,cluster")
     course = course.resolve()
-    if not course.is_dir():
+    found = students_in(course, module)
+    if student is not None:
+        if student not in found | recorded_students(course):
+            raise TitoError(f"There is no student {student} in {course / 'submitted'} or the gradebook.")
+        found = {student}
+    elif not found:
         raise TitoError(
-            f"There is no course folder {course}; `tito release` or nbgrader's quickstart makes one."
+            f"There is no submission in {course / 'submitted'}: put each student's notebook into "
+            f"{course.name}/submitted/ID/{module.label}/{module.name}.ipynb."
         )
+    else:
+        found |= recorded_students(course)
     limits = Limits(cell_seconds=time_limit, wall_seconds=max(Limits.wall_seconds, 5 * time_limit))
     if not no_sandbox:
         find_bwrap()
@@ -782,37 +839,42 @@ def command(
     if no_sandbox:
         console.print("Without a sandbox: students' code can read and change whatever you can.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        setup = set_up(project, module, course, sandbox)
-        needs, file = known_needs(setup, course)
-        if needs is None:
-            task = bar.add_task("reference", total=1 + len(solutions_of(setup.source)))
-            needs = learn_needs(setup, jobs, lambda: bar.advance(task))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps({"key": setup.secret.hex(), "needs": asdict(needs)}))
-        setup = replace(setup, needs=needs)
-        book = Gradebooks(course, setup)
-        known = book.students()
-        book.close()
-        found = {path.name for path in (course / "submitted").iterdir() if not path.name.startswith(".")}
-        students = sorted(found | known)
-        if student is not None:
-            if student not in students:
-                raise TitoError(f"There is no student {student} in {course / 'submitted'} or the gradebook.")
-            students = [student]
-        task = bar.add_task(setup.label, total=len(students))
-        try:
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("preparing the course", total=None)
+            setup = set_up(project, module, course, sandbox)
+            needs, file = known_needs(setup, course)
+            if needs is None:  # once, until the module or the grader changes
+                bar.update(
+                    task,
+                    description="our own solution",
+                    total=1 + len(solutions_of(setup.source)),
+                    completed=0,
+                )
+                needs = learn_needs(setup, jobs, lambda: bar.advance(task))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_text(file, json.dumps({"key": setup.secret.hex(), "needs": asdict(needs)}))
+            setup = replace(setup, needs=needs)
+            bar.update(task, visible=False)
+            task = bar.add_task("students", total=len(found))
             with dask_pool(scheduler) if scheduler else local_pool(jobs) as pool:
                 results = grade_course(
-                    setup, course, students, pool, module, again, lambda _: bar.advance(task)
+                    setup, course, sorted(found), pool, module, again, lambda _: bar.advance(task)
                 )
-        except KeyboardInterrupt:
-            raise TitoError(
-                "Interrupted; the same command goes on with those who are not graded yet."
-            ) from None
-        write_grades(course / "grades.csv", setup.label, results, {student} if student else None)
-    counts = {}
-    for result in results:
-        counts[result.status] = counts.get(result.status, 0) + 1
-    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no students"
-    click.echo(f"{setup.label}: {said}; see {course / 'grades.csv'}")
+            write_grades(course / "grades.csv", setup.label, results, {student} if student else None)
+    except KeyboardInterrupt:
+        raise TitoError("Interrupted; the same command goes on with those who are not graded yet.") from None
+    click.echo(f"{setup.label}: {summary(results)}; see {course / 'grades.csv'} and {course / 'feedback'}/")
+
+
+def students_in(course: Path, module: Module) -> set[str]:
+    """The names of the folders in submitted/; TitoError if this is no course folder."""
+    folder = course / "submitted"
+    if course.name == "submitted" and (course.parent / "gradebook.db").exists():
+        raise TitoError(f"{course} is the folder of submissions; --course is the folder above it.")
+    if not folder.is_dir():
+        raise TitoError(
+            f"There is no folder {folder}. For a new course, make "
+            f"{course.name}/submitted/ID/{module.label}/ for each student and put the notebook there."
+        )
+    return {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}

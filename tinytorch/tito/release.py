@@ -365,7 +365,9 @@ filterwarnings = ["error"]
 def _readme(course: Course, module: Module, milestones: list[Path], from_scratch: bool) -> str:
     number, notebook = module.number, module.notebook.name
     checkpoint = f"test_checkpoint_{module.label}.py"
-    heading = re.search(r"^# (.+)$", course.notebook(module)["cells"][0]["source"], re.MULTILINE)
+    heading = re.search(
+        r"^# (?:Module \d+: )?(.+)$", course.notebook(module)["cells"][0]["source"], re.MULTILINE
+    )
     title = heading[1] if heading else module.name
     if from_scratch:
         order = f"""

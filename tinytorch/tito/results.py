@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,9 @@ class PartResult:
     outcome: str = ""
     reason: str = ""
     score: float = 0.0  # with manual marks, from the gradebook
+    waits: bool = False  # for a person's mark
+    by_hand: float | None = None  # a person's mark
+    comment: str = ""  # and words
 
 
 @dataclass
@@ -38,6 +42,10 @@ class Result:
     @property
     def score(self) -> float:
         return sum(part.score for part in self.parts.values())
+
+    @property
+    def waiting(self) -> dict[str, PartResult]:
+        return {name: part for name, part in self.parts.items() if part.waits}
 
     @property
     def max_score(self) -> float:
@@ -69,7 +77,7 @@ def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] 
             "seconds": f"{result.seconds:.1f}",
         }
         for name, part in result.parts.items():
-            row[name] = f"{part.score:g}"
+            row[name] = "" if part.waits else f"{part.score:g}"
             if name not in columns:
                 columns.append(name)
         rows.append(row)
@@ -93,40 +101,80 @@ PAGE = """\
 <meta charset="utf-8">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ border-bottom: 1px solid #ccc; padding: .4rem .6rem; text-align: left; vertical-align: top; }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: .9em; }}
+td:nth-child(-n+3) {{ white-space: nowrap; }}
+td:last-child {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
-<p>{score} of {max_score} points; {status}.</p>
+<p>{head}</p>
 {notes}
-<table>
-<tr><th>Part</th><th>Points</th><th>Outcome</th><th>Reason</th></tr>
-{rows}
-</table>
+{table}
 </body>
 </html>
 """
 
 
 def write_feedback(path: Path, label: str, result: Result) -> None:
-    notes = [result.reason] if result.reason else []
-    notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in notes + result.flags)
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{part.score:g} of {part.points:g}</td>"
-        f"<td>{html.escape(part.outcome)}</td><td><pre>{html.escape(part.reason)}</pre></td></tr>\n"
-        for name, part in result.parts.items()
-    )
+    waiting = result.waiting
+    open_points = sum(part.points for part in waiting.values())
+    head = f"{result.score:g} of {result.max_score - open_points:g} points"
+    if waiting:
+        head += f" so far; {_count(len(waiting), 'answer')} ({open_points:g} points) not marked yet"
+    if result.status not in (GRADED, MANUAL):
+        head += f"; {result.status}"
+    notes = [result.reason] if result.reason and result.status != MANUAL else []
+    notes = "".join(f"<li>{_marked_up(note)}</li>\n" for note in notes + result.flags)
+    rows = "".join(_row(name, part) for name, part in result.parts.items())
+    table = f"<table>\n<tr><th>Part</th><th>Points</th><th>Outcome</th><th>Reason</th></tr>\n{rows}</table>"
+    if result.status == REJECTED:
+        table = "<p>Mend the notebook, save it, and hand it in again.</p>"
     text = PAGE.format(
-        title=html.escape(f"{label}: {result.student}"),
-        score=f"{result.score:g}",
-        max_score=f"{result.max_score:g}",
-        status=html.escape(result.status),
+        title=html.escape(f"Module {label.replace('_', ', ', 1)}: {result.student}"),
+        head=html.escape(head + "."),
         notes=f"<ul>\n{notes}</ul>" if notes else "",
-        rows=rows,
+        table=table,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text))
+
+
+def _row(name: str, part: PartResult) -> str:
+    points, reasons = f"{part.score:g} of {part.points:g}", [part.reason]
+    if part.waits:
+        points = f"- of {part.points:g}"
+    elif part.by_hand is not None and part.auto is not None:
+        reasons.append(f"{part.by_hand:g} points were given by hand")
+    cells = name, points, part.outcome, "\n".join(filter(None, [*reasons, part.comment]))
+    return f"<tr>{''.join(f'<td>{_marked_up(cell)}</td>' for cell in cells)}</tr>\n"
+
+
+def _marked_up(text: str) -> str:
+    """As HTML, with `code` in backticks as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def summary(results: list[Result]) -> str:
+    """What an instructor wants to know before opening the table."""
+    counts = {}
+    for result in results:
+        counts.setdefault(result.status, []).append(result.student)
+    said = []
+    for status, students in sorted(counts.items()):
+        status = "need manual marks" if status == MANUAL and len(students) > 1 else status
+        said.append(f"{len(students)} {status}" + (_names(students) if status in (REJECTED, ABSENT) else ""))
+    flagged = [result.student for result in results if result.flags]
+    if flagged:
+        said.append(f"{len(flagged)} flagged{_names(flagged)}")
+    return ", ".join(said)
+
+
+def _names(students: list[str]) -> str:
+    return f" ({', '.join(students[:5])}{', ...' if len(students) > 5 else ''})"

@@ -87,6 +87,7 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "PYTHONUTF8": "1",
             "PYTHONHASHSEED": "0",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "MPLBACKEND": "Agg",
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",

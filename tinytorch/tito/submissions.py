@@ -7,13 +7,14 @@ import copy
 import os
 import re
 import stat
+import symtable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinytorch.tito.export import KERNELSPEC
 from tinytorch.tito.project import DEFAULT_EXP, Module, parse_python
 from tinytorch.tito.reach import reaching
-from tinytorch.tito.runner import RunnerError, read_notebook
+from tinytorch.tito.runner import Cell, RunnerError, cells_of, names_bound, read_notebook
 
 SIZE_LIMIT = 20_000_000  # bytes of a notebook
 CELL_LIMIT = 2_000
@@ -44,18 +45,24 @@ class Submission:
 def find_file(folder: Path, module: Module) -> tuple[Path | None, list[str]]:
     """The notebook in a student's submission folder, None if nothing was submitted; Refused says why not."""
     if not STUDENT_ID.fullmatch(folder.parent.name):
-        raise Refused("the student's folder has a name that cannot be a student's ID")
+        raise Refused(
+            f"`{folder.parent.name}` cannot be a student's ID: letters, digits and . _ @ + - only, no spaces"
+        )
     if folder.parent.is_symlink() or folder.is_symlink():
         raise Refused("the submission's folder is a symbolic link")
-    if not folder.is_dir():
-        return None, []
     path = folder / f"{module.name}.ipynb"
+    if not folder.is_dir():
+        stray = folder.parent / path.name
+        if stray.exists():
+            raise Refused(f"{path.name} lies beside the folder {folder.name}/ and not in it")
+        return None, []
     if path.is_symlink() or path.exists():
         return path, []
     others = sorted(p for p in folder.iterdir() if p.suffix == ".ipynb" and not p.name.startswith("."))
     if not others:
-        if any(folder.iterdir()):
-            raise Refused(f"the submission holds no notebook {path.name}")
+        there = sorted(p.name for p in folder.iterdir())
+        if there:
+            raise Refused(f"the submission holds no notebook {path.name}, but {', '.join(there)[:80]}")
         return None, []
     if len(others) > 1:
         raise Refused(f"there is no {path.name}, and {len(others)} other notebooks: which one counts?")
@@ -267,3 +274,39 @@ def _not_exportable(source: str) -> str | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"it is no Python ({type(error).__name__})"
     return None
+
+
+# ------------------------------------------------------------------------------------------- what is run
+
+
+def needed_cells(notebook: dict, unlike: dict | None = None) -> list[Cell]:
+    """The cells of a course's own notebook that its parts need.
+
+    They are the exported and the graded ones, and those which bind a name that these use. The others show
+    something to the student and take most of the time. Where only the parts are asked for that can end
+    otherwise than in the notebook `unlike`, the checks before the first difference are left out too.
+    """
+    cells = cells_of(notebook)
+    code = [cell for cell in cells if cell.is_code]
+    last = max((cell.index for cell in code if cell.is_test), default=-1)
+    first = 0
+    if unlike is not None:
+        first = next(cell.index for cell in code if cell.source != unlike["cells"][cell.index]["source"])
+    kept, used = set(), set()
+    for cell in reversed(code):
+        must = cell.index >= first if cell.is_test else cell.grade_id or cell.source.lstrip().startswith("#|")
+        if cell.index <= last and (must or names_bound(cell.source) & used):
+            kept.add(cell.index)
+            used |= _names_used(cell.source)
+    return [cell for cell in cells if cell.index in kept or not cell.is_code]
+
+
+def _names_used(source: str) -> set[str]:
+    """The names that a cell takes from other cells (or from Python)."""
+    used, tables = set(), [symtable.symtable(source, "cell", "exec")]
+    bound = [name for name in tables[0].get_symbols() if name.is_assigned() or name.is_imported()]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        used |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+    return used - {name.get_name() for name in bound}
