@@ -115,9 +115,9 @@ def test_statuses_tell_what_happened(graded):
     assert "20 MB" in rows["large-outputs"]["reason"]
     assert status["b-reference"] == "graded"  # no answer was written, so that there is nothing to mark
     assert "put back" in rows["tests-deleted"]["flags"] and "restored" in rows["tests-edited"]["flags"]
-    for name in names["dishonest"]:
-        if name not in ("broken", "imports-solution", "leaves-in-export", "blanks-cells"):  # these only fail
-            assert rows[name]["flags"], rows[name]
+    plain = {"broken", "imports-solution", "leaves-in-export", "blanks-cells", "patches-within-beside"}
+    for name in set(names["dishonest"]) - plain:  # these only fail, or deceive nobody here
+        assert rows[name]["flags"], rows[name]
     assert "tampers" in rows["patches-within"]["flags"], rows["patches-within"]
 
 
