@@ -25,7 +25,7 @@ def shipped():
 
 def run_script(*arguments, stdin=""):
     command = [sys.executable, "-W", "error", str(SCRIPT), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, encoding="utf-8", timeout=300)
 
 
 def test_the_shipped_model_knows_its_training_questions(shipped):

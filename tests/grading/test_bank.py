@@ -4,13 +4,13 @@ from itertools import islice
 
 import pytest
 
-pytestmark = pytest.mark.grading
-pytest.importorskip("nbgrader", reason="make test-grading installs it")
+from bank import check, right_answers, wrong_answers
+from course import Course
+from tinytorch.tito.project import Project
+from toy import REPO
 
-from bank import check, right_answers, wrong_answers  # noqa: E402
-from course import Course  # noqa: E402
-from tinytorch.tito.project import Project  # noqa: E402
-from toy import REPO  # noqa: E402
+pytestmark = pytest.mark.grading
+
 
 OTHERS = [module.label for module in Project(REPO).modules() if module.label != "15_kvcaching"]
 AT_LEAST = 8

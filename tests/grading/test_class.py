@@ -2,16 +2,15 @@
 
 import threading
 
+import psutil
 import pytest
 
+from bank import check, right_answers, wrong_answers
+from course import Course, points
+from hostile import dishonest, harmful, unreadable
+
 pytestmark = pytest.mark.grading
-pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
-import psutil  # noqa: E402
-
-from bank import check, right_answers, wrong_answers  # noqa: E402
-from course import Course, points  # noqa: E402
-from hostile import dishonest, harmful, unreadable  # noqa: E402
 
 SIZE, HOSTILE = 60, 20
 MEMORY_LIMIT = 3e9  # bytes, for the grader and two students at a time

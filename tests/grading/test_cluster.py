@@ -5,13 +5,11 @@ import signal
 import threading
 
 import pytest
+from distributed import LocalCluster
+
+from course import Course, find, points, students_of, wait_for_end
 
 pytestmark = [pytest.mark.grading, pytest.mark.filterwarnings("default")]  # Dask's own warnings are not ours
-pytest.importorskip("nbgrader", reason="make test-grading installs it")
-
-from distributed import LocalCluster  # noqa: E402
-
-from course import Course, find, points, students_of, wait_for_end  # noqa: E402
 
 
 @pytest.fixture

@@ -17,6 +17,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from selenium import webdriver
+from selenium.common import exceptions
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from tinytorch.tito.nbcourse import prepare_course
 from tinytorch.tito.project import Project
@@ -25,15 +30,7 @@ from tinytorch.tito.release import fill_bundle
 from toy import REPO, run
 
 pytestmark = pytest.mark.grading
-pytest.importorskip("nbgrader", reason="make test-grading installs it")
-if not os.environ.get("CI"):  # there, what is missing is an error
-    pytest.importorskip("selenium", reason="make test-grading installs it")
 
-from selenium import webdriver  # noqa: E402
-from selenium.common import exceptions  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 LABEL, NOTEBOOK = "04_losses", "losses.ipynb"
 AUTOMATIC = 90

@@ -6,19 +6,18 @@ import os
 import re
 from pathlib import Path
 
+import psutil
 import pytest
+from click.testing import CliRunner
+
+from course import HAS_BWRAP, Course, find, points, with_cell
+from hostile import dishonest, harmful, unreadable
+from tinytorch.tito.cli import cli
+from tinytorch.tito.results import Result, summary
+from toy import REPO
 
 pytestmark = pytest.mark.grading
-pytest.importorskip("nbgrader", reason="make test-grading installs it")
 
-import psutil  # noqa: E402
-from click.testing import CliRunner  # noqa: E402
-
-from course import HAS_BWRAP, Course, find, points, with_cell  # noqa: E402
-from hostile import dishonest, harmful, unreadable  # noqa: E402
-from tinytorch.tito.cli import cli  # noqa: E402
-from tinytorch.tito.results import Result, summary  # noqa: E402
-from toy import REPO  # noqa: E402
 
 HELPER = "def absolute(x):\n    return np.maximum(x, -x)"
 

@@ -6,16 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from course import Course, points, students_of, wait_for, wait_for_end
+from hostile import harmful
+from toy import REPO
+
 pytestmark = pytest.mark.grading
-pytest.importorskip("nbgrader", reason="make test-grading installs it")
-
-import psutil  # noqa: E402
-
-from course import Course, points, students_of, wait_for, wait_for_end  # noqa: E402
-from hostile import harmful  # noqa: E402
-from toy import REPO  # noqa: E402
 
 
 @pytest.fixture(scope="module")
