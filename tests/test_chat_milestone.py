@@ -1,5 +1,6 @@
 """The chat milestone: the shipped model, both ways, bad files, an interrupted training."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,13 @@ def shipped():
 
 def run_script(*arguments, stdin=""):
     command = [sys.executable, "-W", "error", str(SCRIPT), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    env = os.environ | {
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }  # waits for nobody
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, encoding="utf-8", timeout=300, env=env
+    )
 
 
 def test_the_shipped_model_knows_its_training_questions(shipped):

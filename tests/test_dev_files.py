@@ -92,7 +92,8 @@ def execute(label):
 
     notebook = nbformat.from_dict(read_notebook(MODULES[label].dev_file))
     folder = {"metadata": {"path": str(MODULES[label].folder)}}
-    NotebookClient(notebook, timeout=CELL_LIMIT, kernel_name="python3", resources=folder).execute()
+    client = NotebookClient(notebook, timeout=CELL_LIMIT, kernel_name="python3", resources=folder)
+    client.execute(env=environment())
     return notebook
 
 
