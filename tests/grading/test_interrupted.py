@@ -100,6 +100,7 @@ def test_the_sandbox_is_not_left_out_silently(course, monkeypatch, tmp_path):
     from tinytorch.tito import sandbox
     from tinytorch.tito.cli import cli
 
+    course.submit("empty", course.released)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(REPO)
     sandbox.find_bwrap.cache_clear()
