@@ -389,7 +389,7 @@ def test_training_is_the_same_in_every_process(trained):
             timeout=60,
         )
         assert done.returncode == 0, done.stderr.decode()
-        assert done.stdout.decode().strip() == want
+        assert done.stdout.decode().splitlines()[-1] == want  # the code may have printed before
 
 
 # streaming
