@@ -4,12 +4,11 @@ import shutil
 from functools import cache
 from pathlib import Path
 from queue import Queue
-from threading import Lock
 
 from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
 from tinytorch.tito.export import build_module, read_notebook
 from tinytorch.tito.notebooks import notebook_text
-from tinytorch.tito.project import Project
+from tinytorch.tito.project import PARSER, Project
 from tinytorch.tito.runner import Cell, Report, Worker
 from toy import REPO
 
@@ -19,7 +18,6 @@ PROCESSES = 2
 TIME_LIMIT = 30.0  # seconds for a cell; a wrong answer may loop for ever
 CHECKPOINT_LIMIT = 300.0
 
-one_parser = Lock()  # ast.parse in two threads at once fails in CPython 3.11: "recursion depth mismatch"
 _all_workers = [Worker(root=REPO) for _ in range(PROCESSES)]
 _free_workers: Queue = Queue()
 for _worker in _all_workers:
@@ -51,7 +49,7 @@ def checkpoint_of(label: str, notebook: dict, root: Path) -> Checkpoint:
 
     root: a folder that does not exist yet and is gone afterwards.
     """
-    with one_parser:
+    with PARSER:
         _package_with(label, notebook, root)
     try:
         return run_checkpoint(

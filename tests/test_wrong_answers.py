@@ -54,7 +54,7 @@ def judged(cells: list[Cell] | ValueError) -> Verdict:
 @cache
 def verdicts(label: str) -> dict[str, Verdict]:
     """All wrong answers to a module, on both cores."""
-    # Parsed here and not in the threads, see one_parser.
+    # Parsed here and not in the threads, see PARSER.
     cells = [cells_with(label, wrong) for wrong in WRONG[label]]
     with ThreadPoolExecutor(PROCESSES) as pool:
         found = pool.map(judged, cells)

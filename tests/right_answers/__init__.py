@@ -6,13 +6,12 @@ each of them gets every point and passes the checkpoint. What is right is what t
 
 import ast
 import copy
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent, indent
 
-from wrong_answers import solution_regions
+from wrong_answers import load_list, solution_regions
 
 FOLDER = Path(__file__).parent
 
@@ -35,17 +34,7 @@ class Right:
 
 def load(label: str) -> list[Right]:
     """The right answers to module "12_attention"; an empty list if there is no such file."""
-    path = FOLDER / f"{label}.py"
-    if not path.is_file():
-        return []
-    spec = importlib.util.spec_from_file_location(f"right_answers_{label}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    names = [right.name for right in module.RIGHT]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"{path.name}: two right answers are called {', '.join(sorted(twice))}")
-    return module.RIGHT
+    return load_list(FOLDER, label, "RIGHT")
 
 
 def load_all() -> dict[str, list[Right]]:

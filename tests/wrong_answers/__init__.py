@@ -34,17 +34,23 @@ class Wrong:
 
 def load(label: str) -> list[Wrong]:
     """The wrong answers to module "12_attention"; an empty list if there is no such file."""
-    path = FOLDER / f"{label}.py"
+    return load_list(FOLDER, label, "WRONG")
+
+
+def load_list(folder: Path, label: str, name: str) -> list:
+    """The list of answers `name` in folder/NN_name.py, no two called alike; empty if there is no such file."""
+    path = folder / f"{label}.py"
     if not path.is_file():
         return []
-    spec = importlib.util.spec_from_file_location(f"wrong_answers_{label}", path)
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_{label}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    names = [wrong.name for wrong in module.WRONG]
+    answers = getattr(module, name)
+    names = [answer.name for answer in answers]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ValueError(f"{path.name}: two wrong answers are called {', '.join(sorted(twice))}")
-    return module.WRONG
+        raise ValueError(f"{path.name}: two answers are called {', '.join(sorted(twice))}")
+    return answers
 
 
 def load_all() -> dict[str, list[Wrong]]:
