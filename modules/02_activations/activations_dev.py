@@ -339,7 +339,7 @@ gelu(x) = x/2 · (1 + tanh( √(2/π) · (x + 0.044715 x³) ))
 - The cube is `x * x * x`; the look cell shows why not `x**3`.
 - The constant is a Python float: `math.sqrt(2 / math.pi)`. `np.sqrt(2 / np.pi)` is a float64 *NumPy* number, and float32 times that is float64.
 - For |x| above 10¹⁹ the square overflows and tanh turns the infinity into ±1, as it should; silence that with `np.errstate(over="ignore")`.
-- Right first, then fast: after `t = x * x` every further step can be done in place (`t *= x`), in the array that you made, never in `x`.
+- Right first, then fast: after `t = x * x` every further step can be done in place (`t *= x`), in the array that you made, never in `x`. One step can be saved: (1 + tanh(u)) / 2 is the sigmoid of 2u, so gelu(x) = x / (1 + exp(-2u)), which also keeps its digits for very negative x, where 1 + tanh(u) rounds to 0.
 
 About 10 lines.
 """
@@ -351,17 +351,15 @@ def gelu(x: np.ndarray) -> np.ndarray:
     """x * Phi(x) in the tanh form of GPT-2 (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
     ### BEGIN SOLUTION
     x = as_floats(x)
-    scale = math.sqrt(2 / math.pi)
-    with np.errstate(over="ignore"):  # tanh(inf) = 1, which is right
-        t = np.multiply(x, x, out=np.empty_like(x))
+    scale = -2 * math.sqrt(2 / math.pi)
+    with np.errstate(over="ignore"):  # exp(-2u) = inf gives 0, which is right
+        t = np.asarray(x * x)
         t *= 0.044715 * scale
         t += scale
         t *= x
-    np.tanh(t, out=t)
+        np.exp(t, out=t)
     t += 1
-    t *= 0.5
-    t *= x
-    return t
+    return np.divide(x, t, out=t)
     ### END SOLUTION
 
 

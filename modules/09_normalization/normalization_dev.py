@@ -25,7 +25,7 @@ import math
 import numpy as np
 
 from tinytorch.core.autograd import enable_autograd, gradient_of
-from tinytorch.core.layers import Linear, Module, Sequential, check_sizes
+from tinytorch.core.layers import Linear, Module, Sequential, as_rows, check_sizes
 from tinytorch.core.tensor import Tensor, apply
 
 # %% [markdown]
@@ -69,15 +69,22 @@ For one row x of C numbers:
 
 Two details. The variance could also be had as `mean(x²) - m²`, in one pass over the row. Do not: for a row around 1000 both terms are about a million, float32 keeps seven digits, and what you want is the difference. Centre first. And `eps` stands *inside* the root: a row of equal numbers has v = 0, and `sqrt(eps)`, 0.003, is the smallest number that is ever divided by. Next to the root it would be a different function for small rows, and weights trained with one do not fit the other.
 
-A helper is given: the mean of the squares of each row, kept as an axis of length 1. `np.vecdot` multiplies and sums in one pass, without an array of squares in between, which makes RMSNorm below nearly twice as fast on 512 rows of 768.
+Two small helpers are given. `mean_square` is the mean of the squares of each row, kept as an axis of length 1. `np.vecdot` multiplies and sums in one pass, without an array of squares in between, which makes RMSNorm below nearly twice as fast on 512 rows of 768.
+
+The other is for the other end of the scale. A model that writes normalizes one row at a time, and the arithmetic of 128 numbers takes a fraction of a microsecond: the time goes into NumPy's preparations. For two arrays of one shape, or an array and a plain number, it takes a short way; when it must broadcast, (1, 1, 128) with (128,), a long one, on our machine three times as long. So a single row is treated as the plain vector that it is (`as_rows`, from module 03), and its mean as the plain number that it is (`column`). The whole function takes 0.6 of the time for one row of 128, and no longer for many.
 """
 
 
 # %%
 #| export
+def column(numbers: np.ndarray) -> np.ndarray:
+    """(...) -> (..., 1): one number for each row, to be lined up with the rows; a lone number stays one."""
+    return numbers[..., None] if numbers.ndim else numbers
+
+
 def mean_square(x: np.ndarray) -> np.ndarray:
     """(..., C) -> (..., 1): the mean of the squares of each row."""
-    return np.vecdot(x, x)[..., None] / x.shape[-1]
+    return column(np.vecdot(x, x)) / x.shape[-1]
 
 
 # %% [markdown]
@@ -94,11 +101,12 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float =
     Divided by sqrt(variance + eps) (Ba, Kiros and Hinton 2016, arXiv:1607.06450).
     """
     ### BEGIN SOLUTION
-    y = x - x.sum(axis=-1, keepdims=True) / x.shape[-1]
+    rows = as_rows(x)
+    y = rows - column(rows.sum(axis=-1)) / x.shape[-1]
     y /= np.sqrt(mean_square(y) + eps)
     y *= weight
     y += bias
-    return y
+    return y.reshape(x.shape)
     ### END SOLUTION
 
 
@@ -437,9 +445,10 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float = 1e-5) -> np.ndarray
     Divided by sqrt(mean of squares + eps) (Zhang and Sennrich 2019, arXiv:1910.07467).
     """
     ### BEGIN SOLUTION
-    y = x / np.sqrt(mean_square(x) + eps)
+    rows = as_rows(x)
+    y = rows / np.sqrt(mean_square(rows) + eps)
     y *= weight
-    return y
+    return y.reshape(x.shape)
     ### END SOLUTION
 
 

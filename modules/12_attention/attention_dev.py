@@ -71,6 +71,10 @@ At D = 64, the head width of GPT-2, a model that has learned nothing yet would p
 Where to divide? `(q @ k.T) / sqrt(D)` touches T × S numbers, `(q / sqrt(D)) @ k.T` only T × D, for the same result. And beware of `np.sqrt`: `np.sqrt(64)` is a float64 number that turns a float32 array into float64 when they are multiplied, and everything after it. `math.sqrt(64)` is a Python float and leaves the array as it is.
 """
 
+# %%
+#| export
+LOWEST = float(np.finfo(np.float32).min)  # the lowest finite float32
+
 # %% [markdown]
 """
 ## Weighing the keys
@@ -82,7 +86,7 @@ Every query of every head of every text is compared with every key: T × S weigh
 1. the scores: query times 1 / √D, multiplied by the transposed keys (`key.swapaxes(-1, -2)`), shape (..., T, S);
 2. if there is a mask, add it in place; a score of minus infinity will become a weight of exactly 0;
 3. the softmax over the keys, the last axis, in place: subtract each row's largest score first, so that `exp` cannot overflow;
-4. a query whose scores are all minus infinity sees nobody: all its shares should be 0. Left alone, −∞ − (−∞) and 0 / 0 give NaN, and NaN spreads through the whole model. Two small changes to step 3 are enough. Begin the search for the largest score at the lowest finite number (`initial=np.finfo(weights.dtype).min`), and divide by the row's sum or by 1, whichever is larger: where anything is visible, the largest score has given exp(0) = 1, so the sum is at least 1 anyway. About 9 lines.
+4. a query whose scores are all minus infinity sees nobody: all its shares should be 0. Left alone, −∞ − (−∞) and 0 / 0 give NaN, and NaN spreads through the whole model. Two small changes to step 3 are enough. Begin the search for the largest score at the lowest finite number (`initial=LOWEST`), and, where there is a mask, divide by the row's sum or by 1, whichever is larger: where anything is visible, the largest score has given exp(0) = 1, so the sum is at least 1 anyway. About 9 lines.
 
 The first test is about steps 1 and 3, the second about 2 and 4. The function is a plain NumPy function because that is what `apply` takes, the door of module 01 through which every operation with a gradient goes.
 """
@@ -101,11 +105,12 @@ def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = Non
     weights = np.matmul(query * (1 / math.sqrt(query.shape[-1])), key.swapaxes(-1, -2))
     if mask is not None:
         weights += mask
-    lowest = np.finfo(weights.dtype).min
-    weights -= weights.max(axis=-1, keepdims=True, initial=lowest)
+    weights -= weights.max(axis=-1, keepdims=True, initial=LOWEST)
     np.exp(weights, out=weights)
     total = weights.sum(axis=-1, keepdims=True)
-    weights /= np.maximum(total, 1, out=total)
+    if mask is not None:
+        np.maximum(total, 1, out=total)
+    weights /= total
     return weights
     ### END SOLUTION
 
@@ -204,8 +209,8 @@ Module 05 keeps a table with one rule per function. `weigh_keys` is a new functi
 def weigh_keys_gradient(grad, output, query, key, mask=None) -> tuple[np.ndarray, ...]:
     """(..., T, S) twice, the inputs of weigh_keys -> the gradients of query, key and, if given, mask."""
     ### BEGIN SOLUTION
-    grad_scores = grad * output
-    grad_scores -= output * grad_scores.sum(axis=-1, keepdims=True)
+    grad_scores = grad - np.vecdot(grad, output)[..., None]
+    grad_scores *= output
     scale = 1 / math.sqrt(query.shape[-1])
     grad_query = np.matmul(grad_scores, key) * scale
     grad_key = np.matmul(grad_scores.swapaxes(-1, -2), query) * scale
@@ -499,7 +504,38 @@ globals().update(own)
 
 What a token *offers* need not be what it is found *by*, so the values are apart from the keys: a library finds a book by its catalogue card and hands out the book. The width of the values is free too; here it is D as well.
 
-**Task (8 points).** Write `scaled_dot_product_attention`: the weights, multiplied by the values, (..., T, S) @ (..., S, D). About 1 line; the check that keys and values come in pairs is written.
+The answer is the weights, multiplied by the values: one line, and it is yours. For a long text there is a catch. The weights are T × S numbers a head, and under the causal rule almost half of them are computed only to be thrown away. So when a model reads a long prompt and nobody wants gradients, the given helper cuts the queries into blocks of 128. A block looks at the keys up to its own last position and no further: for a long text that is half the work, and at no time do more than 128 × S weights of a head exist. (FlashAttention, Dao et al. 2022, arXiv:2205.14135, cuts the keys into blocks as well, so that not even a whole row exists at once.) When gradients are recorded, every weight is needed once more on the way back, and nothing is cut.
+"""
+
+
+# %%
+#| export
+QUERY_BLOCK = 128
+
+
+def attend_in_blocks(query, key, value, mask=None) -> Tensor:
+    """(..., T, D), (..., S, D), (..., S, D) -> (..., T, D): causal attention, QUERY_BLOCK queries at a time.
+
+    mask: as for `attention_weights`. Nothing is recorded for gradients.
+    """
+    query, key, value = (as_array(x) for x in (query, key, value))
+    T, S = query.shape[-2], key.shape[-2]
+    if mask is not None:
+        mask = as_array(mask)
+        mask = np.broadcast_to(mask, np.broadcast_shapes(mask.shape, (T, S)))
+    answer = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
+    for start in range(0, T, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, T)
+        seen = S - T + stop
+        visible = None if mask is None else mask[..., start:stop, :seen]
+        weights = attention_weights(query[..., start:stop, :], key[..., :seen, :], visible, causal=True)
+        np.matmul(weights.data, value[..., :seen, :], out=answer[..., start:stop, :])
+    return Tensor(answer, dtype=answer.dtype)
+
+
+# %% [markdown]
+"""
+**Task (8 points).** Write the last line of `scaled_dot_product_attention`: the weights, multiplied by the values, (..., T, S) @ (..., S, D). The check that keys and values come in pairs is written.
 """
 
 
@@ -514,6 +550,9 @@ def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = Fa
         raise ValueError(
             f"each key needs one value: keys have shape {np.shape(key)}, values {np.shape(value)}"
         )
+    if causal and QUERY_BLOCK < query.shape[-2] <= key.shape[-2]:
+        if not any(isinstance(x, Tensor) and x.requires_grad for x in (query, key, value, mask)):
+            return attend_in_blocks(query, key, value, mask)
     ### BEGIN SOLUTION
     return attention_weights(query, key, mask, causal) @ value
     ### END SOLUTION

@@ -24,7 +24,7 @@ import numpy as np
 
 from tinytorch.core.attention import MultiHeadAttention, scaled_dot_product_attention, whole_number
 from tinytorch.core.autograd import no_grad
-from tinytorch.core.tensor import Tensor, as_array
+from tinytorch.core.tensor import Tensor, as_array, wrap_result
 from tinytorch.models.transformer import check_tokens
 
 # %% [markdown]
@@ -306,9 +306,7 @@ class KVCache:
     def view(self, layer_idx: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without a copy."""
         key, value = self.caches[layer_idx]
-        return Tensor(key.data[:, :, :num_tokens], dtype=self.dtype), Tensor(
-            value.data[:, :, :num_tokens], dtype=self.dtype
-        )
+        return wrap_result(key.data[:, :, :num_tokens]), wrap_result(value.data[:, :, :num_tokens])
 
     def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
         """-> key and value as arrays, (B, H, T, D) each.
@@ -318,7 +316,8 @@ class KVCache:
         """
         ### BEGIN SOLUTION
         self.check_layer(layer_idx)
-        key, value = as_array(key), as_array(value)
+        key = key.data if isinstance(key, Tensor) else as_array(key)
+        value = value.data if isinstance(value, Tensor) else as_array(value)
         if key.shape != value.shape:
             raise ValueError(f"key has shape {key.shape}, value {value.shape}: they should be equal")
         B, H, D = self.batch_size, self.num_heads, self.head_dim

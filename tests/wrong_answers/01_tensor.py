@@ -187,14 +187,14 @@ WRONG = [
     Wrong(
         name="integers divided stay float64",
         part="test-apply",
-        old="if result.dtype == FLOAT64 and not any(isinstance(a, np.ndarray) and a.dtype == FLOAT64 for a in arrays):",
+        old="if result.dtype is FLOAT64 and not any(isinstance(a, np.ndarray) and a.dtype == FLOAT64 for a in arrays):",
         new="if False:",
     ),
     Wrong(
         name="float64 is cut down though it was asked for",
         part="test-apply",
-        old="if result.dtype == FLOAT64 and not any(isinstance(a, np.ndarray) and a.dtype == FLOAT64 for a in arrays):",
-        new="if result.dtype == FLOAT64:",
+        old="if result.dtype is FLOAT64 and not any(isinstance(a, np.ndarray) and a.dtype == FLOAT64 for a in arrays):",
+        new="if result.dtype is FLOAT64:",
     ),
     Wrong(
         name="a number without dtype counts as float64",

@@ -6,7 +6,7 @@ WRONG = [
     Wrong(
         name="layer_norm averages over the first axis",
         part="test-layer-norm",
-        old="    y = x - x.sum(axis=-1, keepdims=True) / x.shape[-1]\n",
+        old="    y = rows - column(rows.sum(axis=-1)) / x.shape[-1]\n",
         new="    y = x - x.mean(axis=0, keepdims=True)\n",
     ),
     Wrong(
@@ -49,7 +49,7 @@ WRONG = [
     Wrong(
         name="layer_norm works in the array that came in",
         part="test-layer-norm",
-        old="    y = x - x.sum(axis=-1, keepdims=True) / x.shape[-1]\n",
+        old="    y = rows - column(rows.sum(axis=-1)) / x.shape[-1]\n",
         new="    y = x\n    y -= x.sum(axis=-1, keepdims=True) / x.shape[-1]\n",
     ),
     Wrong(
@@ -141,31 +141,31 @@ WRONG = [
     Wrong(
         name="rms_norm subtracts the mean after all",
         part="test-rms-norm",
-        old="    y = x / np.sqrt(mean_square(x) + eps)\n",
+        old="    y = rows / np.sqrt(mean_square(rows) + eps)\n",
         new="    y = x - x.mean(axis=-1, keepdims=True)\n    y /= np.sqrt(mean_square(x) + eps)\n",
     ),
     Wrong(
         name="rms_norm divides by the standard deviation",
         part="test-rms-norm",
-        old="    y = x / np.sqrt(mean_square(x) + eps)\n",
+        old="    y = rows / np.sqrt(mean_square(rows) + eps)\n",
         new="    y = x / np.sqrt(x.var(axis=-1, keepdims=True) + eps)\n",
     ),
     Wrong(
         name="rms_norm divides by the length of the row",
         part="test-rms-norm",
-        old="    y = x / np.sqrt(mean_square(x) + eps)\n",
+        old="    y = rows / np.sqrt(mean_square(rows) + eps)\n",
         new="    y = x / np.sqrt(mean_square(x) * x.shape[-1] + eps)\n",
     ),
     Wrong(
         name="rms_norm adds eps next to the root",
         part="test-rms-norm",
-        old="    y = x / np.sqrt(mean_square(x) + eps)\n",
+        old="    y = rows / np.sqrt(mean_square(rows) + eps)\n",
         new="    y = x / (np.sqrt(mean_square(x)) + eps)\n",
     ),
     Wrong(
         name="rms_norm works in the array that came in",
         part="test-rms-norm",
-        old="    y = x / np.sqrt(mean_square(x) + eps)\n",
+        old="    y = rows / np.sqrt(mean_square(rows) + eps)\n",
         new="    y = x\n    y /= np.sqrt(mean_square(x) + eps)\n",
     ),
     Wrong(

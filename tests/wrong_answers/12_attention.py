@@ -44,10 +44,12 @@ WRONG = [
     Wrong(
         name="the largest score is not subtracted",
         part="test-weigh-keys",
-        old="    weights -= weights.max(axis=-1, keepdims=True, initial=lowest)\n"
+        old="    weights -= weights.max(axis=-1, keepdims=True, initial=LOWEST)\n"
         "    np.exp(weights, out=weights)\n"
         "    total = weights.sum(axis=-1, keepdims=True)\n"
-        "    weights /= np.maximum(total, 1, out=total)\n",
+        "    if mask is not None:\n"
+        "        np.maximum(total, 1, out=total)\n"
+        "    weights /= total\n",
         new="    np.exp(weights, out=weights)\n    weights /= weights.sum(axis=-1, keepdims=True) + 1e-30\n",
     ),
     Wrong(
@@ -71,7 +73,7 @@ WRONG = [
     Wrong(
         name="a query without any key becomes NaN",
         part="test-weigh-keys-mask",
-        old="weights.max(axis=-1, keepdims=True, initial=lowest)",
+        old="weights.max(axis=-1, keepdims=True, initial=LOWEST)",
         new="weights.max(axis=-1, keepdims=True)",
     ),
     Wrong(
@@ -83,21 +85,20 @@ WRONG = [
     Wrong(
         name="the softmax is taken for independent sigmoids",
         part="test-weigh-keys-gradient",
-        old="    grad_scores -= output * grad_scores.sum(axis=-1, keepdims=True)\n",
-        new="    grad_scores -= grad_scores * output\n",
+        old="grad - np.vecdot(grad, output)[..., None]\n",
+        new="grad - grad * output\n",
     ),
     Wrong(
         name="the gradient goes past the softmax unchanged",
         part="test-weigh-keys-gradient",
-        old="    grad_scores = grad * output\n"
-        "    grad_scores -= output * grad_scores.sum(axis=-1, keepdims=True)\n",
+        old="    grad_scores = grad - np.vecdot(grad, output)[..., None]\n    grad_scores *= output\n",
         new="    grad_scores = grad\n",
     ),
     Wrong(
         name="the gradient that flows in is overwritten",
         part="test-weigh-keys-gradient",
-        old="    grad_scores = grad * output\n",
-        new="    grad_scores = grad\n    grad_scores *= output\n",
+        old="    grad_scores = grad - np.vecdot(grad, output)[..., None]\n",
+        new="    grad_scores = grad\n    grad_scores -= np.vecdot(grad, output)[..., None]\n",
     ),
     Wrong(
         name="the mask gets no gradient",

@@ -63,8 +63,8 @@ WRONG = [
     Wrong(
         name="a negative layer counts from the end",
         part="test-check-new",
-        old="        self.check_layer(layer_idx)\n        key, value = as_array",
-        new="        self.check_layer(abs(layer_idx))\n        key, value = as_array",
+        old="        self.check_layer(layer_idx)\n        key = key.data",
+        new="        self.check_layer(abs(layer_idx))\n        key = key.data",
     ),
     Wrong(
         name="one head is broadcast into four",

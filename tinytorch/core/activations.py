@@ -46,17 +46,15 @@ def silu(x: np.ndarray) -> np.ndarray:
 def gelu(x: np.ndarray) -> np.ndarray:
     """x * Phi(x) in the tanh form of GPT-2 (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
     x = as_floats(x)
-    scale = math.sqrt(2 / math.pi)
-    with np.errstate(over="ignore"):  # tanh(inf) = 1, which is right
-        t = np.multiply(x, x, out=np.empty_like(x))
+    scale = -2 * math.sqrt(2 / math.pi)
+    with np.errstate(over="ignore"):  # exp(-2u) = inf gives 0, which is right
+        t = np.asarray(x * x)
         t *= 0.044715 * scale
         t += scale
         t *= x
-    np.tanh(t, out=t)
+        np.exp(t, out=t)
     t += 1
-    t *= 0.5
-    t *= x
-    return t
+    return np.divide(x, t, out=t)
 
 # %% ../../modules/02_activations/activations_dev.py #softmax
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -319,7 +319,7 @@ def apply(function, *inputs, **options) -> Tensor:
     except ValueError:
         check_shapes(function, arrays)
         raise
-    if result.dtype == FLOAT64 and not any(isinstance(a, np.ndarray) and a.dtype == FLOAT64 for a in arrays):
+    if result.dtype is FLOAT64 and not any(isinstance(a, np.ndarray) and a.dtype == FLOAT64 for a in arrays):
         result = result.astype(np.float32)
     output = wrap_result(result)
     if _recorder is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.attention import MultiHeadAttention, scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
-from ..core.tensor import Tensor, as_array
+from ..core.tensor import Tensor, as_array, wrap_result
 from ..models.transformer import check_tokens
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #generation-costs
@@ -73,9 +73,7 @@ class KVCache:
     def view(self, layer_idx: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without a copy."""
         key, value = self.caches[layer_idx]
-        return Tensor(key.data[:, :, :num_tokens], dtype=self.dtype), Tensor(
-            value.data[:, :, :num_tokens], dtype=self.dtype
-        )
+        return wrap_result(key.data[:, :, :num_tokens]), wrap_result(value.data[:, :, :num_tokens])
 
     def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
         """-> key and value as arrays, (B, H, T, D) each.
@@ -84,7 +82,8 @@ class KVCache:
         no such layer, a shape is not (B, H, T >= 1, D), the two differ, or seq_pos + T exceeds max_seq_len.
         """
         self.check_layer(layer_idx)
-        key, value = as_array(key), as_array(value)
+        key = key.data if isinstance(key, Tensor) else as_array(key)
+        value = value.data if isinstance(value, Tensor) else as_array(value)
         if key.shape != value.shape:
             raise ValueError(f"key has shape {key.shape}, value {value.shape}: they should be equal")
         B, H, D = self.batch_size, self.num_heads, self.head_dim
