@@ -44,16 +44,16 @@ def reference(label: str) -> dict:
     return read_notebook(MODULES[label].dev_file)
 
 
-def checkpoint_of(label: str, notebook: dict, root: Path) -> Checkpoint:
+def checkpoint_of(label: str, notebook: dict, root: Path, test_file: Path | None = None) -> Checkpoint:
     """What the checkpoint says of the package with this notebook exported into it.
 
-    root: a folder that does not exist yet and is gone afterwards.
+    root: a folder that does not exist yet and is gone afterwards. test_file: another than the checkpoint's.
     """
     with PARSER:
         _package_with(label, notebook, root)
     try:
         return run_checkpoint(
-            REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py",
+            test_file or REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py",
             root=REPO,
             package_root=root,
             first_failure=True,

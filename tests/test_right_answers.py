@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from judging import MODULES, PROCESSES, checkpoint_of, reference, run
+from judging import MODULES, PROCESSES, REPO, checkpoint_of, reference, run
 from right_answers import FOLDER, Right, apply_to, load_all
 from tinytorch.tito.runner import PASSED, Report
 from tinytorch.tito.submissions import needed_cells
@@ -60,6 +60,18 @@ def test_it_gets_every_point(label, right):
 @pytest.mark.parametrize(("label", "right"), EACH)
 def test_the_checkpoint_lets_it_pass(label, right, tmp_path):
     result = checkpoint_of(label, apply_to(reference(label), right), tmp_path / "package")
+    assert result.ok, f"{right.name!r} is refused: {result.failed}\n{result.output[-3000:]}"
+
+
+RAGGED = [each for each in EACH if each.values[0][:2] in ("12", "13", "15")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "right"), RAGGED)
+def test_rows_of_different_lengths_are_exact_with_it(label, right, tmp_path):
+    """No task speaks of padding: what is given for it in 13 and 15 has to work with any right answer."""
+    notebook = apply_to(reference(label), right)
+    result = checkpoint_of(label, notebook, tmp_path / "package", REPO / "tests" / "test_ragged.py")
     assert result.ok, f"{right.name!r} is refused: {result.failed}\n{result.output[-3000:]}"
 
 

@@ -53,6 +53,32 @@ def test_greedy_tokens_equal_those_of_transformers(pair):
     assert np.array_equal(generate_with_cache(model, prompt, 30, temperature=0), want)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_padded_rows_equal_those_of_transformers(pair, cached):
+    """Their left padding: an attention mask and position ids of each row's own."""
+    import torch
+
+    model, twin = pair
+    lengths, new = [9, 4, 1, 6], 12
+    prompt = tokens(4, 9, seed=4)
+    given = []
+    model.wrap("logits", lambda inner, hidden: given.append(inner(hidden)) or given[-1])
+    if cached:
+        enable_kv_cache(model)
+    text = model.generate(prompt, new, temperature=0, lengths=lengths, pad_side="left")
+    real = np.arange(9 + new) >= 9 - np.array(lengths)[:, None]
+    places = np.maximum(real.cumsum(axis=1) - 1, 0)
+    with torch.no_grad():
+        want = twin(
+            torch.tensor(text),
+            attention_mask=torch.tensor(real.astype(int)),
+            position_ids=torch.tensor(places),
+        ).logits.numpy()
+    got = np.stack([logits.data[:, -1] for logits in given], axis=1)
+    assert np.abs(got - want[:, 8:-1]).max() < 1e-4
+    assert np.array_equal(text[:, 9:], want[:, 8:-1].argmax(axis=-1))
+
+
 def test_ten_steps_of_training_equal_those_of_pytorch(pair):
     import torch
 

@@ -6,12 +6,14 @@ __all__ = ['projected_tokens', 'attention_scores', 'cache_bytes', 'KVCache', 'fi
            'generate_with_cache']
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-2
+from functools import partial
+
 import numpy as np
 
 from ..core.attention import MultiHeadAttention, scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, as_array, wrap_result
-from ..models.transformer import check_tokens
+from ..models.transformer import check_tokens, generate_ragged
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #generation-costs
 def projected_tokens(prompt: int, new: int, cached: bool) -> int:
@@ -354,10 +356,22 @@ def disable_kv_cache(model) -> None:
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #generate-with-cache
 def generate_with_cache(
-    model, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+    model,
+    prompt,
+    max_new_tokens,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    rng=None,
+    stop_token=None,
+    lengths=None,
+    pad_side="right",
 ) -> np.ndarray:
     """(B, T) ints -> (B, T + n) ints, as `model.generate`, through a cache that is gone afterwards."""
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
+    if lengths is not None or pad_side != "right":
+        generate = partial(generate_with_cache, model)
+        return generate_ragged(generate, model, prompt, lengths, pad_side, max_new_tokens, **options)
     if getattr(model, "_cache_enabled", False):
         return model.generate(prompt, max_new_tokens, **options)
     enable_kv_cache(model)

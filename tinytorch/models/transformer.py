@@ -2,11 +2,13 @@
 
 # %% auto #0
 __all__ = ['check_sampling', 'greedy', 'draw', 'keep_top_k', 'keep_top_p', 'sample', 'write', 'stream', 'Recompute',
-           'check_tokens', 'LanguageModel', 'MLP', 'TransformerBlock', 'GPT', 'count_parameters', 'next_token_loss']
+           'check_tokens', 'LanguageModel', 'MLP', 'TransformerBlock', 'GPT', 'count_parameters', 'next_token_loss',
+           'Padding', 'padded', 'roll_rows', 'check_lengths', 'generate_ragged']
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-2
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from numbers import Real
 
@@ -194,14 +196,27 @@ class LanguageModel(Module):
         return Recompute(self, batch_size, num_tokens)
 
     def generate(
-        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+        self,
+        prompt,
+        max_new_tokens,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        rng=None,
+        stop_token=None,
+        lengths=None,
+        pad_side="right",
     ) -> np.ndarray:
         """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless every row met stop_token before.
 
-        Settings as in `sample`; rng: a seed or a numpy Generator. Before any work, raises ValueError if the
-        prompt is empty or holds a token outside the vocabulary, if prompt and new tokens together are more
-        than max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
+        Settings as in `sample`; rng: a seed or a numpy Generator. lengths, pad_side: for rows of different
+        lengths, see `generate_ragged`. Before any work, raises ValueError if the prompt is empty or holds a
+        token outside the vocabulary, if prompt and new tokens together are more than max_seq_len, or if a
+        setting is out of range, and TypeError for a wrong type.
         """
+        if lengths is not None or pad_side != "right":
+            options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
+            return generate_ragged(self.generate, self, prompt, lengths, pad_side, max_new_tokens, **options)
         prompt = check_tokens(prompt, self.vocab_size)
         new = whole_number("max_new_tokens", max_new_tokens, 0)
         total = prompt.shape[1] + new
@@ -328,3 +343,100 @@ def next_token_loss(model, tokens) -> Tensor:
     if tokens.ndim != 2 or tokens.shape[1] < 2:
         raise ValueError(f"to predict a token takes one before it: (B, 2) at least, got shape {tokens.shape}")
     return CrossEntropyLoss()(model(tokens[:, :-1]), tokens[:, 1:])
+
+# %% ../../modules/13_transformers/transformers_dev.py #cell-84
+class Padding:
+    """Stands in front of a model's positions and blocks while it reads one text with pad columns in front.
+
+    padding: (B,) ints, how many columns at the front of each row are to be hidden.
+    """
+
+    def __init__(self, model, padding):
+        if not all(hasattr(model, name) for name in ("blocks", "position_embedding")):
+            raise TypeError(f"padding needs a model with blocks and positions, got {type(model).__name__}")
+        self.padding = np.asarray(padding)[:, None]
+        pads = np.arange(model.max_seq_len) < self.padding
+        self.mask = np.where(pads, np.float32(-1e30), np.float32(0))[:, None, None]
+        self.seen = 0  # columns read up to now
+        self.wraps = [(model.position_embedding, self.position)]
+        self.wraps += [(block, self.block) for block in model.blocks]
+
+    def position(self, inner, columns) -> Tensor:
+        """(T,) columns, the newest last -> (B, T, C): the embedding of each row's own positions."""
+        self.seen = int(columns[-1]) + 1
+        return inner(np.maximum(columns - self.padding, 0))
+
+    def block(self, inner, x, mask=None) -> Tensor:
+        """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden."""
+        pads = self.mask[..., : self.seen]
+        return inner(x, pads if mask is None else mask + pads)
+
+
+@contextmanager
+def padded(model, padding):
+    """Inside the block `model` reads one text, (B, T), that begins with padding[b] pad columns in row b.
+
+    Afterwards no object holds a trace; if it has read anything, a new text is begun, since nobody could go on
+    from these columns without knowing of the padding.
+    """
+    front = Padding(model, padding)
+    for module, wrapper in front.wraps:
+        module.wrap("forward", wrapper)
+    try:
+        yield
+    finally:
+        for module, wrapper in front.wraps:
+            module.unwrap("forward", wrapper)
+        if front.seen:
+            model.decoder(len(front.padding), 1)
+
+# %% ../../modules/13_transformers/transformers_dev.py #cell-86
+def roll_rows(tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """(B, T), (B,) -> (B, T): row b moved steps[b] columns to the right, round the end."""
+    width = tokens.shape[1]
+    return np.take_along_axis(tokens, (np.arange(width) - steps[:, None]) % width, axis=1)
+
+
+def check_lengths(lengths, pad_side, shape: tuple) -> np.ndarray:
+    """-> lengths as (B,) ints, for a prompt of shape (B, T). Raises ValueError or TypeError."""
+    if pad_side not in ("left", "right"):
+        raise ValueError(f"pad_side should be 'left' or 'right', got {pad_side!r}")
+    if lengths is None:
+        raise ValueError(f"pad_side {pad_side!r} says where the padding is; lengths, how much, is missing")
+    lengths, (B, T) = as_array(lengths), shape
+    if lengths.shape != (B,):
+        raise ValueError(f"a prompt of {B} rows takes {B} lengths, shape ({B},), got shape {lengths.shape}")
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths should be integers, got {lengths.dtype}")
+    for row, length in enumerate(lengths.tolist()):
+        if not 1 <= length <= T:
+            raise ValueError(f"row {row} has length {length}, it should be 1 to {T}, the prompt's columns")
+    return lengths.astype(np.int64)
+
+
+def generate_ragged(
+    generate: Callable, model, prompt, lengths, pad_side, max_new_tokens, **options
+) -> np.ndarray:
+    """(B, T) ints -> (B, T + n) ints: rows of different lengths, each written as if it were alone.
+
+    generate: called with a prompt, max_new_tokens and the options, it has `model` write.
+    lengths: (B,) ints from 1 to T, the real tokens of each row. The other columns, at its end for pad_side
+        "right" and at its front for "left", hold any integers; the model never sees them, and they are kept:
+        prompt, new, pad for "right"; pad, prompt, new for "left".
+    options: as for `generate`; the longest row and the new tokens have to fit into max_seq_len. rng gives one
+        number per row and token, so a row gets the tokens that it would get alone with its share of them.
+    Raises, before any work, as `generate`, ValueError or TypeError for lengths and pad_side that are none,
+    and TypeError for a model without blocks and positions.
+    """
+    prompt = as_array(prompt)
+    T = check_tokens(np.zeros_like(prompt), model.vocab_size).shape[-1]  # of any tokens: shape and type
+    padding = T - check_lengths(lengths, pad_side, prompt.shape)
+    prompt = prompt.astype(np.int64)
+    if pad_side == "right":
+        prompt = roll_rows(prompt, padding)  # the padding that follows is now in front
+    spare = padding.min()  # columns that are padding in every row are not worth reading
+    tokens = np.where(np.arange(T) < padding[:, None], 0, prompt)[:, spare:]
+    with padded(model, padding - spare):
+        text = generate(tokens, max_new_tokens, **options)
+    text = np.concatenate([prompt, text[:, T - spare :]], axis=1)
+    return roll_rows(text, -padding) if pad_side == "right" else text
