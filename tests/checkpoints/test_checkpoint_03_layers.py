@@ -46,9 +46,10 @@ def test_linear_against_slow_loops(front, features, out, with_bias, seed):
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 31, 32, 33, 100])
-def test_linear_is_the_same_function_for_few_and_many_rows(rows):
-    x, weight, bias = (RNG.normal(size=s).astype(np.float32) for s in ((rows, 24), (17, 24), (17,)))
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 31, 63, 64, 100])
+@pytest.mark.parametrize("out", [17, 45_000])
+def test_linear_is_the_same_function_for_few_and_many_rows(rows, out):
+    x, weight, bias = (RNG.normal(size=s).astype(np.float32) for s in ((rows, 24), (out, 24), (out,)))
     kept = x.copy(), weight.copy(), bias.copy()
     y = linear(x, weight, bias)
     assert y.dtype == np.float32 and y.flags.c_contiguous

@@ -201,6 +201,44 @@ def test_one_query_is_the_newest_and_sees_everything():
     np.testing.assert_allclose(alone, slow_attention(query, key, value), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("T, S", [(129, 129), (300, 300), (200, 450), (256, 256)])
+@pytest.mark.parametrize("mask_shape", [None, (1, 1), (2, 1, 1, None), (None,), (2, 3, "T", None)])
+def test_many_queries_in_blocks_are_what_they_are_at_once(T, S, mask_shape):
+    rng = np.random.default_rng(T + S)
+    query, key, value = (rng.standard_normal((2, 3, n, 4)) for n in (T, S, S))
+    mask = None
+    if mask_shape is not None:
+        mask = rng.standard_normal([{None: S, "T": T}.get(n, n) for n in mask_shape])
+    got = scaled_dot_product_attention(
+        *(Tensor(x, dtype=np.float64) for x in (query, key, value)), mask, True
+    )
+    scores = np.einsum("bhtd,bhsd->bhts", query, key) / 2 + (0 if mask is None else mask)
+    scores[..., np.arange(S) > np.arange(S - T, S)[:, None]] = -np.inf
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    want = np.einsum("bhts,bhsd->bhtd", shares / shares.sum(axis=-1, keepdims=True), value)
+    exact = 1e-9 if mask is None else 1e-5  # a mask is kept in float32
+    assert np.allclose(got.data, want, rtol=exact, atol=exact / 100)
+
+
+def test_a_long_text_never_has_all_its_scores_at_once():
+    T = 2048
+    query, key, value = (Tensor(np.ones((1, 2, T, 8))) for _ in range(3))
+    tracemalloc.start()
+    scaled_dot_product_attention(query, key, value, causal=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    scores = 4 * 2 * T * T
+    assert peak < scores / 4, f"{peak} bytes, all scores of both heads are {scores}"
+
+
+def test_a_long_text_has_the_gradients_of_attention_at_once(gradients):
+    rng = np.random.default_rng(0)
+    inputs = [Tensor(rng.standard_normal((1, 2, 150, 4)), requires_grad=True) for _ in range(3)]
+    scaled_dot_product_attention(*inputs, causal=True).sum().backward()
+    assert all(x.grad is not None and np.abs(x.grad).max() > 0 for x in inputs)
+    assert np.allclose(inputs[2].grad.sum(), 150 * 2 * 4, rtol=1e-4), "shares of 1 for each query"
+
+
 def test_values_may_have_a_width_of_their_own():
     rng = np.random.default_rng(6)
     query, key, _ = random_heads(rng)

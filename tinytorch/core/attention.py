@@ -114,7 +114,8 @@ def attend_in_blocks(query, key, value, mask=None) -> Tensor:
 
     mask: as for `attention_weights`. Nothing is recorded for gradients.
     """
-    query, key, value = (as_array(x) for x in (query, key, value))
+    check_attention(query, key, mask)
+    query, key, value = (x.data if isinstance(x, Tensor) else as_array(x) for x in (query, key, value))
     T, S = query.shape[-2], key.shape[-2]
     if mask is not None:
         mask = as_array(mask)
@@ -123,9 +124,11 @@ def attend_in_blocks(query, key, value, mask=None) -> Tensor:
     for start in range(0, T, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, T)
         seen = S - T + stop
-        visible = None if mask is None else mask[..., start:stop, :seen]
-        weights = attention_weights(query[..., start:stop, :], key[..., :seen, :], visible, causal=True)
-        np.matmul(weights.data, value[..., :seen, :], out=answer[..., start:stop, :])
+        visible = causal_mask(stop - start, seen)
+        if mask is not None:
+            visible = visible + mask[..., start:stop, :seen]
+        weights = weigh_keys(query[..., start:stop, :], key[..., :seen, :], visible)
+        answer[..., start:stop, :] = np.matmul(weights, value[..., :seen, :])
     return Tensor(answer, dtype=answer.dtype)
 
 # %% ../../modules/12_attention/attention_dev.py #sdpa
