@@ -16,10 +16,10 @@ import run
 from counts import predicted_speedup
 from figures import draw_all
 from floor import Floor
-from goals import GOALS, goal_table
+from goals import GOALS, Goal, goal_table
 from memory import peak_bytes
 from ours import Cached, Uncached
-from parts import BATCHES, CONTEXTS, LENGTHS, PARTS, PROMPTS
+from parts import BATCHES, CONTEXTS, LENGTHS, PARTS, PROMPTS, piece_by_piece
 from plain_numpy import Plain, gpt2
 from plan import FOLDER, Job, Plan, Worker, WorkerFailed, in_turn, ratio
 from shapes import SHAPES, text, weight_numbers
@@ -31,8 +31,9 @@ def committed():
     return json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
 
 
-def processes():
-    return Plan(threads=run.processors())
+def plan_of(committed) -> Plan:
+    """As many threads as the committed figures had, if there are as many processors."""
+    return Plan(threads=min(run.processors(), committed["machine"]["threads"]))
 
 
 # the plan
@@ -99,12 +100,26 @@ def test_the_plain_numpy_baseline_is_the_same_model():
     assert [token for (token,) in plain.generate(16, 20)["tokens"]] == want.tolist()
 
 
-def test_cached_and_uncached_write_the_same(tmp_path):
-    answers = [contender("tiny").generate(16, 20) for contender in (Cached, Uncached)]
+def test_cached_and_uncached_write_the_same():
+    answers = [kind("tiny").generate(16, 20) for kind in (Cached, Uncached)]
     assert answers[0]["tokens"] == answers[1]["tokens"]
     for answer in answers:
         assert len(answer["seconds"]) == 20 and answer["seconds"] == sorted(answer["seconds"])
         assert answer["tokens_per_second"] == pytest.approx(20 / answer["seconds"][-1])
+
+
+def test_a_generation_in_pieces_is_timed_token_by_token():
+    """After token 4, one step of each piece stands for the others."""
+    with (
+        Worker("ours:Cached", 1, shape="tiny") as cached,
+        Worker("ours:Uncached", 1, shape="tiny") as uncached,
+    ):
+        workers = {"cached": cached, "uncached": uncached}
+        seconds = piece_by_piece(workers, ends=[3, 4, 8], whole=4)
+        with pytest.raises(WorkerFailed, match="go_on"):
+            cached.ask("go_on", tokens=1)  # all 8 have come
+    assert [len(each) for each in seconds.values()] == [8, 8]
+    assert len(set(seconds["cached"])) > 5 and len(set(seconds["uncached"][4:])) == 1
 
 
 def test_decoding_begins_after_the_context_that_is_named():
@@ -149,6 +164,25 @@ def test_the_predicted_speed_up_counts_every_operation():
     assert predicted_speedup("tiny", new=6, prompt=3) == pytest.approx(uncached / cached, rel=1e-12)
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_transformers_runs_the_same_model(cache):
+    ours = Cached("tiny").generate(16, 20)
+    with Worker("theirs:Generation", threads=1, shape="tiny", cache=cache) as worker:
+        theirs = worker.ask("generate", prompt=16, new=20)
+    assert theirs["tokens"] == ours["tokens"]
+    assert len(theirs["seconds"]) == 20
+
+
+@pytest.mark.oracle
+def test_pytorch_trains_the_same_model():
+    losses = []
+    for contender in ("ours:Training", "theirs:Training"):
+        with Worker(contender, threads=1, shape="chat", batch=2, context=16) as worker:
+            losses.append(worker.ask("train", steps=5)["losses"])
+    assert np.abs(np.subtract(*losses)).max() < 1e-3 and losses[0][-1] < losses[0][0] - 0.3
+
+
 # the command
 
 
@@ -171,6 +205,14 @@ def test_one_part_prints_and_writes_nothing():
     assert result.exit_code == 0, result.output
     assert "tokens_per_second" in result.output and "What the figures should reach" in result.output
     assert {file.name: file.read_bytes() for file in FOLDER.iterdir() if file.is_file()} == before
+
+
+def test_the_table_of_goals_says_what_is_met():
+    faster = Goal("a", ("x", "y"), at_least=2)
+    assert [faster.met({"median": m}) for m in (1.9, 2, 3)] == [False, True, True]
+    smaller = Goal("b", ("z",), at_most=2)
+    assert [smaller.met({"median": m}) for m in (1.9, 2, 3)] == [True, True, False]
+    assert smaller.find({"z": 1.5})["median"] == 1.5 and faster.find({"x": {}}) is None
 
 
 # what is committed
@@ -229,7 +271,7 @@ def test_no_ratio_has_fallen(committed):
     """The best of three tries for each ratio: another busy process halves some of them for a while."""
     best = {}
     for _ in range(3):
-        for name, entry in guard.measure(processes()).items():
+        for name, entry in guard.measure(plan_of(committed)).items():
             if name not in best or entry["median"] > best[name]["median"]:
                 best[name] = entry
         fallen = guard.regressions(best, committed["guard"])
@@ -240,5 +282,7 @@ def test_no_ratio_has_fallen(committed):
 
 @pytest.mark.slow
 def test_the_guard_notices_a_slower_package(committed):
-    fallen = guard.regressions(guard.measure(processes(), cached="slowed:SlowAttention"), committed["guard"])
+    fallen = guard.regressions(
+        guard.measure(plan_of(committed), cached="slowed:SlowAttention"), committed["guard"]
+    )
     assert any("context 256" in sentence for sentence in fallen), f"it saw only {fallen}"

@@ -86,7 +86,9 @@ def goal_table(results: dict) -> Table:
     """The goals whose figures were measured."""
     table = Table(title="What the figures should reach")
     for column in ("figure", "bound", "measured", "lowest - highest", "met"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
+        table.add_column(
+            column, justify="left" if column == "figure" else "right", no_wrap=column == "figure"
+        )
     for goal in GOALS:
         entry = goal.find(results)
         if entry is not None:

@@ -24,6 +24,21 @@ class Generation:
         next_logits = self.model.decoder(1, prompt + new)
         return timed(started, stream(next_logits, text(self.shape, prompt), new, temperature=0))
 
+    def begin(self, prompt: int, new: int) -> dict:
+        """The same in pieces: nothing is generated yet."""
+        next_logits = self.model.decoder(1, prompt + new)
+        self.coming = stream(next_logits, text(self.shape, prompt), new, temperature=0)
+        return {}
+
+    def go_on(self, tokens: int) -> dict:
+        """Generate so many more -> seconds of each."""
+        seconds = []
+        for _ in range(tokens):
+            started = perf_counter()
+            next(self.coming)
+            seconds.append(perf_counter() - started)
+        return {"seconds": seconds}
+
 
 class Uncached(Generation):
     """A model that reads the whole text again for each token."""

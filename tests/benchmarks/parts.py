@@ -1,27 +1,28 @@
 """What is measured, one function per part: a plan -> a part of results.json."""
 
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import sleep
 
 import numpy as np
 
 import guard
 from counts import predicted_speedup
-from plan import Job, Plan, Worker, figure, in_turn, ratio, spread
+from plan import PAUSE, Job, Plan, Worker, figure, in_turn, ratio, spread
 from shapes import weight_numbers
 
 OURS = "tinytorch"
 DYNAMIC, STATIC = "transformers dynamic", "transformers static"
+TORCH = (DYNAMIC, STATIC)
 UNCACHED, PLAIN, FLOOR = "tinytorch uncached", "plain numpy", "floor"
-WITHOUT_TORCH = {
+CONTENDERS = {  # in the order of their turns: ours between those it is compared with
+    DYNAMIC: ("theirs:Generation", {"cache": "dynamic"}),
     OURS: "ours:Cached",
+    STATIC: ("theirs:Generation", {"cache": "static"}),
     UNCACHED: "ours:Uncached",
     PLAIN: "plain_numpy:Plain",
-}
-WITH_TORCH = {
-    DYNAMIC: ("theirs:Generation", {"cache": "dynamic"}),
-    STATIC: ("theirs:Generation", {"cache": "static"}),
 }
 PROMPTS = (16, 512)
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
@@ -37,7 +38,7 @@ def generate_jobs(shape: str, prompt: int, workers: dict, quick: bool) -> dict:
     jobs = {}
     for name, worker in workers.items():
         options = {"prompt": prompt, "new": slow if name in (UNCACHED, PLAIN) else new}
-        rounds = 2 if options["new"] == 3 else None
+        rounds = (1 if quick else 2) if options["new"] == 3 else None
         jobs[name] = Job(worker, "generate", options, rounds)
     return jobs
 
@@ -62,7 +63,7 @@ def generate_rows(said: dict) -> dict:
 
 def generate(plan: Plan) -> dict:
     """Greedy generation by all contenders, both shapes, a short and a long prompt."""
-    contenders = WITHOUT_TORCH if plan.quick else WITHOUT_TORCH | WITH_TORCH
+    contenders = {name: kind for name, kind in CONTENDERS.items() if not (plan.quick and name in TORCH)}
     results = {}
     for shape in ("tiny", "small"):
         results[shape] = {}
@@ -82,7 +83,7 @@ def context(plan: Plan) -> dict:
 
 
 def context_of(plan: Plan, shape: str) -> dict:
-    new = {"tiny": 64, "small": 16}[shape]
+    new = {"tiny": 64, "small": 8 if plan.quick else 16}[shape]
     longest = {"tiny": 1024 if plan.quick else 4096, "small": 256 if plan.quick else 1024}[shape]
     with ExitStack() as stack:
         floor = stack.enter_context(Worker("floor:Floor", plan.threads, shape=shape))
@@ -100,8 +101,8 @@ def context_of(plan: Plan, shape: str) -> dict:
     lines = {"floor": figure(said["floor"], "ms_per_token")}
     lines["products"] = figure(said["products"], "ms_per_token")
     for way in both:
-        keys = [key for key in said if key[0] == way]
-        lines[way] = {str(n): figure(said[way, n], "ms_per_token") for _, n in sorted(keys)}
+        lengths = sorted(key[1] for key in said if key[0] == way)
+        lines[way] = {str(n): figure(said[way, n], "ms_per_token") for n in lengths}
     return {
         "ms_per_token": lines,
         "floor_bytes": 4 * weight_numbers(shape),
@@ -133,46 +134,54 @@ def speedup(plan: Plan) -> dict:
 
 
 def speedup_of(plan: Plan, shape: str) -> list:
-    """One generation of the greatest length tells when each of its tokens came, hence every length's time.
+    """One generation of the greatest length is every shorter one too.
 
-    The small shape's uncached steps take a quarter of an hour: unless plan.every_step, those after token 200
-    are measured at every 20th length, once, and the lengths between them are interpolated.
+    The small shape's uncached steps take a quarter of an hour: unless plan.every_step, after token 200 one of
+    20 is measured and stands for the others.
     """
     longest = 200 if plan.quick else LENGTHS[-1]
     whole = 200 if shape == "small" and not plan.every_step else longest
-    sampled = list(range(whole, longest + 1, 20))
+    ends = [10, 25, 50, *range(60, longest + 1, 20)]
     with ExitStack() as stack:
         both = {"cached": "ours:Cached", "uncached": "ours:Uncached"}
         workers = plan.workers(stack, both, shape=shape)
-        jobs = {
-            "cached": Job(workers["cached"], "generate", {"prompt": 1, "new": longest}),
-            "uncached": Job(workers["uncached"], "generate", {"prompt": 1, "new": whole}),
-        }
         for worker in workers.values():
             worker.ask("generate", prompt=1, new=16)
-        if whole < longest:
-            jobs["sampled"] = Job(workers["uncached"], "steps", {"lengths": sampled}, rounds=1)
-        said = in_turn(jobs, rounds=2, warm_up=False)
-    cached = [answer["seconds"] for answer in said["cached"]]
-    uncached = [answer["seconds"] for answer in said["uncached"]]
-    if whole < longest:
-        between = np.interp(range(whole + 1, longest + 1), sampled, said["sampled"][0]["ms"]) / 1e3
-        uncached[0] = [*uncached[0], *(uncached[0][-1] + np.cumsum(between))]
+        rounds = [piece_by_piece(workers, ends, whole) for _ in range(min(2, plan.rounds))]
     rows = []
     for n in LENGTHS:
         if n <= longest:
-            times = [(u[n - 1], c[n - 1]) for u, c in zip(uncached, cached, strict=True) if n <= len(u)]
-            row = {"new_tokens": n, "cached_over_uncached": spread(u / c for u, c in times)}
+            ratios = [sum(seconds["uncached"][:n]) / sum(seconds["cached"][:n]) for seconds in rounds]
+            row = {"new_tokens": n, "cached_over_uncached": spread(ratios)}
             row["predicted"] = round(predicted_speedup(shape, n), 2)
-            row["uncached_steps_measured"] = n if n <= whole else whole + sum(s <= n for s in sampled[1:])
+            row["uncached_steps_measured"] = min(n, whole) + sum(whole < end <= n for end in ends)
             rows.append(row)
     return rows
+
+
+def piece_by_piece(workers: dict, ends: list, whole: int) -> dict:
+    """A generation by both in turn, up to each of `ends` -> name -> the seconds of each token.
+
+    They take minutes, in which the machine changes; so they change places every few tokens.
+    """
+    seconds = {name: [] for name in workers}
+    for worker in workers.values():
+        worker.ask("begin", prompt=1, new=ends[-1])
+    for start, stop in pairwise([0, *ends]):
+        for name, worker in workers.items():
+            sleep(PAUSE)
+            if name == "uncached" and stop > whole:
+                (milliseconds,) = worker.ask("steps", lengths=[(start + stop + 1) // 2])["ms"]
+                seconds[name] += (stop - start) * [milliseconds / 1e3]
+            else:
+                seconds[name] += worker.ask("go_on", tokens=stop - start)["seconds"]
+    return seconds
 
 
 def memory(plan: Plan) -> dict:
     """Peak of a process that builds the small model, reads 512 tokens with the cache on, and writes 64."""
     answers = []
-    for _ in range(1 if plan.quick else 3):
+    for _ in range(min(3, plan.rounds)):
         with Worker("memory:Peak", plan.threads, shape="small") as worker:
             answers.append(worker.ask("run", prompt=512, new=64))
     return {key: figure(answers, key) for key in answers[0]}
@@ -196,9 +205,8 @@ def training(plan: Plan) -> dict:
 
 def logits(plan: Plan) -> dict:
     """The largest difference of any logit of 80 tokens, cached (16, then one by one) against the others."""
-    contenders = {OURS: "ours:Cached", UNCACHED: "ours:Uncached"}
-    if not plan.quick:
-        contenders |= {DYNAMIC: WITH_TORCH[DYNAMIC]}
+    names = (OURS, UNCACHED) if plan.quick else (OURS, UNCACHED, DYNAMIC)
+    contenders = {name: CONTENDERS[name] for name in names}
     results = {}
     for shape in ("tiny", "small"):
         with ExitStack() as stack:

@@ -95,12 +95,9 @@ class Plan:
     """How much is measured. quick: the part without PyTorch, in under two minutes."""
 
     threads: int
+    rounds: int = 5
     quick: bool = False
     every_step: bool = False
-
-    @property
-    def rounds(self) -> int:
-        return 2 if self.quick else 5
 
     def workers(self, stack: ExitStack, contenders: dict, **setup) -> dict:
         """name -> "file:Class" or ("file:Class", more setup) -> name -> Worker, closed with the stack."""

@@ -37,12 +37,17 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def measure(plan: Plan, names: tuple, console: Console) -> dict:
+def measure(plan: Plan, names: list, console: Console) -> dict:
     """name of a part -> what it measured; shown as it comes."""
     with Worker("machine:Facts", plan.threads) as worker:
         results = {"machine": worker.ask("run")}
     results["shapes"] = {name: shape._asdict() for name, shape in SHAPES.items()}
     console.print(results["machine"])
+    busy = results["machine"]["load_average"]
+    if busy is not None and busy > 0.5:
+        console.print(
+            f"Other processes are busy (load average {busy}): single times mean nothing, ratios little."
+        )
     for name in names:
         started = perf_counter()
         results[name] = PARTS[name](plan)
@@ -57,6 +62,7 @@ def measure(plan: Plan, names: tuple, console: Console) -> dict:
 @click.option(
     "--only", type=click.Choice(list(PARTS)), multiple=True, help="These parts; nothing is written."
 )
+@click.option("--rounds", type=click.IntRange(1), help="How often each contender's turn counts: 5, quick 2.")
 @click.option("--threads", type=click.IntRange(1), default=processors, show_default="all processors")
 @click.option(
     "--every-step", is_flag=True, help="Interpolate no uncached step of the small shape (+ 15 minutes)."
@@ -67,15 +73,16 @@ def measure(plan: Plan, names: tuple, console: Console) -> dict:
     default=FOLDER,
     help="Where results.json and the figures go.",
 )
-def main(quick, only, threads, every_step, output):
+def main(quick, only, rounds, threads, every_step, output):
     if not quick and not (find_spec("torch") and find_spec("transformers")):
         raise click.ClickException(
             "torch and transformers are not installed: `make bench` installs them, --quick does without"
         )
     console = Console(width=None if sys.stdout.isatty() else 110)
-    plan = Plan(threads, quick, every_step)
+    plan = Plan(threads, rounds or (2 if quick else 5), quick, every_step)
     try:
-        results = measure(plan, only or tuple(PARTS), console)
+        names = only or [name for name in PARTS if not (quick and name == "guard")]
+        results = measure(plan, names, console)
     except WorkerFailed as failed:
         raise click.ClickException(str(failed)) from failed
     table = goal_table(results)

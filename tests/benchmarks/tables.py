@@ -14,7 +14,7 @@ def table_of(title: str, columns: tuple, rows: list) -> Table:
     """rows: lists of strings, the first of which names the row."""
     table = Table(title=title)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
+        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in rows:
         table.add_row(*row)
     return table
@@ -36,9 +36,9 @@ def context_tables(part: dict):
     for shape, lines in part.items():
         ms = lines["ms_per_token"]
         rows = [[n, said(entry), said(ms["uncached"].get(n))] for n, entry in ms["cached"].items()]
-        floor = f"floor {said(ms['floor'])} ms, bare products {said(ms['products'])} ms"
-        columns = ("context", "cached, ms per token", "uncached")
-        yield table_of(f"{shape} shape, one more token ({floor})", columns, rows)
+        rows += [["weights read once", said(ms["floor"]), ""], ["bare products", said(ms["products"]), ""]]
+        columns = ("tokens so far", "cached, ms per token", "uncached")
+        yield table_of(f"{shape} shape, one more token", columns, rows)
 
 
 def batch_tables(part: dict):
