@@ -25,7 +25,14 @@ BARS = {
 
 def medians(line: dict) -> tuple[list, list]:
     """length -> spread -> (lengths, medians)"""
+    line = {n: entry for n, entry in line.items() if n not in ("100", "1000")}  # measured for a ratio only
     return [int(n) for n in line], [entry["median"] for entry in line.values()]
+
+
+def whole_numbers(axis, ticks) -> None:
+    """On a logarithmic axis: these ticks and no others."""
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+    axis.set_ticks([], minor=True)
 
 
 def tidy(*all_axes) -> None:
@@ -51,6 +58,8 @@ def draw_speedup(results: dict, path: Path) -> None:
         counted = [row["predicted"] for row in rows]
         right.plot(new, counted, ":", color=colour, label=f"{shape}, operations counted")
     right.set(xlabel="tokens generated", ylabel="times as fast with the cache", xscale="log", yscale="log")
+    whole_numbers(right.xaxis, new)
+    whole_numbers(right.yaxis, (1, 3, 10, 30, 100, 300))
     tidy(left, right)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -58,7 +67,7 @@ def draw_speedup(results: dict, path: Path) -> None:
 
 def draw_comparison(results: dict, path: Path) -> None:
     """Milliseconds against context down to the floor, and tokens per second against others."""
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained", width_ratios=[1.2, 1, 1])
+    figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", width_ratios=[1.3, 1, 1])
     left, *others = panels
     for shape, colour in (("small", BLUE), ("tiny", YELLOW)):
         lines = results["context"][shape]["ms_per_token"]
@@ -68,8 +77,10 @@ def draw_comparison(results: dict, path: Path) -> None:
             lines["floor"]["median"], color=colour, linestyle=":", label=f"{shape}, weights read once"
         )
     left.set(xlabel="tokens in the text so far", ylabel="ms for the next token", xscale="log", yscale="log")
+    whole_numbers(left.xaxis, (128, 256, 512, 1024, 2048, 4096))
+    whole_numbers(left.yaxis, (0.1, 1, 10, 100, 1000, 10_000))
     tidy(left)
-    left.legend(frameon=False, fontsize=6.5)
+    left.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     for axes, shape in zip(others, ("small", "tiny"), strict=True):
         draw_rates(axes, results["generate"][shape])
         axes.set_title(f"{shape} shape", fontsize=9)
@@ -94,7 +105,7 @@ def draw_rates(axes, prompts: dict) -> None:
                 fontsize=6.5,
             )
     axes.set_yticks(range(len(names)), names, fontsize=7.5)
-    axes.set(xlabel="tokens/s after the first (pale: prompt 512)", xlim=(0, 1.2 * longest))
+    axes.set(xlabel="tokens/s (pale: prompt of 512)", xlim=(0, 1.2 * longest))
     axes.spines[["top", "right"]].set_visible(False)
 
 
