@@ -147,7 +147,9 @@ def speedup_of(plan: Plan, shape: str) -> list:
         workers = plan.workers(stack, both, shape=shape)
         for worker in workers.values():
             worker.ask("generate", prompt=1, new=16)
-        rounds = [piece_by_piece(workers, ends, whole) for _ in range(min(2, plan.rounds))]
+        rounds = [
+            piece_by_piece(workers, ends, whole) for _ in range(1 if plan.quick else min(2, plan.rounds))
+        ]
     rows = []
     for n in LENGTHS:
         if n <= longest:
@@ -181,7 +183,7 @@ def piece_by_piece(workers: dict, ends: list, whole: int) -> dict:
 def memory(plan: Plan) -> dict:
     """Peak of a process that builds the small model, reads 512 tokens with the cache on, and writes 64."""
     answers = []
-    for _ in range(min(3, plan.rounds)):
+    for _ in range(1 if plan.quick else min(3, plan.rounds)):
         with Worker("memory:Peak", plan.threads, shape="small") as worker:
             answers.append(worker.ask("run", prompt=512, new=64))
     return {key: figure(answers, key) for key in answers[0]}
