@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -q
 CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oracle test-grading lint format export notebooks doctor clean
+.PHONY: help demo test test-slow test-oracle test-grading bench bench-quick lint format export notebooks doctor clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -25,6 +25,12 @@ test-oracle: .venv/.oracle  ## the tests against PyTorch and transformers (a lar
 
 test-grading: .venv/.instructor  ## the tests of releasing and grading, with nbgrader (a large download)
 	@$(PYTEST) -m grading
+
+bench: .venv/.oracle  ## measure against transformers, write results.json and the pictures (a quarter of an hour)
+	@$(BIN)/python tests/benchmarks/run.py
+
+bench-quick: .venv/.dev  ## the same without PyTorch, in under two minutes; writes nothing
+	@$(BIN)/python tests/benchmarks/run.py --quick
 
 lint: .venv/.dev  ## what CI and pre-commit check besides the tests
 	@$(BIN)/tito export --check
