@@ -949,6 +949,56 @@ Your answer here.
 
 # %% [markdown]
 """
+## 7. From the roof to the floor
+
+The roofline says what cannot be beaten; the profile says what stands between you and it. For decoding the floor is simple: all weights, once, at the bandwidth. Two steps lead from there to the time that you measure. First, the bare products: `np.dot` of each weight matrix with a vector and nothing else. What they take beyond the floor is BLAS's affair. Then everything else: norms, GELU, softmax, and Python, which is busy between any two calls of NumPy. For one token of the GPT above, in milliseconds:
+"""
+
+
+# %%
+def floor_products_measured():
+    """-> ms for one token: weights at the bandwidth, bare products, the model."""
+    matrices = [p.data for name, p in model.named_parameters() if p.ndim == 2 and "position" not in name]
+    vectors = [np.ones(matrix.shape[1], np.float32) for matrix in matrices]
+    token = text[:, :1]
+
+    def products():
+        for matrix, vector in zip(matrices, vectors, strict=True):
+            np.dot(matrix, vector)
+
+    floor = sum(matrix.nbytes for matrix in matrices) / machine.bytes_per_second
+    seconds = floor, Profiler().time(products).median, Profiler().time(model.next_logits, token).median
+    return [round(1e3 * s, 3) for s in seconds]
+
+
+dict(zip(("floor", "products", "measured"), floor_products_measured(), strict=True))
+
+# %% [markdown]
+"""
+A layer clock cannot see *inside* a step of Python. A *sampling* profiler can: it looks a few hundred times a second where the program is, and the share of looks is the share of time; the program hardly notices. `py-spy record -- python your_script.py` (Frederickson) does it for Python from outside. This is what it found in this course's own models, decoding with the cache of module 15 and reading a prompt (NumPy 2.4 with OpenBLAS, two cores):
+
+| share of the time | 4 layers, 128 wide: decode | GPT-2 small's shape: decode, 100 tokens so far | the same at 1,000 | prefill of 512 |
+|---|---|---|---|---|
+| products with the weights | 16 % | 85 % | 69 % | 63 % |
+| attention: scores, softmax, values | 13 % | 4 % | 21 % | 21 % |
+| norms | 11 % | 2 % | 2 % | 4 % |
+| GELU | 7 % | 1 % | 2 % | 7 % |
+| biases, and their shapes | 6 % | 1 % | 1 % | 3 % |
+| Python between: `apply`, `Module`, `Tensor`, checks, the residual sums, the cache | 47 % | 6 % | 6 % | 3 % |
+
+The large model is where the roofline says it is: it fetches weights, and no cleverness in Python would make it much faster. The tiny one is bound by neither bytes nor FLOPs but by the number of *steps*: about 75 operations a token, each worth a microsecond of arithmetic and several of preparation. Prefill is bound by FLOPs, and by what is *not* a product, since NumPy uses two threads for products only.
+
+What followed from such profiles, and stands in the modules that you have written or were given:
+
+- weights as (out, in), so that the product with one vector reads them in the order in which they lie (module 03);
+- one row as a plain vector, because broadcasting costs NumPy more than the arithmetic of a row (03, 09);
+- a few rows share each block of weights while it is in the cache (03);
+- in place where the array is ours, one pass where two are not needed: GELU by one exponential, variance by `vecdot` (02, 09);
+- logits of the last token only: with 50,257 words they are 31 % of the weights, and a prompt of 512 needs one row of them (13);
+- queries in blocks, so that the half of the scores that causality forbids is never computed (12).
+
+And what did *not* help, although it sounds as if it should: all weights in one block of memory (no difference within 1 %), attention in two Python threads (slower: handing a task to a thread and waiting for it costs about a tenth of a millisecond), fewer passes over the scores of a prompt (no difference). Measure first.
+
 You can now
 
 - measure time and memory so that the numbers mean something;
