@@ -16,12 +16,12 @@ import run
 from counts import predicted_speedup
 from figures import draw_all
 from floor import Floor
-from goals import GOALS, Goal, goal_table
+from goals import GOALS, Goal, goal_lines, goal_table
 from memory import peak_bytes
 from ours import Cached, Uncached
 from parts import BATCHES, CONTEXTS, LENGTHS, PARTS, PROMPTS, piece_by_piece
 from plain_numpy import Plain, gpt2
-from plan import FOLDER, Job, Plan, Worker, WorkerFailed, in_turn, ratio
+from plan import FOLDER, ROOT, Job, Plan, Worker, WorkerFailed, in_turn, ratio
 from shapes import SHAPES, text, weight_numbers
 from tinytorch.models.transformer import GPT
 
@@ -286,3 +286,9 @@ def test_the_guard_notices_a_slower_package(committed):
         guard.measure(plan_of(committed), cached="slowed:SlowAttention"), committed["guard"]
     )
     assert any("context 256" in sentence for sentence in fallen), f"it saw only {fallen}"
+
+
+def test_the_readme_shows_what_was_measured(committed):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [line for line in goal_lines(committed) if line not in readme]
+    assert not missing, "the README's table differs from results.json:\n" + "\n".join(missing)

@@ -82,6 +82,16 @@ GOALS = [
 ]
 
 
+def goal_lines(results: dict) -> list[str]:
+    """The README's table: a line for each goal."""
+    lines = []
+    for goal in GOALS:
+        entry = goal.find(results)
+        measured, low, high = (f"{entry[key]:.3g}" for key in ("median", "low", "high"))
+        lines.append(f"| {goal.figure} | {goal.bound} | {measured} | {low} to {high} |")
+    return lines
+
+
 def goal_table(results: dict) -> Table:
     """The goals whose figures were measured."""
     table = Table(title="What the figures should reach")
