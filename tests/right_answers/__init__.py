@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent, indent
 
+from tinytorch.tito.project import parse_python
 from wrong_answers import load_list, solution_regions
 
 FOLDER = Path(__file__).parent
@@ -69,7 +70,7 @@ def apply_to(notebook: dict, right: Right) -> dict:
     for cell in answered:
         if cell["cell_type"] == "code":
             try:
-                ast.parse(cell["source"])
+                parse_python(cell["source"])
             except SyntaxError as error:
                 raise ValueError(f"{right.name!r} is no Python: {error.msg} in line {error.lineno}") from None
     return notebook
@@ -77,7 +78,7 @@ def apply_to(notebook: dict, right: Right) -> dict:
 
 def _with_bodies(source: str, bodies: dict[str, str], name: str) -> str:
     """The cell with the solutions that are meant for it, which are taken out of `bodies`."""
-    functions = list(_functions(ast.parse(source)))
+    functions = list(_functions(parse_python(source)))
     lines_before, new = 0, ""
     for is_solution, piece in solution_regions(source):
         inside = [f for f, start, stop in functions if start <= lines_before + 1 <= stop]

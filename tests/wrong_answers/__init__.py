@@ -4,12 +4,13 @@
 the graded cells and the checkpoint tests catch each of them.
 """
 
-import ast
 import copy
 import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from tinytorch.tito.project import parse_python
 
 FOLDER = Path(__file__).parent
 
@@ -75,7 +76,7 @@ def apply_to(notebook: dict, wrong: Wrong) -> dict:
         ]
         cell["source"] = "".join(pieces)
         try:
-            ast.parse(cell["source"])
+            parse_python(cell["source"])
         except SyntaxError as error:
             raise ValueError(f"{wrong.name!r} is no Python: {error.msg} in line {error.lineno}") from None
     if found != wrong.count:
