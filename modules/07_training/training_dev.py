@@ -494,7 +494,7 @@ And one line more. When the loss is NaN, its gradients are NaN, and one step lat
 
 About 16 lines.
 
-One thing is given with the constructor, because it cannot be seen from here. A step makes some hundred large arrays and frees them all. The C library hands large freed pieces back to the system, and the system clears every page before it hands it out again: for the chat model, in the next step, some 200 MB of it. On Linux, `keep_freed_memory` asks the library to keep them, and a step of the chat model (8 texts of 256 tokens) took 0.76 of the time on two cores; elsewhere it does nothing. Neither Python nor NumPy shows this cost under a name: it looks as if `np.matmul` were slow.
+One thing is given with the constructor, because it cannot be seen from here. A step makes some hundred large arrays and frees them all. The C library hands large freed pieces back to the system, and the system clears every page before it hands it out again: for the chat model 34,567 pages in every step. On Linux, `keep_freed_memory` asks the library to keep them, and there are none any more: a step (8 texts of 256 tokens) took 0.76 of the time on two cores. Elsewhere it does nothing. Neither Python nor NumPy shows this cost under a name: it looks as if `np.matmul` were slow.
 
 ## 5. Many steps
 

@@ -4,10 +4,7 @@ import json
 import math
 import os
 import pickle
-import platform
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -489,34 +486,3 @@ def test_load_together_puts_back_all_that_was_loaded():
             training.load_together(list(zip(parts, states, strict=True)))
         assert order == [10, 20, 2, 1]
         assert [int(part.array) for part in parts] == [1, 2, 3]
-
-
-# memory
-
-FAULTS = """
-import resource
-import numpy as np
-from tinytorch.core.training import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        [np.ones(500_000, np.float32) for _ in range(20)]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults()
-before, kept = faults(), keep_freed_memory()
-faults()
-print(int(kept), before, faults())
-"""
-
-
-def test_freed_memory_is_kept_where_there_is_glibc():
-    command = [sys.executable, "-c", FAULTS]
-    if platform.libc_ver()[0] != "glibc":
-        assert training.keep_freed_memory() is False
-        return
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    kept, before, after = map(int, said.split())
-    assert kept == 1
-    assert after < before / 10, f"{before} new pages before, {after} afterwards"
