@@ -71,7 +71,7 @@ Two details. The variance could also be had as `mean(x²) - m²`, in one pass ov
 
 Two small helpers are given. `mean_square` is the mean of the squares of each row, kept as an axis of length 1. `np.vecdot` multiplies and sums in one pass, without an array of squares in between, which makes RMSNorm below nearly twice as fast on 512 rows of 768.
 
-The other is for the other end of the scale. A model that writes normalizes one row at a time, and the arithmetic of 128 numbers takes a fraction of a microsecond: the time goes into NumPy's preparations. For two arrays of one shape, or an array and a plain number, it takes a short way; when it must broadcast, (1, 1, 128) with (128,), a long one, on our machine three times as long. So a single row is treated as the plain vector that it is (`as_rows`, from module 03), and its mean as the plain number that it is (`column`). The whole function takes 0.6 of the time for one row of 128, and no longer for many.
+The other is for the other end of the scale. A model that writes normalizes one row at a time, and the arithmetic of 128 numbers takes a fraction of a microsecond: the time goes into NumPy's preparations. For two arrays of one shape, or an array and a plain number, it takes a short way; when it must broadcast, (1, 1, 128) with (128,), a long one, on our machine twice as long. So a single row is treated as the plain vector that it is (`as_rows`, from module 03), and its mean as the plain number that it is (`column`). The whole function takes 0.6 of the time for one row of 128, and no longer for many.
 """
 
 
