@@ -538,6 +538,36 @@ def attend_in_blocks(query, key, value, mask=None) -> Tensor:
 
 # %% [markdown]
 """
+One more thing is given. The axis H in these shapes counts *heads*, look-ups side by side, of which more below. Nothing says that every query needs keys of its own: G query heads may ask different questions of the same keys. Large models do that, because keys and values are what has to be remembered while a text is written (Shazeer 2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245). Such queries come with an axis for the group, (B, H, G, T, D), to keys (B, H, S, D). `share_heads` shows the same keys to the whole group by a view whose step along G is 0 bytes, so nothing is copied; then it is ordinary attention with one more axis in front.
+"""
+
+
+# %%
+#| export
+def share_heads(x: np.ndarray, group: int) -> np.ndarray:
+    """(B, H, S, D) -> (B, H, group, S, D): each head seen `group` times; a view, nothing is copied."""
+    B, H, S, D = x.shape
+    return np.broadcast_to(x[:, :, None], (B, H, group, S, D))
+
+
+@gradient_of(share_heads)
+def _(grad, output, x, group):
+    return (grad.sum(axis=2),)
+
+
+def share_keys(key, value, mask, group: int) -> tuple:
+    """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
+
+    mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
+    """
+    key, value = (apply(share_heads, x, group=group) for x in (key, value))
+    if np.ndim(mask) in (3, 4):
+        mask = (mask if isinstance(mask, Tensor) else as_array(mask))[..., None, :, :]
+    return key, value, mask
+
+
+# %% [markdown]
+"""
 **Task (8 points).** Write the last line of `scaled_dot_product_attention`: the weights, multiplied by the values, (..., T, S) @ (..., S, D). The check that keys and values come in pairs is written.
 """
 
@@ -548,11 +578,14 @@ def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = Fa
     """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): each query's weighted mean of the values.
 
     mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for unfit shapes.
+    Queries (B, H, G, T, D) share each key and value among G of them -> (B, H, G, T, D); see `share_keys`.
     """
     if np.shape(key)[:-1] != np.shape(value)[:-1]:
         raise ValueError(
             f"each key needs one value: keys have shape {np.shape(key)}, values {np.shape(value)}"
         )
+    if np.ndim(query) == 5 and np.ndim(key) == 4:
+        key, value, mask = share_keys(key, value, mask, group=query.shape[2])
     if causal and QUERY_BLOCK < query.shape[-2] <= key.shape[-2]:
         if not any(isinstance(x, Tensor) and x.requires_grad for x in (query, key, value, mask)):
             return attend_in_blocks(query, key, value, mask)

@@ -726,22 +726,30 @@ The new tokens' queries meet all visible keys, old and new. The T queries are th
 
 A caller may bring a mask of its own, added on top of the causal rule: to hide padding, say. It is either a whole square (max_seq_len, max_seq_len), of which rows seq_pos … seq_pos + T and columns 0 … S apply now, or something that broadcasts to (B, H, T, S).
 
-**Task (12 points).** Write `attention_with_cache`. The two checks come first, since `update` writes: the query must have the key's shape, and the mask must fit (`fit_mask`, given, takes care of that). Then update, then attend over what `update` returned. Two lines are given; about 4 are yours.
+**Task (12 points).** Write `attention_with_cache`. The two checks come first, since `update` writes: the query must have the key's shape, but for an axis of groups that module 12 allows (`check_query`, given), and the mask must fit (`fit_mask`, given). Then update, then attend over what `update` returned. Two lines are given; about 4 are yours.
 """
 
 
 # %%
 #| export
-def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
-    """An additive mask -> the part of it that concerns the new tokens, broadcastable to (B, H, T, S).
+def check_query(query: tuple, key: tuple) -> None:
+    """Raises ValueError unless both shapes are (B, H, T, D), or the query's (B, H, G, T, D) with a group."""
+    alone = (*query[:2], *query[3:]) if len(query) == 5 else query
+    if alone != key:
+        raise ValueError(f"query has shape {query}, key {key}: but for a group they should be equal")
 
-    mask: (max_seq_len, max_seq_len), or broadcastable to (B, H, T, S). S = seq_pos + T.
+
+def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
+    """An additive mask -> the part of it that concerns the new tokens, broadcastable to the scores.
+
+    mask: (max_seq_len, max_seq_len), or broadcastable to (B, H, T, S). S = seq_pos + T. The scores of a query
+        (B, H, G, T, D) are (B, H, G, T, S), and the mask is the same for the whole group.
     Raises ValueError if it fits neither, TypeError if it holds booleans.
     """
     mask = as_array(mask)
     if mask.dtype.kind == "b":
         raise TypeError("the mask is added to the scores: it holds 0 and -inf, not booleans")
-    B, H, T, _ = query_shape
+    B, H, *_, T, _ = query_shape
     S, longest = cache.seq_pos + T, getattr(cache, "max_seq_len", None)
     if mask.shape == (longest, longest):
         return mask[S - T : S, :S]
@@ -751,7 +759,8 @@ def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
         raise ValueError(
             f"mask of shape {mask.shape} is neither {(longest, longest)} nor broadcastable to {(B, H, T, S)}"
         )
-    return mask
+    has_group = len(query_shape) == 5 and mask.ndim > 2
+    return mask[..., None, :, :] if has_group else mask
 
 
 # %% nbgrader={"grade": false, "grade_id": "attention-with-cache", "locked": false, "schema_version": 3, "solution": true}
@@ -759,15 +768,15 @@ def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
 def attention_with_cache(query, key, value, cache, layer_idx, mask=None) -> Tensor:
     """(B, H, T, D) each -> (B, H, T, D): new tokens attend, causally, to all in the cache and to themselves.
 
+    A query (B, H, G, T, D), in which G share each key, gives (B, H, G, T, D).
     Writes key and value at seq_pos to seq_pos + T and does not commit. Nothing is recorded for gradients.
     mask: additive, on top of the causal rule: (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
         S = seq_pos + T.
-    Raises ValueError if query and key differ in shape or the mask does not fit, and what the cache raises;
+    Raises ValueError if the shapes of query, key and mask do not fit, and what the cache raises;
     nothing is written then.
     """
     query = query if isinstance(query, Tensor) else Tensor(query)
-    if query.shape != np.shape(key):
-        raise ValueError(f"query has shape {query.shape}, key {np.shape(key)}: they should be equal")
+    check_query(query.shape, np.shape(key))
     ### BEGIN SOLUTION
     mask = None if mask is None else fit_mask(mask, cache, query.shape)
     with no_grad():
@@ -872,6 +881,19 @@ for start, stop in ((0, 3), (3, 4), (4, 7)):
 assert all(step[0] != "update" or step[1] == 1 for step in cache.log), (
     "layer 1 was asked for, another was written"
 )
+for group in (np.stack([query, 2 * query, -query], axis=2), query[:, :, None]):
+    cache, G = ListCache(), group.shape[2]
+    for start, stop in ((0, 3), (3, 4)):
+        part = slice(start, stop)
+        out = attention_with_cache(group[:, :, :, part], key[:, :, part], value[:, :, part], cache, 1)
+        assert out.shape == (2, 4, G, stop - start, 5), (
+            f"{G} queries to each key give (2, 4, {G}, {stop - start}, 5), yours {out.shape}"
+        )
+        for g in range(G):
+            want = attend_slowly(group[:, :, g, part], key[:, :, :stop], value[:, :, :stop], start)
+            wrong = np.abs(out.data[:, :, g] - want).max()
+            assert wrong < 1e-5, f"query {g} of the {G} that share a key: wrong by up to {wrong:.3g}"
+        cache.advance(stop - start)
 ### BEGIN HIDDEN TESTS
 square = np.triu(np.full((9, 9), -2.0, np.float32)) + np.random.default_rng(5).normal(size=(9, 9)).astype(
     np.float32
@@ -1242,17 +1264,19 @@ Now the two switches. They are given: one loop puts everything in place, one tak
 def enable_kv_cache(model, cache=None):
     """Now `model(tokens)` takes only new tokens, at positions seq_pos.., and `generate` uses the cache.
 
-    model: a language model with `blocks`, each with an `attention` that can `project` and `merge`.
+    model: a language model with `blocks`, each with an `attention` that can `project` and `merge`; the cache
+        holds its num_kv_heads if it names them, else its num_heads.
     cache: anything with KVCache's methods; by default a KVCache of the model's sizes, for any batch size.
     Returns the cache, which is also model._kv_cache. Enabling again starts over with a new cache.
     Raises TypeError if the model is no such model, ValueError if the sizes of model and cache differ.
     """
     if not all(hasattr(model, name) for name in ("blocks", "hidden_states", "logits", "decoder", "wrap")):
         raise TypeError(f"a cache needs a language model with blocks, got {type(model).__name__}")
+    attention = model.blocks[0].attention
     sizes = {
         "num_layers": len(model.blocks),
-        "num_heads": model.blocks[0].attention.num_heads,
-        "head_dim": model.blocks[0].attention.head_dim,
+        "num_heads": getattr(attention, "num_kv_heads", attention.num_heads),
+        "head_dim": attention.head_dim,
     }
     fixed_batch = cache is not None
     if cache is None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytorch.core.attention import (
+    QUERY_BLOCK,
     MultiHeadAttention,
     attention_weights,
     causal_mask,
@@ -275,6 +276,41 @@ def test_the_weights_are_made_in_one_array():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.5 * weights.nbytes, f"{peak:,} bytes at the peak for {weights.nbytes:,} bytes of weights"
+
+
+def test_queries_of_a_group_share_their_keys(gradients):
+    """(B, H, G, T, D) queries on (B, H, S, D) keys, against one look-up for each member of the group."""
+    rng = np.random.default_rng(3)
+    query = Tensor(rng.normal(size=(2, 3, 4, 2, 6)), requires_grad=True)
+    key, value = (Tensor(rng.normal(size=(2, 3, 5, 6)), requires_grad=True) for _ in range(2))
+    single = [Tensor(x.data, requires_grad=True) for x in (query, key, value)]
+    weight = rng.normal(size=(2, 3, 4, 2, 6)).astype(np.float32)
+    bias, wide = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 1, 1, 5), (2, 3, 4, 2, 5)))
+    for mask, causal in ((None, False), (None, True), (bias, True), (bias[0, 0], False), (wide, True)):
+        for x in (query, key, value, *single):
+            x.grad = None
+        out = scaled_dot_product_attention(query, key, value, mask, causal)
+        (out * weight).sum().backward()
+        q, k, v = single
+        for g in range(4):
+            own = wide[:, :, g] if mask is wide else mask
+            alone = scaled_dot_product_attention(q[:, :, g], k, v, own, causal)
+            assert np.allclose(out.data[:, :, g], alone.data, rtol=1e-5, atol=1e-6)
+            (alone * weight[:, :, g]).sum().backward()
+        for shared, apart in zip((query, key, value), single, strict=True):
+            assert np.allclose(shared.grad, apart.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_long_prompt_of_groups_is_attended_in_blocks():
+    rng = np.random.default_rng(4)
+    query = rng.normal(size=(1, 2, 3, QUERY_BLOCK + 9, 4)).astype(np.float32)
+    key, value = rng.normal(size=(2, 1, 2, QUERY_BLOCK + 20, 4)).astype(np.float32)
+    out = scaled_dot_product_attention(query, key, value, causal=True).data
+    scores = np.einsum("bhgtd,bhsd->bhgts", query, key) / 2
+    visible = np.tri(QUERY_BLOCK + 9, QUERY_BLOCK + 20, 11, dtype=bool)
+    parts = np.exp(np.where(visible, scores, -np.inf))
+    want = np.einsum("bhgts,bhsd->bhgtd", parts / parts.sum(-1, keepdims=True), value)
+    assert np.allclose(out, want, rtol=1e-4, atol=1e-5)
 
 
 # bad input

@@ -288,7 +288,7 @@ RIGHT = [
                     mask = fit_mask(mask, cache, query.shape)
                 with no_grad():
                     pair = cache.update(layer_idx=layer_idx, key=key, value=value)
-                    return scaled_dot_product_attention(query, *pair, mask=mask, causal=query.shape[2] > 1)
+                    return scaled_dot_product_attention(query, *pair, mask=mask, causal=query.shape[-2] > 1)
             """,
         },
     ),
@@ -339,8 +339,8 @@ RIGHT = [
                     mask = fit_mask(mask, cache, query.shape)
                 keys, values = cache.update(layer_idx, key, value)
                 q, k, v = query.data, keys.data, values.data
-                T, S = q.shape[2], k.shape[2]
-                scores = np.einsum("bhtd,bhsd->bhts", q, k) * q.shape[-1] ** -0.5
+                T, S = q.shape[-2], k.shape[-2]
+                scores = np.einsum("bh...td,bhsd->bh...ts", q, k) * q.shape[-1] ** -0.5
                 if mask is not None:
                     scores = scores + mask
                 visible = np.tril(np.ones((T, S), dtype=bool), k=S - T)
@@ -348,7 +348,7 @@ RIGHT = [
                 scores = scores - scores.max(axis=-1, keepdims=True)
                 weights = np.exp(scores)
                 weights = weights / weights.sum(axis=-1, keepdims=True)
-                return Tensor(np.einsum("bhts,bhsd->bhtd", weights, v).astype(q.dtype))
+                return Tensor(np.einsum("bh...ts,bhsd->bh...td", weights, v).astype(q.dtype))
             """,
             "CachedMultiHeadAttention.forward": """
                 if cache is not None:
@@ -396,17 +396,17 @@ RIGHT = [
                     mask = fit_mask(mask, cache, query.shape)
                 past = cache.seq_pos
                 keys, values = cache.update(layer_idx, key, value)
-                B, H, T, D = query.shape
+                *rows, T, D = query.shape
                 bias = np.zeros(()) if mask is None else mask
-                bias = np.broadcast_to(bias.astype(query.dtype), (B, H, T, past + T))
-                out = np.empty((B, H, T, D), query.dtype)
+                bias = np.broadcast_to(bias.astype(query.dtype), (*rows, T, past + T))
+                out = np.empty((*rows, T, D), query.dtype)
                 for t in range(T):
                     n = past + t + 1
-                    for h in range(H):
-                        for b in range(B):
-                            out[b, h, t] = attend_one(
-                                query.data[b, h, t], keys.data[b, h, :n], values.data[b, h, :n], bias[b, h, t, :n]
-                            )
+                    for b, h, *g in np.ndindex(*rows):
+                        here = (b, h, *g, t)
+                        out[here] = attend_one(
+                            query.data[here], keys.data[b, h, :n], values.data[b, h, :n], bias[here][:n]
+                        )
                 return Tensor(out)
             """,
             "KVCache.update": """
@@ -699,6 +699,8 @@ RIGHT = [
                 else:
                     total = fit_mask(mask, cache, query.shape) + causal
                 keys, values = (x.data for x in cache.update(layer_idx, key, value))
+                if query.data.ndim > keys.ndim:
+                    keys, values = keys[:, :, np.newaxis], values[:, :, np.newaxis]
                 weights = (query.data / math.sqrt(query.shape[-1])) @ np.swapaxes(keys, -1, -2)
                 weights += total
                 weights -= np.max(weights, axis=-1, keepdims=True)

@@ -353,6 +353,12 @@ WRONG = [
         new="scaled_dot_product_attention(query, Tensor(key), Tensor(value), mask, causal=True)\n",
     ),
     Wrong(
+        name="the group of a query taken for its tokens",
+        part="test-attention-with-cache",
+        old="        return scaled_dot_product_attention(query, keys, values, mask, causal=True)\n",
+        new="        return scaled_dot_product_attention(query, keys, values, mask, causal=query.shape[2] > 1)\n",
+    ),
+    Wrong(
         name="scales twice",
         part="test-attention-with-cache",
         old="scaled_dot_product_attention(query, keys, values, mask, causal=True)\n",

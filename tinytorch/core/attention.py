@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['LOWEST', 'QUERY_BLOCK', 'weigh_keys', 'weigh_keys_gradient', 'causal_mask', 'check_attention', 'attention_weights',
-           'attend_in_blocks', 'scaled_dot_product_attention', 'split_heads', 'merge_heads', 'whole_number',
-           'MultiHeadAttention']
+           'attend_in_blocks', 'share_heads', 'share_keys', 'scaled_dot_product_attention', 'split_heads',
+           'merge_heads', 'whole_number', 'MultiHeadAttention']
 
 # %% ../../modules/12_attention/attention_dev.py #cell-2
 import math
@@ -131,16 +131,41 @@ def attend_in_blocks(query, key, value, mask=None) -> Tensor:
         answer[..., start:stop, :] = np.matmul(weights, value[..., :seen, :])
     return Tensor(answer, dtype=answer.dtype)
 
+# %% ../../modules/12_attention/attention_dev.py #cell-37
+def share_heads(x: np.ndarray, group: int) -> np.ndarray:
+    """(B, H, S, D) -> (B, H, group, S, D): each head seen `group` times; a view, nothing is copied."""
+    B, H, S, D = x.shape
+    return np.broadcast_to(x[:, :, None], (B, H, group, S, D))
+
+
+@gradient_of(share_heads)
+def _(grad, output, x, group):
+    return (grad.sum(axis=2),)
+
+
+def share_keys(key, value, mask, group: int) -> tuple:
+    """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
+
+    mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
+    """
+    key, value = (apply(share_heads, x, group=group) for x in (key, value))
+    if np.ndim(mask) in (3, 4):
+        mask = (mask if isinstance(mask, Tensor) else as_array(mask))[..., None, :, :]
+    return key, value, mask
+
 # %% ../../modules/12_attention/attention_dev.py #sdpa
 def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = False) -> Tensor:
     """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): each query's weighted mean of the values.
 
     mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for unfit shapes.
+    Queries (B, H, G, T, D) share each key and value among G of them -> (B, H, G, T, D); see `share_keys`.
     """
     if np.shape(key)[:-1] != np.shape(value)[:-1]:
         raise ValueError(
             f"each key needs one value: keys have shape {np.shape(key)}, values {np.shape(value)}"
         )
+    if np.ndim(query) == 5 and np.ndim(key) == 4:
+        key, value, mask = share_keys(key, value, mask, group=query.shape[2])
     if causal and QUERY_BLOCK < query.shape[-2] <= key.shape[-2]:
         if not any(isinstance(x, Tensor) and x.requires_grad for x in (query, key, value, mask)):
             return attend_in_blocks(query, key, value, mask)
@@ -160,7 +185,7 @@ def merge_heads(x: np.ndarray) -> np.ndarray:
     B, H, T, D = x.shape
     return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
 
-# %% ../../modules/12_attention/attention_dev.py #cell-56
+# %% ../../modules/12_attention/attention_dev.py #cell-58
 @gradient_of(split_heads)
 def _(grad, output, x, num_heads):
     return (merge_heads(grad),)
@@ -170,7 +195,7 @@ def _(grad, output, x, num_heads):
 def _(grad, output, x):
     return (split_heads(grad, x.shape[1]),)
 
-# %% ../../modules/12_attention/attention_dev.py #cell-58
+# %% ../../modules/12_attention/attention_dev.py #cell-60
 def whole_number(name: str, value, at_least: int) -> int:
     """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
