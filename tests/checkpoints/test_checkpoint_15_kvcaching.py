@@ -444,9 +444,10 @@ def test_attention_against_loops(rows, heads, dim, pieces, seed):
         start += T
 
 
-def test_queries_of_a_group_share_the_cache():
+@pytest.mark.parametrize("G", [1, 3])
+def test_queries_of_a_group_share_the_cache(G):
     rng = np.random.default_rng(6)
-    query = rng.normal(size=(B, H, 3, 5, D)).astype(np.float32)
+    query = rng.normal(size=(B, H, G, 5, D)).astype(np.float32)
     key, value = rng.normal(size=(2, B, H, 5, D)).astype(np.float32)
     hide = np.zeros((B, 1, 1, S), np.float32)
     hide[0, :, :, 0] = -1e30
@@ -455,7 +456,7 @@ def test_queries_of_a_group_share_the_cache():
         new = (slice(None), slice(None), slice(start, stop))
         mask = hide[..., :stop]
         out = attention_with_cache(query[:, :, :, start:stop], key[new], value[new], cache, 0, mask)
-        for g in range(3):
+        for g in range(G):
             wide = np.broadcast_to(mask, (B, H, stop - start, stop))
             seen = key[:, :, :stop], value[:, :, :stop]
             want = attend_in_loops(query[:, :, g, start:stop], *seen, start, wide)
@@ -463,7 +464,7 @@ def test_queries_of_a_group_share_the_cache():
             if start:
                 assert np.allclose(out.data[0, :, g], want[0], rtol=1e-4, atol=1e-5)
         cache.advance(stop - start)
-    for wrong in (query[:, :1], query[:, :, :, :, :1], query[:1], query[:, :, 0, :0]):
+    for wrong in (query[:, :1], query[..., :1], query[:1], query[:, :, 0, :0]):
         with pytest.raises(ValueError):
             attention_with_cache(wrong, key[:, :, :2], value[:, :, :2], KVCache(B, S, L, H, D), 0)
 
