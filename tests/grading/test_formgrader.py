@@ -443,17 +443,22 @@ def test_validate_fails_the_released_notebook_and_passes_the_solved_one(graded, 
     (bundle / "solved.ipynb").write_text(json.dumps(answered), encoding="utf-8")
     home.mkdir()
     with lab_in(bundle, home, PYTHONPATH=str(bundle)) as lab, browser_at(tmp_path / "browser") as browser:
-        browser.driver.get(f"{lab.url}/lab/tree/{NOTEBOOK}?token={lab.token}")
-        said = validate(browser)
+        said = validate(browser, lab, NOTEBOOK)
         tests = [cell for cell in graded.released["cells"] if tags_of(cell).get("grade")]
         assert said.count("The following cell failed") == len(tests) == 9
         assert "NotImplementedError" in said and "You did not provide a response." in said
-        browser.driver.get(f"{lab.url}/lab/tree/solved.ipynb")
-        assert "Success! Your notebook passes all the tests." in validate(browser)
+        assert "Success! Your notebook passes all the tests." in validate(browser, lab, "solved.ipynb")
         assert len(lab.get("/api/kernels")) == 2  # which end with the server
 
 
-def validate(browser):
+def validate(browser, lab, notebook):
+    """What the Validate button says of the notebook, which is alone in a workspace of its own.
+
+    In the same workspace Lab first shows the notebook that was open before, with a button of its own.
+    """
+    workspace = Path(notebook).stem
+    browser.driver.get(f"{lab.url}/lab/workspaces/{workspace}/tree/{notebook}?token={lab.token}")
+    browser.find(".lm-DockPanel-tabBar .lm-mod-current .lm-TabBar-tabLabel", notebook)
     browser.click(".jp-NotebookPanel-toolbar .jp-ToolbarButtonComponent-label", "Validate")
     return browser.find("#validation-message").text
 
