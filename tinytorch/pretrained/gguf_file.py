@@ -4,7 +4,7 @@
 #   "GGUF", version, number of tensors, number of metadata entries
 #   metadata: name, type, value   (a string: length and bytes; an array: type of its items, count, items)
 #   tensors: name, number of dimensions, dimensions (fastest first), type, offset in the data
-#   padding up to a multiple of the alignment, then the data
+#   padding up to a multiple of the alignment, then the data, each tensor padded so, without other gaps
 # Nothing in it is believed before it is checked against the bytes that are there.
 
 import math
@@ -174,16 +174,18 @@ class GGUFFile:
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= MAX_HEADER or alignment & (alignment - 1):
             raise header.error(f"the alignment should be a power of 2, got {alignment!r}")
-        data_start = -(-header.file.tell() // alignment) * alignment
-        infos = {
-            name: self._check_info(header, name, *said, data_start, alignment) for name, said in found.items()
-        }
-        used, there = sum(info.num_bytes for info in infos.values()), max(0, header.size - data_start)
-        if used > there:
-            raise header.error(f"its tensors take {used:,} bytes, but the file holds {there:,} bytes of data")
+        data_start = place = round_up(header.file.tell(), alignment)
+        infos = {}
+        for name, (shape, kind, offset) in found.items():  # one after the other, without a gap
+            infos[name] = self._check_info(header, name, shape, kind, place)
+            if data_start + offset != place:
+                raise header.error(
+                    f"{name!r} begins at byte {offset:,} of the data, not {place - data_start:,}"
+                )
+            place = round_up(place + infos[name].num_bytes, alignment)
         return infos
 
-    def _check_info(self, header, name, shape, kind, offset, data_start, alignment) -> TensorInfo:
+    def _check_info(self, header: Header, name: str, shape: tuple, kind: int, start: int) -> TensorInfo:
         gguf = need("gguf")
         if min(shape) < 1:
             raise header.error(f"{name!r} has shape {shape}, each size should be at least 1")
@@ -193,13 +195,14 @@ class GGUFFile:
         except (ValueError, KeyError) as error:
             raise header.error(f"{name!r} is of type {kind}, which is unknown") from error
         if shape[-1] % block_size:
-            raise header.error(
-                f"{name!r} has rows of {shape[-1]}, {kind.name} comes in blocks of {block_size}"
-            )
+            raise header.error(f"{name!r} has rows of {shape[-1]}, not blocks of {block_size} ({kind.name})")
         num_bytes = math.prod(shape) // block_size * block_bytes
-        if offset % alignment:
-            raise header.error(f"{name!r} begins at byte {offset}, not at a multiple of {alignment}")
-        if data_start + offset + num_bytes > header.size:
-            end = data_start + offset + num_bytes
-            raise header.error(f"{name!r} would end at byte {end:,}, the file has {header.size:,}")
-        return TensorInfo(shape, kind, data_start + offset, num_bytes)
+        if start + num_bytes > header.size:
+            raise header.error(
+                f"{name!r} would end at byte {start + num_bytes:,}, the file at {header.size:,}"
+            )
+        return TensorInfo(shape, kind, start, num_bytes)
+
+
+def round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
