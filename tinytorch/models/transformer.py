@@ -306,6 +306,23 @@ class GPT(LanguageModel):
                 residual = name.endswith(("out_proj.weight", "down.weight"))
                 p.data *= 0.02 / math.sqrt(2 * self.num_layers) if residual else 0.02
 
+    @classmethod
+    def from_pretrained(cls, folder) -> "GPT":
+        """A folder with a GPT-2 in Hugging Face's layout, config.json and safetensors -> the model.
+
+        Raises FileNotFoundError, ValueError for damaged files and other models, ModuleNotFoundError without
+        the [llm] extra.
+        """
+        from tinytorch.pretrained.weights import load_gpt_folder
+
+        return load_gpt_folder(cls, folder)
+
+    def save_pretrained(self, folder) -> None:
+        """Write such a folder, whole or not at all. Raises ModuleNotFoundError without the [llm] extra."""
+        from tinytorch.pretrained.weights import save_gpt_folder
+
+        save_gpt_folder(self, folder)
+
     def hidden_states(self, tokens, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
 

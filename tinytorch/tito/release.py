@@ -137,6 +137,8 @@ def fill_bundle(course: Course, module: Module, stage: Path, from_scratch: bool)
             _copy(init, package / part / "__init__.py")
     for path in _student_tools(project):
         _copy(path, package / "tito" / path.name)
+    for path in sorted((project.package_dir / "pretrained").glob("*.py")):
+        _copy(path, package / "pretrained" / path.name)
     if not from_scratch:
         for other in course.earlier(module):
             course.exported(other).write(package)
@@ -263,7 +265,7 @@ def _refuse_to_replace(place: Path, module: Module) -> None:
 
 def _public_files(course: Course, module: Module, stage: Path) -> set[Path]:
     """The files written to be read: their scaffolding may be like that of a hidden test."""
-    folders = ("tests", "milestones", "tinytorch/tito")
+    folders = ("tests", "milestones", "tinytorch/tito", "tinytorch/pretrained")
     return {path for folder in folders for path in (stage / folder).rglob("*.py")}
 
 
@@ -327,6 +329,7 @@ def _pyproject(project: Project, module: Module) -> str:
         item for item in ours["optional-dependencies"]["dev"] if re.match(r"[\w-]+", item)[0] in STUDENT_TOOLS
     ]
     dependencies = "\n".join(f"    {json.dumps(item)}," for item in [*ours["dependencies"], *tools])
+    weights = "\n".join(f"    {json.dumps(item)}," for item in ours["optional-dependencies"]["llm"])
     nbdev = "\n".join(
         f"{key} = {json.dumps('.' if key == 'nbs_path' else value)}"
         for key, value in table["tool"]["nbdev"].items()
@@ -343,6 +346,11 @@ description = {json.dumps(f"TinyTorch, module {module.number}: your part of it i
 requires-python = {json.dumps(ours["requires-python"])}
 dependencies = [
 {dependencies}
+]
+
+[project.optional-dependencies]
+llm = [
+{weights}
 ]
 
 [project.scripts]
