@@ -1,4 +1,4 @@
-"""Small files of published models, made by the libraries that everybody uses, for the tests of reading them."""
+"""Small files of published models, made with the usual libraries, for the tests of reading them."""
 
 import json
 from pathlib import Path

@@ -64,7 +64,9 @@ def main() -> None:
 
     signal.signal(signal.SIGALRM, stop)
     assert gguf and safetensors  # imported before memory is limited
-    if sys.platform == "linux":  # elsewhere nothing says how much there is; the rise of the peak is told anyway
+    if (
+        sys.platform == "linux"
+    ):  # elsewhere nothing says how much there is; the rise of the peak is told anyway
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -38,18 +38,18 @@ class Untouched(np.random.Generator):
 
 
 def whole(path, facts: dict, name: str, default=None) -> int:
-    """facts[name], a whole number of at least 1; ValueError if it is none, or missing without a default."""
-    value = facts.get(name, default)
+    """facts[name], a whole number from 1 on; ValueError if it is none, or missing without a default."""
+    value = default if facts.get(name) is None else facts[name]
     if value is None:
         raise ValueError(f"{path}: {name} is missing")
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{path}: {name} should be a whole number of at least 1, got {value!r:.99}")
+    if type(value) is not int or not 1 <= value < 2**63:
+        raise ValueError(f"{path}: {name} should be a whole number from 1 to 2**63 - 1, got {value!r:.99}")
     return value
 
 
 def decimal(path, facts: dict, name: str, least: float, most: float, default=None) -> float:
     """facts[name], a number above `least` and at most `most`."""
-    value = facts.get(name, default)
+    value = default if facts.get(name) is None else facts[name]
     if value is None:
         raise ValueError(f"{path}: {name} is missing")
     if type(value) not in (int, float) or not least < value <= most:
@@ -78,8 +78,8 @@ def check_tensors(path, shapes: dict[str, tuple], places: dict[str, Place]) -> N
     unknown = [name for name in shapes if name not in places]
     if missing or unknown:
         raise ValueError(
-            f"{path}: {len(missing)} tensors are missing {missing[:3]}, "
-            f"{len(unknown)} do not belong to such a model {unknown[:3]}"
+            f"{path} holds another model: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(unknown)} unknown {unknown[:3]!r:.300}"
         )
     for name, place in places.items():
         if shapes[name] != place.shape:

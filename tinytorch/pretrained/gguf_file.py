@@ -23,7 +23,8 @@ STRING, ARRAY = 8, 9
 SMALLEST_ENTRY = 8 + 4 + 1  # bytes of a metadata entry: length of its name, type, value
 # length of its name, number of dimensions, one of them, type, offset
 SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
-MAX_HEADER = 2**26  # bytes; a vocabulary of 256,000 tokens takes 10 million
+MAX_HEADER = 2**25  # bytes; a vocabulary of 256,000 tokens with its merges takes 17 million
+MAX_NAME = 256  # bytes
 MAX_DIMENSIONS = 4
 BLOCK = 2**20  # numbers dequantised at a time, so that what lies in between stays small
 
@@ -59,8 +60,11 @@ class Header:
             raise self.error(f"{what} is {count:,}, which the {self.left:,} bytes left cannot hold")
         return count
 
-    def string(self, what: str) -> str:
-        data = self.take(self.number("Q", f"the length of {what}"), what)
+    def string(self, what: str, longest: int = MAX_HEADER) -> str:
+        count = self.number("Q", f"the length of {what}")
+        if count > longest:
+            raise self.error(f"{what} should take {count:,} bytes, more than {longest:,}")
+        data = self.take(count, what)
         try:
             return data.decode()
         except UnicodeDecodeError as error:
@@ -151,7 +155,7 @@ class GGUFFile:
     def _read_metadata(self, header: Header) -> dict[str, object]:
         metadata = {}
         for _ in range(header.count("the number of metadata entries", SMALLEST_ENTRY)):
-            name = header.string("the name of a metadata entry")
+            name = header.string("the name of a metadata entry", MAX_NAME)
             if name in metadata:
                 raise header.error(f"the metadata hold {name!r} twice")
             metadata[name] = header.value(header.number("I", f"the type of {name!r}"), repr(name))
@@ -160,7 +164,7 @@ class GGUFFile:
     def _read_infos(self, header: Header, count: int) -> dict[str, TensorInfo]:
         found = {}
         for _ in range(count):
-            name = header.string("the name of a tensor")
+            name = header.string("the name of a tensor", MAX_NAME)
             if name in found:
                 raise header.error(f"there are two tensors named {name!r}")
             num_dimensions = header.number("I", f"the number of dimensions of {name!r}")

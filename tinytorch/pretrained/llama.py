@@ -103,7 +103,7 @@ def gguf_sizes(file: GGUFFile) -> dict:
     check_rules(path, facts, {"general.architecture": ("llama",)} | GGUF_RULES)
     known = GGUF_RULES.keys() | {f"llama.{name}" for name in GGUF_SIZES}
     if unknown := [name for name in facts if name.startswith("llama.") and name not in known]:
-        raise ValueError(f"{path}: {unknown[0]} asks for something that is not supported")
+        raise ValueError(f"{path}: {unknown[0]!r} asks for something that is not supported")
     if "token_embd.weight" not in file.shapes:
         raise ValueError(f"{path}: token_embd.weight is not among its {len(file.shapes)} tensors")
     vocab_size = file.shapes["token_embd.weight"][0]

@@ -16,7 +16,7 @@ from tinytorch.pretrained import need
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 BLOCK = 2**20  # numbers converted at a time
-MAX_JSON = 2**26  # bytes of a header, an index or a config
+MAX_JSON = 2**22  # bytes of a header, an index or a config; the largest of a Llama-8B takes 40,000
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 
@@ -57,7 +57,9 @@ class SafetensorsFile:
                 with library.safe_open(self.path, framework="np"):
                     pass
             except library.SafetensorError as error:
-                raise ValueError(f"{self.path} is not a whole safetensors file: {error}") from error
+                raise ValueError(
+                    f"{self.path} is not a whole safetensors file: {str(error)[:200]!r}"
+                ) from error
             header = parse_json(file.read(header_size), self.path)
         header.pop("__metadata__", None)
         self.infos, self.data_start = header, 8 + header_size
@@ -114,11 +116,14 @@ class SafetensorsFolder:
         for place in set(places.values()):
             plain = not {"/", "\\", ":", "\0"} & set(place) and place.endswith(".safetensors")
             if not plain:
-                raise ValueError(f"{index}: {place!r} is not the name of a .safetensors file in this folder")
+                raise ValueError(
+                    f"{index}: {place!r:.99} is not the name of a .safetensors file in this folder"
+                )
         files = {place: SafetensorsFile(self.path / place) for place in sorted(set(places.values()))}
         for name, place in places.items():
             if name not in files[place].shapes:
-                raise ValueError(f"{index}: {name} is not among the {len(files[place].shapes)} of {place}")
+                held = f"the {len(files[place].shapes)} tensors of {place}"
+                raise ValueError(f"{index}: {name!r:.99} is not among {held}")
         return {name: files[place] for name, place in places.items()}
 
 
