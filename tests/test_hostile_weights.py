@@ -285,6 +285,10 @@ FILE_ATTACKS = {
     "a list": (safetensors(b"[]"), "is not a whole safetensors file"),
     "not UTF-8": (safetensors(b'{"\xff":1}'), "is not a whole safetensors file"),
     "deep": (safetensors(b'{"a":' * 5000), "is not a whole safetensors file"),
+    "a tensor twice": (
+        safetensors(b"{" + one()[9:-5] + b"," + one()[9:-4], bytes(4)),
+        "of 2 names in an object only 1 are different",
+    ),
     "data beyond the file": (one(shape=(2,), end=8), "is not a whole safetensors file"),
     "data before the file": (one(begin=-4, end=0), "is not a whole safetensors file"),
     "2**64 numbers": (one(shape=(2**63, 2)), "is not a whole safetensors file"),
@@ -330,6 +334,7 @@ CONFIG_ATTACKS = {
         {"hidden_size": 10**3999},
         "hidden_size should be a whole number from 1 to .*, got 1000",
     ),
+    "a name twice": (b'{"vocab_size": 5, "vocab_size": 50}', "of 2 names in an object only 1 are different"),
     "large": (b" " * 2**23, "is larger than 4,194,304 bytes"),
     "another architecture": (
         {"architectures": ["QwenForCausalLM"]},

@@ -52,6 +52,8 @@ def course(toy):
     (root / "milestones" / "01_first" / "size.py").write_text(MILESTONE, encoding="utf-8")
     (root / "milestones" / "01_first" / "__pycache__" / "size.cpython-311.pyc").write_bytes(b"x")
     shutil.copy(release.__file__.replace("tinytorch/tito/release.py", "LICENSE"), root)
+    (root / "tinytorch" / "pretrained").mkdir()
+    (root / "tinytorch" / "pretrained" / "weights.py").write_text('"""By hand."""\n', encoding="utf-8")
     return toy
 
 
@@ -97,6 +99,7 @@ def test_what_a_bundle_holds(unproved):
         "tinytorch/core/__init__.py",
         "tinytorch/core/tensor.py",
         "tinytorch/generation/__init__.py",
+        "tinytorch/pretrained/weights.py",
     }
     everything = "\n".join(re.sub(r"\s", "", text) for data in held.values() for text in texts_of(data))
     for secret in (SOLUTION, HIDDEN, "BEGIN HIDDEN TESTS", "BEGIN SOLUTION\\n"):
@@ -105,6 +108,7 @@ def test_what_a_bundle_holds(unproved):
     for said in ("tito module start 02", "python milestones/01_first/size.py", "pip install -e ."):
         assert said in held["README.md"].decode()
     assert len(held["README.md"].splitlines()) < 60, "one page"
+    assert "\nllm = [\n" in held["pyproject.toml"].decode(), "the extra for published weights"
 
 
 def test_what_the_readme_lets_code_use_is_what_the_grader_lets_it(unproved):
