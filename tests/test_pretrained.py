@@ -11,6 +11,9 @@ import pytest
 from tinytorch.models.llama import Llama
 from tinytorch.models.transformer import GPT
 from tinytorch.pretrained import need
+from tinytorch.tito.export import read_notebook
+from tinytorch.tito.leaks import Secrets
+from tinytorch.tito.student import for_student
 from toy import REPO
 from weight_files import GPT_SIZES, SIZES, random_gpt, write_gguf, write_llama_folder
 
@@ -82,6 +85,17 @@ def test_a_missing_library_is_told_in_one_sentence(library, tmp_path, monkeypatc
 
 def test_need_gives_the_library():
     assert need("json") is json
+
+
+def test_it_gives_no_line_of_a_solution_away(repo):
+    """It is in every bundle, also where a student writes all modules."""
+    notebooks = {module.label: read_notebook(module.dev_file) for module in repo.modules()}
+    shown = [for_student(notebook) for notebook in notebooks.values()]
+    secrets = Secrets.of(solutions=notebooks, hidden=notebooks, shown=shown, opened=[])
+    files = sorted((repo.package_dir / "pretrained").glob("*.py"))
+    assert len(files) > 5 and len(secrets.solution) > 1000
+    for path in files:
+        assert secrets.found_in(path, public=True) is None, path.name
 
 
 # ---- GGUF

@@ -41,7 +41,7 @@ def parse_json(data: bytes, path: Path) -> dict:
 
 def read_json(path: Path) -> dict:
     """The object in a JSON file. Raises FileNotFoundError, ValueError."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         data = file.read(MAX_JSON + 1)
     if len(data) > MAX_JSON:
         raise ValueError(f"{path} is larger than {MAX_JSON:,} bytes")
@@ -147,7 +147,7 @@ def save_folder(folder, config: dict, tensors: dict[str, np.ndarray]) -> None:
         need("safetensors.numpy").save_file(arrays, beside[WEIGHTS], metadata={"format": "pt"})
         shutil.copymode(beside[CONFIG], beside[WEIGHTS])  # the library makes it readable for its owner alone
         for path in beside.values():
-            with open(path, "rb+") as file:
+            with path.open("rb+") as file:
                 os.fsync(file.fileno())
         for name in (WEIGHTS, CONFIG):
             os.replace(beside[name], folder / name)
