@@ -176,6 +176,7 @@ GGUF_ATTACKS = {
         behind("general.architecture", 4, "Q5s", 5, b"gemma"),
         "is 'gemma', only 'llama'",
     ),
+    "no architecture": (renamed("general.architecture", "general.architektura"), "architecture is missing"),
     "no heads": (number("attention.head_count", 0), "head_count should be a whole number from 1"),
     "7 heads": (number("attention.head_count", 7), "7 query heads cannot share 2"),
     "2 heads": (number("attention.head_count", 2), "dimension_count is 16, a head has 32"),

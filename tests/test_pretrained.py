@@ -224,6 +224,7 @@ def edit_config(folder, **changes):
     "changes",
     [
         {"rope_theta": ..., "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}},
+        {"rope_parameters": {"rope_type": "default"}},
         {"rope_scaling": {"rope_type": "default"}},
         {"rope_scaling": {"type": "default"}},
         {"rope_scaling": None, "rope_parameters": None, "head_dim": None, "sliding_window": None},
@@ -266,6 +267,22 @@ def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
     (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + halves.tobytes())
     got = SafetensorsFile(tmp_path / "x").tensor("x")
     assert got.dtype == np.float32 and got.tolist() == [[1, -2, 0], [0.15625, 3.140625, np.inf]]
+
+
+@llm
+def test_a_file_that_shrinks_meanwhile(tmp_path):
+    from tinytorch.pretrained.gguf_file import GGUFFile
+    from tinytorch.pretrained.safetensors_file import SafetensorsFile
+
+    write_gguf(tmp_path / "tiny.gguf")
+    write_llama_folder(tmp_path / "model")
+    for file in (GGUFFile(tmp_path / "tiny.gguf"), SafetensorsFile(tmp_path / "model/model.safetensors")):
+        last = list(file.shapes)[-1]
+        with open(file.path, "rb+") as opened:
+            opened.truncate(file.path.stat().st_size - 5)
+        with pytest.raises(ValueError, match=f"the file ends inside the tensor {last}"):
+            for name in file.shapes:
+                file.tensor(name)
 
 
 @llm

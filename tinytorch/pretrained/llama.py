@@ -100,6 +100,8 @@ def load_llama_folder(cls, folder, progress=None):
 def gguf_sizes(file: GGUFFile) -> dict:
     """What Llama's constructor is to be called with."""
     path, facts = file.path, file.metadata
+    if "general.architecture" not in facts:
+        raise ValueError(f"{path}: general.architecture is missing")
     check_rules(path, facts, {"general.architecture": ("llama",)} | GGUF_RULES)
     known = GGUF_RULES.keys() | {f"llama.{name}" for name in GGUF_SIZES}
     if unknown := [name for name in facts if name.startswith("llama.") and name not in known]:
@@ -136,19 +138,18 @@ def gguf_sizes(file: GGUFFile) -> dict:
 def config_sizes(path) -> dict:
     """The same from a config.json."""
     facts = read_json(path)
-    rope = facts.get("rope_parameters")  # transformers 5; before, rope_theta stood alone
-    rope = {"rope_theta": facts.get("rope_theta")} if rope is None else rope
+    rope = facts.get("rope_parameters") or {}  # transformers 5; before, rope_theta stood alone
     if not isinstance(rope, dict):
         raise ValueError(f"{path}: rope_parameters should be an object, got {rope!r:.99}")
     scaling = facts.get("rope_scaling")
     if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) == "default":
         facts, rope = facts | {"rope_scaling": None}, scaling | rope
+    rope = {"rope_theta": facts.get("rope_theta")} | rope
     if facts.get("model_type") is None:
         raise ValueError(f"{path}: model_type is missing")
     check_rules(path, facts, LLAMA_RULES)
     check_rules(path, rope, {"rope_type": ("default",), "partial_rotary_factor": (1.0, None)})
     check_rules(path, facts, {"tie_word_embeddings": (False, True)})
-    rope = {name: value for name, value in rope.items() if value is not None}
     sizes = {
         "vocab_size": whole(path, facts, "vocab_size"),
         "embed_dim": whole(path, facts, "hidden_size"),
