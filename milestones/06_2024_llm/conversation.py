@@ -40,8 +40,8 @@ class Conversation:
     """A system message and turns, as tokens; of these, the first cache.seq_pos have been read.
 
     turns: a list of tokens for each, the user's message, the answer and what closes it.
-    A token is noted here before the model reads it. So an answer can break off anywhere, and what is noted and
-    not yet read is read with the next turn.
+    A token is noted here before the model reads it. So an answer can break off anywhere, and what is noted
+    and not yet read is read with the next turn.
     """
 
     def __init__(self, model, tokenizer, context: int, system: str | None = None, use_cache: bool = True):
@@ -63,7 +63,8 @@ class Conversation:
         self.cache = None
         if use_cache:
             attention = model.blocks[0].attention
-            sizes = len(model.blocks), attention.num_heads, attention.head_dim
+            heads = getattr(attention, "num_kv_heads", attention.num_heads)
+            sizes = len(model.blocks), heads, attention.head_dim
             self.cache = enable_kv_cache(model, KVCache(1, context, *sizes))
 
     def close(self) -> None:
@@ -107,8 +108,8 @@ class Conversation:
         """Ask and have show(text) called with each part of the answer -> the answer.
 
         reading(tokens, all): called as a long text is read. sampling: as in module 13's `sample`.
-        Ctrl-C ends the answer; what it was stays part of the conversation. If it had not begun, the question is
-        taken back. Raises ValueError, and changes nothing, if the question is too long or no text.
+        Ctrl-C ends the answer; what it was stays part of the conversation. If it had not begun, the question
+        is taken back. Raises ValueError, and changes nothing, if the question is too long or no text.
         """
         turn = self.tokenizer.turn(question)
         answer = Answer(forgotten=self.make_room(len(turn)))

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from tinytorch.pretrained import need
+from tinytorch.text.tokenization import StreamDecoder
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF; all others are ordinary
 PRE_TOKENIZERS = ("gpt-2", "smollm")
@@ -162,10 +163,8 @@ class ChatTokenizer:
                 raise ValueError(f"token {i} is outside the vocabulary of {self.vocab_size}")
         return b"".join(self.vocabulary[i] for i in ids).decode(errors="replace")
 
-    def stream(self):
+    def stream(self) -> StreamDecoder:
         """-> module 10's StreamDecoder: `.feed(token)` gives the text now whole, `.finish()` the rest."""
-        from tinytorch.text.tokenization import StreamDecoder
-
         return StreamDecoder(self)
 
     # ChatML: <|im_start|>role\ncontent<|im_end|>\n for each message. The pieces of a conversation, one after
