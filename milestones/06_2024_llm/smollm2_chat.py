@@ -18,7 +18,7 @@ from rich.console import Console
 
 MODULES = {"tinytorch.generation.kv_cache": "15, kvcaching", "tinytorch.models.llama": "16, llama"}
 try:
-    from conversation import CONTEXT, INTERRUPTED, LIMIT, PIECE, Answer, Conversation
+    from conversation import CONTEXT, INTERRUPTED, LIMIT, PIECE, Answer, Conversation, new_cache
     from display import Display, edit_lines, forgiving_streams, note, notes, out, progress_bar
     from model_file import fetch_model, installed_model
 
@@ -58,6 +58,7 @@ def load(path: Path):
         else:
             tokenizer = ChatTokenizer.from_metadata(GGUFFile(path).metadata)
             model = Llama.from_gguf(path, show)
+    tokenizer.closing()  # ValueError if the model knows no ChatML
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model {model.vocab_size:,}"
@@ -143,15 +144,14 @@ def answer_prompts(chat: Conversation, prompts, **options) -> None:
 
 def bench(model, tokenizer, load_seconds: float) -> None:
     """The same 200 tokens with the cache and without, greedily, in this one process."""
+    context = min(CONTEXT_TOKENS, model.max_seq_len)
     prompt = np.array([tokenizer.opening() + tokenizer.turn(BENCH_QUESTION)])
-    if prompt.size + BENCH_TOKENS > model.max_seq_len:
-        raise ValueError(
-            f"--bench needs {prompt.size + BENCH_TOKENS} tokens, the model takes {model.max_seq_len}"
-        )
+    if prompt.size + BENCH_TOKENS > context:
+        raise ValueError(f"--bench needs {prompt.size + BENCH_TOKENS} tokens, the model takes {context:,}")
     written, rates = {}, {}
     for use_cache in (True, False):
         if use_cache:
-            enable_kv_cache(model)
+            enable_kv_cache(model, new_cache(model, context))
         way = f"{'with' if use_cache else 'without'} the cache"
         next_logits = model.decoder(1, prompt.size + BENCH_TOKENS)
         with progress_bar(f"{BENCH_TOKENS} tokens {way}") as bar:
@@ -233,6 +233,8 @@ def main(path, prompts, system, no_cache, context, max_new_tokens, temperature, 
     forgiving_streams()
     try:
         check_sampling(temperature, None, top_p)
+        if not all(prompts):
+            raise ValueError("a --prompt is empty")
         if path is None:
             path = installed_model()
         if path is None:
@@ -255,6 +257,8 @@ def main(path, prompts, system, no_cache, context, max_new_tokens, temperature, 
             converse(chat, **options)
     except NotImplementedError as error:
         raise click.ClickException(unfinished(error)) from error
+    except BrokenPipeError:
+        raise  # click ends quietly when nobody reads any more
     except (ValueError, OSError, ModuleNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
