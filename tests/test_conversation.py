@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parents[1]
 FOLDER = REPO / "milestones" / "06_2024_llm"
 sys.path.insert(0, str(FOLDER))
 
-from conversation import CONTEXT, ENDED, INTERRUPTED, LIMIT, PIECE, Conversation  # noqa: E402
+from conversation import CONTEXT, ENDED, INTERRUPTED, LIMIT, Conversation  # noqa: E402
 from display import Wrapped  # noqa: E402
 from smollm2_chat import bench  # noqa: E402
 
@@ -102,11 +102,12 @@ def test_the_cache_holds_the_kv_heads_only(model):
     assert chat.cache.nbytes == 2 * 2 * 2 * 100 * 4 * 4  # keys and values, layers, kv heads, tokens, D, bytes
 
 
-def test_a_long_text_is_read_in_pieces(model):
+def test_a_long_text_is_read_in_pieces(model, monkeypatch):
+    monkeypatch.setattr("conversation.PIECE", 100)
     heard, chat = [], Conversation(model, Bytes(), 300)
     answer = chat.ask("x" * 200, max_new_tokens=5, temperature=0, reading=lambda *n: heard.append(n))
     total = len(chat.opening) + 200 + 3
-    assert heard == [(0, total), (PIECE, total), (total, total)]
+    assert heard == [(0, total), (100, total), (200, total), (total, total)]
     assert answer.tokens == fresh(chat.tokens[:total], 5)
 
 

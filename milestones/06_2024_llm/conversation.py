@@ -8,7 +8,7 @@ import numpy as np
 from tinytorch.generation.kv_cache import KVCache, disable_kv_cache, enable_kv_cache
 from tinytorch.models.transformer import sample
 
-PIECE = 128  # tokens of a long text that are read at a time
+PIECE = 256  # tokens of a long text that are read at a time
 ROOM_FOR_ANSWER = 64  # tokens: with less left, the oldest turns are forgotten first
 ENDED, LIMIT, CONTEXT, INTERRUPTED = "ended", "limit", "context", "interrupted"
 

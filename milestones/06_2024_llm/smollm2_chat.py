@@ -68,15 +68,16 @@ def load(path: Path):
 
 def ask(chat: Conversation, question: str, label: str = "", console: Console = notes, **options) -> Answer:
     """One turn: the answer to stdout as it comes; what happened and what it cost, to the console."""
+    forgotten = chat.make_room(len(chat.tokenizer.turn(question)))
+    if forgotten:
+        turns = "turn is" if forgotten == 1 else f"{forgotten} turns are"
+        note(f"(the context of {chat.context:,} tokens is full: the oldest {turns} forgotten)", console)
     display = Display(label, longest_unseen=PIECE)
     try:
         answer = chat.ask(question, show=display.text, reading=display.reading, **options)
     finally:
         display.close()
     print(flush=True)
-    if answer.forgotten:
-        turns = "turn was" if answer.forgotten == 1 else f"{answer.forgotten} turns were"
-        note(f"(the context of {chat.context:,} tokens was full: the oldest {turns} forgotten)", console)
     if answer.ended == INTERRUPTED:
         note(
             "(stopped)" if answer.tokens else "(stopped before it began: the question is forgotten)", console
