@@ -145,9 +145,9 @@ rotary.forward(np.array([3, 4, 5]))
 assert np.shape(rotary.cos)[-2:] == (3, 2), (
     f"3 positions and 4 / 2 pairs: the tables should end in (3, 2), yours {np.shape(rotary.cos)}"
 )
-assert np.allclose(np.broadcast_to(rotary.cos, (1, 3, 2))[0, 1], [math.cos(4), math.cos(0.04)], atol=1e-6), (
-    "the second of the positions 3, 4, 5 is 4: cos 4 and cos 0.04"
-)
+assert np.allclose(
+    np.broadcast_to(rotary.cos, (1, 1, 3, 2))[0, 0, 1], [math.cos(4), math.cos(0.04)], atol=1e-6
+), "the second of the positions 3, 4, 5 is 4: cos 4 and cos 0.04"
 rotary.forward(np.array([[0, 1, 2], [7, 8, 9]]))
 assert np.shape(rotary.sin) == (2, 1, 3, 2), (
     f"positions (2, 3) of two rows give (2, 1, 3, 2), for any number of heads; yours {np.shape(rotary.sin)}"
@@ -745,7 +745,7 @@ The constructor is given. It builds one `RotaryPositions` and hands its `turn` t
 
 **Task (10 + 6 points).**
 
-- `hidden_states(tokens, start_pos=0)`: the checks are given. First tell `self.position_embedding` where these tokens stand, `start_pos` … `stop - 1`; it returns nothing. Then embed the tokens, go through the blocks, and the last norm. About 5 lines.
+- `hidden_states(tokens, start_pos=0)`: the checks are given. First tell `self.position_embedding` where these tokens stand, the T numbers `start_pos` … `stop - 1`, one row for the whole batch (if its rows stand at different places, `Padding` of module 13 sees to it on the way); it returns nothing. Then embed the tokens, go through the blocks, and the last norm. About 5 lines.
 - `logits(hidden)`: (…, C) to (…, V). If the model is `tied`, with the token embedding's weight, as in GPT, through `apply(linear, ...)`. Else with `self.output`. 3 lines.
 """
 
@@ -900,14 +900,14 @@ tokens = np.array([[3, 0, 6], [1, 1, 5]])
 got = model.hidden_states(tokens)
 assert got.shape == (2, 3, 4), f"2 texts of 3 tokens, 4 wide: (2, 3, 4), yours is {got.shape}"
 assert told and told[-1] is not None, "position_embedding should be told the positions before the first block"
-assert np.array_equal(np.ravel(told[-1])[:3], [0, 1, 2]), f"3 tokens from 0 on: 0, 1, 2; yours {told[-1]}"
+assert np.array_equal(told[-1], [0, 1, 2]), f"3 tokens from 0 on: 0, 1, 2; yours {told[-1]}"
 want = 3 * (2 * words[1] + 1)
 assert not np.allclose(got.data[1, 1], want, atol=1e-6), "where is the last norm?"
 assert np.allclose(got.data[1, 1], want - 5, atol=1e-6), (
     "embed the tokens, go through the blocks in order, then the last norm"
 )
 model.hidden_states(tokens, start_pos=4)
-assert np.array_equal(np.ravel(told[-1])[:3], [4, 5, 6]), (
+assert np.array_equal(told[-1], [4, 5, 6]), (
     f"from start_pos 4 on three tokens stand at 4, 5, 6; you said {told[-1]}"
 )
 ### BEGIN HIDDEN TESTS
@@ -921,9 +921,7 @@ for start_pos, shape in ((0, (2, 9)), (6, (3, 2)), (8, (1, 1)), (2, (2, 5))):
         )
     want = np.arange(start_pos, start_pos + shape[1])
     assert len(told) == 1, "each block should be called once"
-    assert np.array_equal(np.broadcast_to(told[0], shape), np.broadcast_to(want, shape)), (
-        f"{shape[1]} tokens from {start_pos} on: {want}; yours {told[0]}"
-    )
+    assert np.array_equal(told[0], want), f"{shape[1]} tokens from {start_pos} on: {want}; yours {told[0]}"
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-logits", "locked": true, "points": 6, "schema_version": 3, "solution": false}

@@ -200,6 +200,12 @@ WRONG = [
         new="self.position_embedding(np.arange(tokens.shape[1]))",
     ),
     Wrong(
+        name="positions told for each row, where padding expects one row for all",
+        part="test-hidden-states",
+        old="self.position_embedding(np.arange(start_pos, stop))",
+        new="self.position_embedding(np.broadcast_to(np.arange(start_pos, stop), tokens.shape))",
+    ),
+    Wrong(
         name="positions counted from 1",
         part="test-hidden-states",
         old="self.position_embedding(np.arange(start_pos, stop))",
