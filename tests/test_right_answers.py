@@ -16,7 +16,7 @@ from tinytorch.tito.submissions import needed_cells
 
 RIGHT = load_all()
 EACH = [pytest.param(label, right, id=f"{label}-{right.name}") for label in RIGHT for right in RIGHT[label]]
-AT_LEAST = {"15_kvcaching": 8}
+AT_LEAST = {"15_kvcaching": 8, "16_llama": 8}
 pytestmark = pytest.mark.usefixtures("few_processes")
 
 

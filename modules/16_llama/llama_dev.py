@@ -56,11 +56,11 @@ GPT-2 is from 2019 (Radford et al.), Llama from 2023 (Touvron et al., arXiv:2302
 
 | | GPT-2 | Llama | why | written in |
 |---|---|---|---|---|
-| norm | LayerNorm | RMSNorm | one sum less for each row, and no loss in quality (arXiv:1910.07467) | module 09 |
+| norm | LayerNorm | RMSNorm | no mean to subtract, and as good in its authors' comparisons (arXiv:1910.07467) | module 09 |
 | positions | a learned table, added once at the entrance | queries and keys turned, in every layer | a score knows the distance and nothing else | module 11 |
-| keys and values | as many heads as queries | fewer: several query heads share one (from Llama 2's largest on) | the cache shrinks by that factor | here |
-| MLP | up to 4C, GELU, down | two ways up to about 8C/3, one the gate of the other, down | better at the same number of weights | here |
-| biases | in every layer | none | nobody missed them | |
+| keys and values | as many heads as queries | fewer: several query heads share one (in the larger models of Llama 2, in all of Llama 3) | the cache shrinks by that factor | here |
+| MLP | up to 4C, GELU, down | two ways up to about 8C/3, one the gate of the other, down | better at the same number of weights (arXiv:2002.05202) | here |
+| biases | in every layer | none | fewer weights; large models train more steadily without (arXiv:2204.02311) | |
 | output | the token embedding again | weights of its own; in small models tied as in GPT-2 | | |
 
 What stayed is longer: tokens, embeddings, pre-norm blocks on a residual path, the causal mask, softmax, the loop that asks for one more token. RMSNorm and the rotation are imported above. They are used here, not written again.
@@ -257,7 +257,7 @@ Your answer here.
 """
 ## 3. Queries in groups
 
-To write one more token, attention reads the keys and values of all tokens before it, and they must be stored as long as somebody may go on with the text. So the price of a head is not its weights, it is its keys and values. Shazeer asked in 2019 (arXiv:1911.02150) whether one head of keys is enough for all queries. Nearly: quality falls a little. Ainslie et al. (2023, arXiv:2305.13245) took the middle: with 9 query heads and 3 key heads, as in SmolLM2, three queries share each key, and almost nothing is lost. This is *grouped-query attention*.
+To write one more token, attention reads the keys and values of all tokens before it, and they must be stored as long as somebody may go on with the text. So the price of a head is not its weights, it is its keys and values. Shazeer asked in 2019 (arXiv:1911.02150) whether one head of keys is enough for all queries. Nearly: quality falls a little. Ainslie et al. (2023, arXiv:2305.13245) took the middle: with 9 query heads and 3 key heads, as in SmolLM2, three queries share each key, and the quality is close to that of nine. This is *grouped-query attention*.
 
 In module 12 you saw what such queries look like: (B, H, G, T, D), where H counts the *key* heads and G the queries that share one. `scaled_dot_product_attention` takes them to keys (B, H, S, D) without copying a key, and your `attention_with_cache` hands them on. So all that is left is to arrange the heads.
 
@@ -1214,6 +1214,30 @@ def loss_at(start_pos):
 # %% [markdown]
 """
 Three times the same. It was trained at position 0 only, and cannot have learned "at position 8 comes *s*", because nowhere in it is there anything that knows a position: only distances.
+
+A trained model also shows what the order of the rows is worth. Below, the rows of its queries and keys are put into the order of a GGUF file, and then back with your `rows_to_halves`: the loss of its sentence before, in the wrong order, and after.
+"""
+
+
+# %%
+def losses_by_order():
+    before, losses = learner.state_dict(), [loss_at(0)]
+    turned = {"q_proj": learner.num_heads, "k_proj": learner.num_kv_heads}
+    names = [(name, turned[name.split(".")[-2]]) for name in before if name.split(".")[-2] in turned]
+    order = {name: rows_to_halves(np.arange(len(before[name]))[:, None], heads) for name, heads in names}
+    in_file = {name: before[name][np.argsort(order[name].ravel())] for name, _ in names}
+    back = {name: rows_to_halves(in_file[name], heads) for name, heads in names}
+    for weights in (in_file, back):
+        learner.load_state_dict(before | weights)
+        losses.append(loss_at(0))
+    return losses
+
+
+losses_by_order()
+
+# %% [markdown]
+"""
+No error, no warning, the same weights to the last one, and in the wrong order the sentence costs what you see.
 
 ## 10. A real one
 

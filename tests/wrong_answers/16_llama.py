@@ -72,6 +72,14 @@ WRONG = [
         also=("test-gqa-turned",),
     ),
     Wrong(
+        name="keys copied for every query head: right, but the cache is as large as before",
+        part="test-gqa-project",
+        old="return query.reshape(B, self.num_kv_heads, -1, T, D), key, value",
+        new="share = np.arange(self.num_heads) // (self.num_heads // self.num_kv_heads)\n"
+        "        return query.reshape(B, self.num_heads, 1, T, D), key[:, share], value[:, share]",
+        also=("test-gqa-turned",),
+    ),
+    Wrong(
         name="keys are not turned",
         part="test-gqa-turned",
         old="key = self.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))",
@@ -180,6 +188,12 @@ WRONG = [
         part="test-llama-block",
         old="x = x + self.attention(self.norm1(x), mask)\n        return x + self.mlp(self.norm2(x))",
         new="x = self.norm1(x + self.attention(x, mask))\n        return self.norm2(x + self.mlp(x))",
+    ),
+    Wrong(
+        name="the residual begins behind the norm",
+        part="test-llama-block",
+        old="x = x + self.attention(self.norm1(x), mask)",
+        new="x = self.norm1(x)\n        x = x + self.attention(x, mask)",
     ),
     Wrong(
         name="attention and MLP side by side",
