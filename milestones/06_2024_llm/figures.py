@@ -1,6 +1,9 @@
 """What the cache does while SmolLM2 reads and writes -> cache.png, from a run of the real model.
 
-python milestones/06_2024_llm/figures.py [FILE.png]      # needs the extras [dev] and [llm], and the model
+OPENBLAS_NUM_THREADS=1 python milestones/06_2024_llm/figures.py [FILE.png]
+
+Needs the extras [dev] and [llm], the model, and half a minute. The times are those of the machine: on one
+thread they do not suffer from what else is running as much as on all.
 """
 
 import sys

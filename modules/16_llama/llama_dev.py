@@ -1329,7 +1329,7 @@ if path:
 
 # %% [markdown]
 """
-Nobody told this head what a pronoun is; 0.80 of the attention of "it" goes to "cat". Try others: layer 16, head 0 looks at the token before; in a sentence that repeats a word, layer 8, head 0 looks from the second to the first, and layer 17, head 4 looks at what *followed* the first, to say it again.
+Nobody told this head what a pronoun is; 0.80 of the attention of "it" goes to "cat". Try others: layer 16, head 0 looks at the token before, with 0.74 on average. And in "The old lighthouse keeper opened the door and saw that the sea was calm, so the keeper went back to bed." the second "keeper" looks at the first one in layer 8, head 0 (0.95), and in layer 17, head 4 (0.80) at what *followed* the first: that is how a model says something again.
 
 Next, the cache while it fills. The picture is one key head of one layer, a column for each position, 64 numbers high: after the prompt, after 12 more tokens, after 36.
 """
@@ -1365,7 +1365,7 @@ Last, what it is for: milliseconds for the next token.
 
 
 # %%
-def plot_times(lengths=(8, 32, 64, 128, 192)):
+def plot_times(lengths=(8, 32, 64, 128)):
     import matplotlib.pyplot as plt
 
     times = np.array([ms_per_token(length) for length in lengths])
@@ -1376,7 +1376,7 @@ def plot_times(lengths=(8, 32, 64, 128, 192)):
     plt.ylim(0)
     plt.legend()
     plt.show()
-    return times
+    return times.round()
 
 
 # %%
@@ -1385,7 +1385,7 @@ if path:
 
 # %% [markdown]
 """
-The lower line is flat, because a step reads all the weights once, whatever the length, and in a text this short next to nothing else. The upper one rises with every word. That is your cache, in front of a model that people use.
+The lower line is nearly flat, because a step reads all the weights once, whatever the length, and in a text this short next to nothing else. The upper one rises with every word. That is your cache, in front of a model that people use.
 
 ## You can now
 
