@@ -8,7 +8,7 @@ CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
 SMOLLM2 := milestones/06_2024_llm/smollm2_chat.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-slow test-llm test-oracle test-grading bench bench-quick lint format export notebooks doctor clean
+.PHONY: help demo chat test test-slow test-llm test-oracle test-grading bench bench-llm bench-quick lint format export notebooks doctor clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -36,6 +36,9 @@ test-grading: .venv/.instructor  ## the tests of releasing and grading, with nbg
 
 bench: .venv/.oracle  ## measure against transformers, write results.json and the pictures (a quarter of an hour)
 	@$(BIN)/python tests/benchmarks/run.py
+
+bench-llm: .venv/.oracle  ## the same with SmolLM2; writes smollm2.json
+	@$(BIN)/python tests/benchmarks/smollm2.py
 
 bench-quick: .venv/.dev  ## the same without PyTorch, in under two minutes; writes nothing
 	@$(BIN)/python tests/benchmarks/run.py --quick

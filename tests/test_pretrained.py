@@ -288,6 +288,7 @@ def test_a_file_that_shrinks_meanwhile(tmp_path):
 @llm
 def test_a_class_with_other_weights_is_not_filled(tmp_path):
     from tinytorch.core.layers import Linear
+    from tinytorch.models.llama import rows_to_halves
     from tinytorch.pretrained.weights import load_llama_gguf
 
     class Odd(Llama):
@@ -297,7 +298,7 @@ def test_a_class_with_other_weights_is_not_filled(tmp_path):
 
     write_gguf(tmp_path / "tiny.gguf")
     with pytest.raises(ValueError, match="Odd has other weights: .'more.weight'"):
-        load_llama_gguf(Odd, tmp_path / "tiny.gguf")
+        load_llama_gguf(Odd, tmp_path / "tiny.gguf", rows_to_halves)
 
 
 # ---- GPT-2's layout

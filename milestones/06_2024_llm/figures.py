@@ -1,6 +1,6 @@
 """What the cache does while SmolLM2 reads and writes -> cache.png, from a run of the real model.
 
-OPENBLAS_NUM_THREADS=1 python milestones/06_2024_llm/figures.py [FILE.png]
+python milestones/06_2024_llm/figures.py [FILE.png]
 
 Needs the extras [dev] and [llm], the model, and half a minute. The times are those of the machine: on one
 thread they do not suffer from what else is running as much as on all.
@@ -79,7 +79,7 @@ def draw_filling(panels, model, prompt: np.ndarray) -> list[int]:
     panels[0].set_title(
         f"Keys in the cache, layer {LAYER}, key head {head}\n{panels[0].get_title()}", fontsize=9
     )
-    panels[1].set_ylabel("number of the key", fontsize=8)
+    panels[1].set_ylabel("entry of the key", fontsize=8)
     panels[-1].set_xlabel("position (grey: still empty)", fontsize=8)
     disable_kv_cache(model)
     return written

@@ -846,7 +846,7 @@ class Llama(LanguageModel):
         """
         from tinytorch.pretrained.weights import load_llama_gguf
 
-        return load_llama_gguf(cls, path, progress)
+        return load_llama_gguf(cls, path, rows_to_halves, progress)
 
     @classmethod
     def from_pretrained(cls, folder, progress=None) -> "Llama":
@@ -1023,7 +1023,7 @@ for head_dim, tied in ((None, True), (10, True), (2, False)):
 
 One trap stands between this model and a published file. In module 11 you saw the two conventions: the paper, Meta's code and GGUF files take *neighbours* for a pair, 0 with 1, 2 with 3; Hugging Face's models and ours take *halves*, i with i + D/2. The rotation is the same one, if the numbers of the head are in the other order. And where do the numbers of a query come from? Number d of head h is row h · D + d of `q_proj`'s weight, times x. So reorder the rows, once, when the file is read, and everything afterwards is as it should be. The program that makes a GGUF file out of Hugging Face's weights does the opposite, and your task is to undo it.
 
-The order is one *within each head*: neighbours 0 1 | 2 3 | 4 5 become halves 0 2 4 | 1 3 5, then the next head. Values, and all other weights, are as they are. What happens if you forget it, or do it across the heads, or the wrong way round? Nothing complains. All shapes fit, the weights are all there, and the model speaks in tongues.
+The order is one *within each head*: neighbours 0 1 | 2 3 | 4 5 become halves 0 2 4 | 1 3 5, then the next head. Values, and all other weights, are as they are. What happens if you forget it, or do it across the heads, or the wrong way round? Nothing complains. All shapes fit, the weights are all there, and the model speaks in tongues. `Llama.from_gguf`, given above, reads the file and has your function put the rows right.
 
 **Task (11 points).** Write `rows_to_halves(weight, num_heads)`: weight (H · D, C), rows as in a GGUF file, to the same shape with the rows as our model has them; the array that came in stays as it is. Each head's rows 0, 2, 4, … come first, then its rows 1, 3, 5, … A `ValueError` with both numbers if the rows cannot be cut into num_heads heads of an even width. About 6 lines: `reshape` so that heads and pairs have axes of their own, swap two axes, and back.
 """
@@ -1346,7 +1346,7 @@ def plot_filling(layer=13, head=2, lengths=(11, 23, 47)):
         keys = cache.caches[layer][0].data[0, head, : lengths[-1] + 4].copy()
         keys[length:] = np.nan  # not committed yet: left white
         panel.imshow(keys.T, cmap="RdBu", aspect="auto", vmin=-5, vmax=5, interpolation="nearest")
-        panel.set(ylabel="number of the key", title=f"{length} tokens")
+        panel.set(ylabel="entry of the key", title=f"{length} tokens")
     panels[-1].set_xlabel("position")
     plt.show()
     disable_kv_cache(model)

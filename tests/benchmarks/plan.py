@@ -28,14 +28,17 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """A process in which one contender waits for jobs. contender: "file:Class"; setup: for the class."""
+    """A process in which one contender waits for jobs.
 
-    def __init__(self, contender: str, threads: int, **setup):
+    contender: "file:Class"; setup: for the class; python: of another environment.
+    """
+
+    def __init__(self, contender: str, threads: int, python: str = sys.executable, **setup):
         self.contender = contender
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         env = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": os.pathsep.join(path)}
         self.process = subprocess.Popen(
-            [sys.executable, str(FOLDER / "worker.py"), contender, json.dumps(setup)],
+            [python, str(FOLDER / "worker.py"), contender, json.dumps(setup)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

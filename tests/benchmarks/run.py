@@ -15,7 +15,7 @@ from time import perf_counter
 import click
 from rich.console import Console
 
-from goals import goal_table
+from goals import GOALS, goal_table
 from parts import PARTS
 from plan import FOLDER, Plan, Worker, WorkerFailed
 from shapes import SHAPES
@@ -85,7 +85,7 @@ def main(quick, only, rounds, threads, every_step, output):
         results = measure(plan, names, console)
     except WorkerFailed as failed:
         raise click.ClickException(str(failed)) from failed
-    table = goal_table(results)
+    table = goal_table(results, GOALS)
     if table.row_count:
         console.print(table)
     if not quick and not only:

@@ -301,6 +301,19 @@ def test_queries_of_a_group_share_their_keys(gradients):
             assert np.allclose(shared.grad, apart.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_keys", [1, 7, 400, 401, 900])
+def test_one_token_of_a_group_sees_all_keys(num_keys):
+    rng = np.random.default_rng(num_keys)
+    query = rng.normal(size=(2, 3, 4, 1, 6)).astype(np.float32)
+    key = rng.normal(size=(2, 3, num_keys, 6)).astype(np.float32)
+    value = rng.normal(size=(2, 3, num_keys, 5)).astype(np.float32)
+    parts = np.exp(np.einsum("bhgtd,bhsd->bhgts", query, key) / 6**0.5)
+    want = np.einsum("bhgts,bhsd->bhgtd", parts / parts.sum(-1, keepdims=True), value)
+    for causal in (False, True):
+        out = scaled_dot_product_attention(query, key, value, causal=causal)
+        assert out.shape == (2, 3, 4, 1, 5) and np.allclose(out.data, want, rtol=1e-4, atol=1e-5)
+
+
 def test_a_long_prompt_of_groups_is_attended_in_blocks():
     rng = np.random.default_rng(4)
     query = rng.normal(size=(1, 2, 3, QUERY_BLOCK + 9, 4)).astype(np.float32)

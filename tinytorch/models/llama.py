@@ -217,7 +217,7 @@ class Llama(LanguageModel):
         """
         from tinytorch.pretrained.weights import load_llama_gguf
 
-        return load_llama_gguf(cls, path, progress)
+        return load_llama_gguf(cls, path, rows_to_halves, progress)
 
     @classmethod
     def from_pretrained(cls, folder, progress=None) -> "Llama":

@@ -2,8 +2,6 @@
 
 import re
 
-import numpy as np
-
 from tinytorch.pretrained.filling import (
     Place,
     Untouched,
@@ -67,9 +65,10 @@ LLAMA_RULES = {
 BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # in older files
 
 
-def load_llama_gguf(cls, path, progress=None):
+def load_llama_gguf(cls, path, rows_to_halves, progress=None):
     """-> a `cls` (the Llama of module 16) with the sizes and weights of a GGUF file.
 
+    rows_to_halves(weight, num_heads): module 16's, which puts the rows of queries and keys into our order.
     progress(done, total): called with the bytes of weights after each tensor.
     Raises FileNotFoundError, ModuleNotFoundError without the [llm] extra, and ValueError for a file that is
     damaged or holds another kind of model, before memory is taken for it.
@@ -77,7 +76,7 @@ def load_llama_gguf(cls, path, progress=None):
     file = GGUFFile(path)
     sizes = gguf_sizes(file)
     check_layers(file.path, sizes["num_layers"], file.shapes)
-    places = llama_places(GGUF, sizes)
+    places = llama_places(GGUF, sizes, rows_to_halves)
     check_tensors(file.path, file.shapes, places)
     model = cls(**sizes, seed=Untouched())
     fill(model, file, places, progress)
@@ -184,8 +183,8 @@ def check_llama(path, sizes: dict) -> None:
         raise ValueError(f"{path}: a table of {positions} is larger than {MAX_POSITIONS:,} numbers")
 
 
-def llama_places(kind: int, sizes: dict) -> dict[str, Place]:
-    """name in the file -> what is there. kind: GGUF or HUGGING_FACE."""
+def llama_places(kind: int, sizes: dict, rows_to_halves=None) -> dict[str, Place]:
+    """name in the file -> what is there. kind: GGUF, which needs rows_to_halves, or HUGGING_FACE."""
     width, hidden, head_dim = (sizes[name] for name in ("embed_dim", "hidden_dim", "head_dim"))
     heads, kv_heads = sizes["num_heads"], sizes["num_kv_heads"]
     shapes = {
@@ -206,17 +205,14 @@ def llama_places(kind: int, sizes: dict) -> dict[str, Place]:
     for name, theirs in LLAMA_OUTSIDE.items():
         if name != "output.weight" or not sizes["tied"]:
             places[theirs[kind]] = Place(shapes[name], (name,))
+    in_pairs = {  # GGUF has the rows that turn together as neighbours, we have them half a head apart
+        "attention.q_proj.weight": lambda rows: [rows_to_halves(rows, heads)],
+        "attention.k_proj.weight": lambda rows: [rows_to_halves(rows, kv_heads)],
+    }
     for layer in range(sizes["num_layers"]):
         for name, theirs in LLAMA_LAYER.items():
             place = Place(shapes[name], (f"blocks.{layer}.{name}",))
-            if kind == GGUF and name.endswith(("q_proj.weight", "k_proj.weight")):
-                place = Place(shapes[name], place.names, lambda rows: [rows_to_halves(rows, head_dim)])
+            if kind == GGUF and name in in_pairs:
+                place = Place(shapes[name], place.names, in_pairs[name])
             places[f"{LLAMA_LAYERS[kind]}.{layer}.{theirs[kind]}"] = place
     return places
-
-
-def rows_to_halves(weight: np.ndarray, head_dim: int) -> np.ndarray:
-    """(H * D, C) -> the same rows in another order: GGUF has the two that turn together as neighbours within
-    each head, we have them D / 2 apart (module 11)."""
-    pairs = weight.reshape(-1, head_dim // 2, 2, weight.shape[1])
-    return pairs.swapaxes(1, 2).reshape(weight.shape)
