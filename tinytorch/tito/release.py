@@ -435,6 +435,8 @@ once a person has looked at it.
     scripts = [path for folder in milestones for path in _scripts(folder)]
     if scripts:
         lines = "\n".join(f"python {path.relative_to(course.project.root).as_posix()}" for path in scripts)
+        if any((folder / "model.txt").exists() for folder in milestones):
+            lines = 'pip install -e ".[llm]"          # libraries that read a published model\n' + lines
         text += f"""
 ## Your code at work
 

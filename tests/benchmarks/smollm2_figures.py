@@ -1,6 +1,6 @@
 """What the cache does while SmolLM2 reads and writes -> cache.png, from a run of the real model.
 
-python milestones/06_2024_llm/figures.py [FILE.png]
+python tests/benchmarks/smollm2_figures.py [FILE.png]
 
 Needs the extras [dev] and [llm], the model, and half a minute. The times are those of the machine: on one
 thread they do not suffer from what else is running as much as on all.
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from model_file import installed_model
 
 from tinytorch.core.attention import attention_weights
 from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
@@ -24,6 +23,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parents[1] / "milestones" / "06_2024_llm"))
+from model_file import installed_model  # noqa: E402
+
 BLUE, RED = "#004488", "#bb5566"
 SENTENCE = "The cat did not cross the street because it was too tired."
 LAYER, HEAD = 13, 8  # a head in which "it" finds its noun
@@ -116,7 +118,7 @@ def draw_times(axes, times: np.ndarray) -> None:
 def main(path: Path) -> None:
     file = installed_model()
     if file is None:
-        sys.exit("figures.py: the model is not installed; `make chat` fetches it")
+        sys.exit("smollm2_figures.py: the model is not installed; `make chat` fetches it")
     model, tokenizer = Llama.from_gguf(file), ChatTokenizer.from_metadata(GGUFFile(file).metadata)
     tokens = np.array([tokenizer.encode(SENTENCE)])
     words = [tokenizer.decode([token]).strip() for token in tokens[0].tolist()]
