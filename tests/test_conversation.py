@@ -174,6 +174,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(model):
     assert chat.ask("one?", max_new_tokens=5, temperature=0).read == len(Bytes().turn("one?"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_ctrl_c_at_any_line_leaves_a_conversation_that_goes_on(model, use_cache):
     """Stopped at every line of the conversation and the cache, one after the other, in its second answer."""
