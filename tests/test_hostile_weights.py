@@ -24,7 +24,8 @@ def judge(tmp_path, cases):
     """cases: [(kind, path), ...] -> how each ended, from one process that opens them all."""
     listed = tmp_path / "cases.json"
     listed.write_text(json.dumps([[kind, str(path)] for kind, path in cases]), encoding="utf-8")
-    env = os.environ | {"PYTHONPATH": str(REPO), "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    path = os.pathsep.join([str(REPO), str(REPO / "tests" / "benchmarks")])
+    env = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     command = [sys.executable, str(REPO / "tests" / "weight_worker.py"), str(listed)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     results = [json.loads(line) for line in done.stdout.splitlines()]

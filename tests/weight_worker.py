@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import safetensors
 
+from memory import peak_bytes
 from tinytorch.models.llama import Llama
 from tinytorch.models.transformer import GPT
 
@@ -32,7 +33,7 @@ class TooSlow(BaseException):
 
 def peak() -> float:
     """Megabytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 1e6
 
 
 def digest(model) -> str:
