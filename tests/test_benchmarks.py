@@ -252,7 +252,8 @@ def test_every_goal_finds_its_figure(committed):
 def test_the_pictures_are_drawn_from_what_is_committed(committed, tmp_path):
     draw_all(committed, tmp_path)
     drawn = sorted(file.name for file in tmp_path.iterdir())
-    assert drawn == sorted(file.name for file in FOLDER.glob("*.png"))
+    of_smollm2 = {"cache.png"}  # by smollm2_figures.py, from a run of the model itself
+    assert drawn == sorted({file.name for file in FOLDER.glob("*.png")} - of_smollm2)
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in tmp_path.iterdir())
 
 
