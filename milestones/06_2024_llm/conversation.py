@@ -19,9 +19,7 @@ def nothing(*_) -> None:
 
 def new_cache(model, context: int) -> KVCache:
     """-> an empty cache for `context` tokens of one conversation; it has the kv heads only."""
-    attention = model.blocks[0].attention
-    heads = getattr(attention, "num_kv_heads", attention.num_heads)
-    return KVCache(1, context, len(model.blocks), heads, attention.head_dim)
+    return KVCache(1, context, model.num_layers, model.num_kv_heads, model.head_dim)
 
 
 @dataclass

@@ -56,8 +56,9 @@ def load(path: Path):
             tokenizer = ChatTokenizer.from_pretrained(path)
             model = Llama.from_pretrained(path, show)
         else:
-            tokenizer = ChatTokenizer.from_metadata(GGUFFile(path).metadata)
-            model = Llama.from_gguf(path, show)
+            file = GGUFFile(path)
+            tokenizer = ChatTokenizer.from_metadata(file.metadata)
+            model = Llama.from_gguf(file, show)
     tokenizer.closing()  # ValueError if the model knows no ChatML
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(

@@ -840,6 +840,7 @@ class Llama(LanguageModel):
     def from_gguf(cls, path, progress=None) -> "Llama":
         """A GGUF file of architecture "llama", such as SmolLM2's -> the model, its weights in float32.
 
+        path: of the file, or a GGUFFile of `tinytorch.pretrained`, whose header has been read.
         progress: called with (bytes done, bytes in all) while the weights are read.
         Raises ValueError for a file that is none, is damaged, or holds another model, OSError if it cannot be
         read, ModuleNotFoundError without the extra `[llm]`.

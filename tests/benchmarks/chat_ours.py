@@ -6,7 +6,7 @@ import numpy as np
 
 from memory import peak_bytes
 from shapes import timed
-from tinytorch.generation.kv_cache import cache_bytes, enable_kv_cache
+from tinytorch.generation.kv_cache import KVCache, cache_bytes, enable_kv_cache
 from tinytorch.models.llama import Llama
 from tinytorch.models.transformer import stream
 
@@ -19,8 +19,8 @@ class Chat:
         self.model = Llama.from_gguf(file)
         self.load_seconds = perf_counter() - started
         if cached:
-            self.model.max_seq_len = room
-            enable_kv_cache(self.model)
+            sizes = self.model.num_layers, self.model.num_kv_heads, self.model.head_dim
+            enable_kv_cache(self.model, KVCache(1, room, *sizes))
 
     def generate(self, prompt: list, new: int) -> dict:
         """A greedy generation of `new` tokens after the prompt's."""

@@ -68,12 +68,13 @@ BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # i
 def load_llama_gguf(cls, path, rows_to_halves, progress=None):
     """-> a `cls` (the Llama of module 16) with the sizes and weights of a GGUF file.
 
+    path: of the file, or a GGUFFile, whose header is not read again.
     rows_to_halves(weight, num_heads): module 16's, which puts the rows of queries and keys into our order.
     progress(done, total): called with the bytes of weights after each tensor.
     Raises FileNotFoundError, ModuleNotFoundError without the [llm] extra, and ValueError for a file that is
     damaged or holds another kind of model, before memory is taken for it.
     """
-    file = GGUFFile(path)
+    file = path if isinstance(path, GGUFFile) else GGUFFile(path)
     sizes = gguf_sizes(file)
     check_layers(file.path, sizes["num_layers"], file.shapes)
     places = llama_places(GGUF, sizes, rows_to_halves)
