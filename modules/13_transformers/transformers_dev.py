@@ -616,6 +616,21 @@ def check_tokens(tokens, vocab_size: int) -> np.ndarray:
     return ids
 
 
+def check_stop(start_pos, num_tokens: int, max_seq_len: int) -> int:
+    """-> the position after num_tokens tokens that begin at start_pos.
+
+    Raises ValueError if start_pos is negative or max_seq_len positions are too few, TypeError if start_pos is
+    not a whole number.
+    """
+    stop = whole_number("start_pos", start_pos, 0) + num_tokens
+    if stop > max_seq_len:
+        raise ValueError(
+            f"{num_tokens} tokens from position {start_pos} on need {stop} positions, "
+            f"the model has {max_seq_len}"
+        )
+    return stop
+
+
 # %% nbgrader={"grade": false, "grade_id": "language-model", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class LanguageModel(Module):
@@ -1040,12 +1055,7 @@ class GPT(LanguageModel):
         Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
         """
         tokens = check_tokens(tokens, self.vocab_size)
-        stop = whole_number("start_pos", start_pos, 0) + tokens.shape[1]
-        if stop > self.max_seq_len:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens from position {start_pos} on need {stop} positions, "
-                f"the model has {self.max_seq_len}"
-            )
+        stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
         ### BEGIN SOLUTION
         x = self.token_embedding(tokens) + self.position_embedding(np.arange(start_pos, stop))
         for block in self.blocks:

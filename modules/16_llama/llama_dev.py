@@ -28,7 +28,7 @@ from tinytorch.core.attention import merge_heads, scaled_dot_product_attention, 
 from tinytorch.core.layers import Linear, Module, linear
 from tinytorch.core.normalization import RMSNorm
 from tinytorch.core.tensor import Tensor, apply
-from tinytorch.models.transformer import LanguageModel, check_tokens
+from tinytorch.models.transformer import LanguageModel, check_stop, check_tokens
 from tinytorch.text.embeddings import Embedding, apply_rotary, check_rows, rotary_tables
 
 # %% [markdown]
@@ -814,12 +814,7 @@ class Llama(LanguageModel):
         Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
         """
         tokens = check_tokens(tokens, self.vocab_size)
-        stop = whole_number("start_pos", start_pos, 0) + tokens.shape[1]
-        if stop > self.max_seq_len:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens from position {start_pos} on need {stop} positions, "
-                f"the model has {self.max_seq_len}"
-            )
+        stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
         ### BEGIN SOLUTION
         self.position_embedding(np.arange(start_pos, stop))
         x = self.token_embedding(tokens)

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['check_sampling', 'greedy', 'draw', 'keep_top_k', 'keep_top_p', 'sample', 'write', 'stream', 'Recompute',
-           'check_tokens', 'LanguageModel', 'MLP', 'TransformerBlock', 'GPT', 'count_parameters', 'next_token_loss',
-           'Padding', 'padded', 'roll_rows', 'check_lengths', 'generate_ragged']
+           'check_tokens', 'check_stop', 'LanguageModel', 'MLP', 'TransformerBlock', 'GPT', 'count_parameters',
+           'next_token_loss', 'Padding', 'padded', 'roll_rows', 'check_lengths', 'generate_ragged']
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-2
 import math
@@ -175,6 +175,21 @@ def check_tokens(tokens, vocab_size: int) -> np.ndarray:
         raise ValueError(f"token {wrong} is outside the vocabulary of {vocab_size} (0 to {vocab_size - 1})")
     return ids
 
+
+def check_stop(start_pos, num_tokens: int, max_seq_len: int) -> int:
+    """-> the position after num_tokens tokens that begin at start_pos.
+
+    Raises ValueError if start_pos is negative or max_seq_len positions are too few, TypeError if start_pos is
+    not a whole number.
+    """
+    stop = whole_number("start_pos", start_pos, 0) + num_tokens
+    if stop > max_seq_len:
+        raise ValueError(
+            f"{num_tokens} tokens from position {start_pos} on need {stop} positions, "
+            f"the model has {max_seq_len}"
+        )
+    return stop
+
 # %% ../../modules/13_transformers/transformers_dev.py #language-model
 class LanguageModel(Module):
     """What every model that predicts the next token can do.
@@ -329,12 +344,7 @@ class GPT(LanguageModel):
         Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
         """
         tokens = check_tokens(tokens, self.vocab_size)
-        stop = whole_number("start_pos", start_pos, 0) + tokens.shape[1]
-        if stop > self.max_seq_len:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens from position {start_pos} on need {stop} positions, "
-                f"the model has {self.max_seq_len}"
-            )
+        stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
         x = self.token_embedding(tokens) + self.position_embedding(np.arange(start_pos, stop))
         for block in self.blocks:
             x = block(x)
