@@ -222,11 +222,14 @@ def attention_with_cache(query, key, value, cache, layer_idx, mask=None) -> Tens
     Writes key and value at seq_pos to seq_pos + T and does not commit. Nothing is recorded for gradients.
     mask: additive, on top of the causal rule: (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
         S = seq_pos + T.
+    A cache may bring an `attend` of its own, with these arguments but its own place; it is called instead.
     Raises ValueError if the shapes of query, key and mask do not fit, and what the cache raises;
     nothing is written then.
     """
     query = query if isinstance(query, Tensor) else Tensor(query)
     check_query(query.shape, np.shape(key))
+    if hasattr(cache, "attend"):
+        return cache.attend(query, key, value, layer_idx, mask)
     mask = None if mask is None else fit_mask(mask, cache, query.shape)
     with no_grad():
         keys, values = cache.update(layer_idx, key, value)
