@@ -1,0 +1,1586 @@
+# %% [markdown]
+"""
+# Module 20: Continuous batching
+
+Until now one text was written at a time, or several that begin together and end together. A service that many people use has neither: texts arrive when they arrive, some want five words and some five hundred. In this module you write the loop that such services run. It keeps one batch going for ever, and a text may join it, or leave it, at every single token. Nothing is padded, each text gets exactly the tokens that it would get alone, and on a real model the batch writes several times as much in the same time.
+
+After this module you will be able to
+
+- say why one more text in a batch costs much less than a batch of its own, and measure where that ends;
+- say what a batch of fixed rows wastes, and count it;
+- put tokens of many texts, at many positions, through a model in one pass, each text with a cache of its own;
+- read a long prompt in pieces, so that nobody who is writing has to wait for it;
+- let one text fail without touching its neighbours, and give its memory back;
+- prove that nobody in the batch notices that he is not alone.
+
+You need the loop and the sampling (13), the cache (15), and for one section Llama (16). Any cache that keeps the protocol of module 15 will do; here it is `KVCache`. In the final grading each part is run with correct versions of the parts before it.
+"""
+
+# %%
+#| default_exp generation.batch
+
+# %%
+#| export
+from collections import deque
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import numpy as np
+
+from tinytorch.core.attention import whole_number
+from tinytorch.core.autograd import no_grad
+from tinytorch.core.tensor import Tensor, as_array
+from tinytorch.generation.kv_cache import KVCache, attention_with_cache
+from tinytorch.models.transformer import check_sampling, check_tokens, sample
+
+# %% [markdown]
+"""
+For this notebook only: models to run, and a clock.
+"""
+
+# %%
+from itertools import pairwise
+from time import perf_counter
+from types import SimpleNamespace
+
+from tinytorch.core.attention import MultiHeadAttention
+from tinytorch.core.layers import Module
+from tinytorch.generation.kv_cache import generate_with_cache
+from tinytorch.models.llama import GroupedQueryAttention, Llama
+from tinytorch.models.transformer import GPT
+
+# %% [markdown]
+"""
+## 1. The second text is cheap
+
+To write one token, every weight of the model is read from memory once, and used for one multiplication. Module 14 called that memory-bound: the processor waits. If two texts want their next token, and both go through the layer together, the weights still come from memory once.
+
+Below, passes of a GPT, 512 wide and 4 layers deep, over 1, 4, 16 and 64 rows of one token: ms for the pass, and ms per token.
+"""
+
+# %%
+model = GPT(vocab_size=65, embed_dim=512, num_layers=4, num_heads=8, max_seq_len=512, seed=0)
+
+
+def ms_per_pass(rows, repeats=5):
+    """The fastest of some passes over `rows` tokens, one in each row."""
+    tokens, times = np.zeros((rows, 1), int), []
+    for _ in range(repeats):
+        started = perf_counter()
+        model.next_logits(tokens)
+        times.append(1e3 * (perf_counter() - started))
+    return min(times)
+
+
+{rows: (round(ms, 2), round(ms / rows, 2)) for rows in (1, 4, 16, 64) for ms in [ms_per_pass(rows)]}
+
+# %% [markdown]
+"""
+A pass with sixteen rows takes longer than a pass with one, but not sixteen times as long. That is the whole gain, and everything else in this module is about collecting it.
+
+Why not simply make a batch, as `generate` can since module 13? Because its rows begin together and end together. Four texts of 5, 1, 1 and 1 tokens, two at a time: the first pair runs for 5 steps, of which the short one uses 1. Its row goes on, with nothing in it, until its neighbour is done; only then the next pair may begin. That is *static* batching. Yu et al. (2022, Orca) schedule at each *step* instead: who is done leaves at once, and who waits takes the row. It is called *continuous batching*.
+
+**Task (4 + 6 points).** Count the steps of both, if every text takes one step per token. `lengths` are the texts in order of their arrival, and `slots` are the rows of the batch.
+
+- `static_steps`: the texts go in groups of `slots`, and a group takes as long as its longest text. About 2 lines.
+- `continuous_steps`: each text, in order, takes the slot that is free first. Keep, for each slot, the step at which it becomes free; the answer is the last of them. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "count-steps", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def static_steps(lengths: list, slots: int) -> int:
+    """-> steps for texts of these lengths in batches of `slots` rows that begin and end together."""
+    ### BEGIN SOLUTION
+    return sum(max(lengths[i : i + slots]) for i in range(0, len(lengths), slots))
+    ### END SOLUTION
+
+
+def continuous_steps(lengths: list, slots: int) -> int:
+    """-> steps if each text takes, in order, the first of `slots` rows that is free."""
+    ### BEGIN SOLUTION
+    free_at = [0] * slots
+    for length in lengths:
+        first = free_at.index(min(free_at))
+        free_at[first] += length
+    return max(free_at)
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+The example, and a hundred texts of 1 to 200 tokens in 16 rows. The last number is what could be hoped for at best: all tokens, divided by the rows.
+"""
+
+# %%
+lengths = np.random.default_rng(0).integers(1, 201, 100).tolist()
+example = static_steps([5, 1, 1, 1], 2), continuous_steps([5, 1, 1, 1], 2)
+example, static_steps(lengths, 16), continuous_steps(lengths, 16), sum(lengths) / 16
+
+# %% nbgrader={"grade": true, "grade_id": "test-static-steps", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+got = static_steps([5, 1, 1, 1], 2)
+assert got != 8, "two rows are written in the same step: a group takes max, not the sum of its lengths"
+assert got == 6, f"groups (5, 1) and (1, 1) take 5 + 1 = 6 steps, yours {got}"
+assert static_steps([2, 3, 4], 2) == 7, "the last group may be smaller: max(2, 3) + 4 = 7"
+### BEGIN HIDDEN TESTS
+for case, slots in (([7], 3), ([1, 2, 3, 4, 5], 1), ([4, 4, 9, 1, 1, 6, 2], 3), ([3, 1], 5)):
+    want, rest = 0, list(case)
+    while rest:
+        group, rest = rest[:slots], rest[slots:]
+        want += sorted(group)[-1]
+    assert static_steps(case, slots) == want, f"{case} in {slots} rows take {want} steps"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-continuous-steps", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+got = continuous_steps([5, 1, 1, 1], 2)
+assert got != 6, "the second row is free after 1 step: the third text need not wait for the first one"
+assert got == 5, f"5 in one row, 1 + 1 + 1 in the other: 5 steps, yours {got}"
+assert continuous_steps([2, 3, 4], 2) == 6, "the third takes the row that is free first, after 2 steps: 2 + 4"
+### BEGIN HIDDEN TESTS
+for case, slots in (
+    ([7], 3),
+    ([1, 2, 3, 4, 5], 1),
+    ([4, 4, 9, 1, 1, 6, 2], 3),
+    ([3, 1], 5),
+    ([9, 2, 2, 8], 2),
+):
+    rows, waiting, want = [0] * slots, list(case), 0
+    while waiting or any(rows):  # step by step, as the batch itself will do it
+        rows = [row or (waiting.pop(0) if waiting else 0) for row in rows]
+        rows, want = [max(row - 1, 0) for row in rows], want + 1
+    assert continuous_steps(case, slots) == want, f"{case} in {slots} rows take {want} steps"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 2. A request
+
+A *request* is one text on its way: a prompt, how many tokens may follow it and how they are to be chosen, what has been written so far, and a cache of its own, for one row. `tokens` is the whole text, the prompt first, exactly a row of what `generate` gives.
+
+When is a request reading its prompt, and when is it writing? It turns out that nobody has to keep track. The cache knows how many tokens it has read, `seq_pos`. What the text holds beyond that is *unread*: at first the prompt, later the one token that was chosen last. A prompt in pieces, a prompt of which the cache knew the beginning already, a step that was broken off and is made again: all of it is the same case. There is always something unread, and the next pass reads it, or some of it.
+
+The constructor is given. `choose` is your `sample` of module 13 with the settings of this request and a random generator of its own, so that no neighbour takes a number out of it.
+
+**Task, `unread` (4 points).** The tokens that the cache has not read yet, a list. 1 line.
+
+**Task, `done` (6 points).** True if it was `cancelled`; if it has an `error`; if it has `max_new_tokens` new tokens; or if the last *new* token is its `stop_token`. The same token in the prompt stops nothing. `new_tokens` is given. About 4 lines.
+
+**Task, `take` (6 points).** `logits` (V,) are those of the token that follows the text. Choose one (`self.choose` takes rows, (1, V), and gives (1,)), append it to `tokens` as an int. About 2 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "request", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class Request:
+    """One text that is being written: its prompt, its settings, and all that there is of it so far.
+
+    tokens: list of ints, the prompt and what has been written after it.
+    cache: what has been read of it, any cache for one row; None while it waits, and again when it is done.
+    error: the exception that ended it, else None. cancelled: it was ended from outside.
+    """
+
+    def __init__(
+        self,
+        prompt,
+        max_new_tokens: int,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        rng=None,
+        stop_token=None,
+        cache=None,
+    ):
+        """prompt: (T,) ints. rng: a seed or a generator that no other request uses. Others as in `sample`."""
+        self.tokens = [int(token) for token in prompt]
+        self.num_prompt, self.max_new_tokens = len(self.tokens), max_new_tokens
+        rng = np.random.default_rng(rng)
+        self.choose = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
+        self.stop_token = stop_token
+        self.cache, self.brought_cache = cache, cache is not None
+        self.error, self.cancelled = None, False
+
+    @property
+    def new_tokens(self) -> list:
+        """What has been written after the prompt."""
+        return self.tokens[self.num_prompt :]
+
+    def unread(self) -> list:
+        """-> the tokens that the cache has not read yet."""
+        ### BEGIN SOLUTION
+        return self.tokens[self.cache.seq_pos :]
+        ### END SOLUTION
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is to be written: complete, stopped, failed or cancelled."""
+        ### BEGIN SOLUTION
+        if self.cancelled or self.error is not None:
+            return True
+        written = len(self.tokens) - self.num_prompt
+        return written >= self.max_new_tokens or (written > 0 and self.tokens[-1] == self.stop_token)
+        ### END SOLUTION
+
+    def take(self, logits: np.ndarray) -> None:
+        """(V,) logits of the token after the text: one is chosen and appended.
+
+        Raises ValueError if nothing can be drawn from them.
+        """
+        ### BEGIN SOLUTION
+        (token,) = self.choose(logits[None])
+        self.tokens.append(int(token))
+        ### END SOLUTION
+
+    def __repr__(self):
+        written = len(self.tokens) - self.num_prompt
+        state = "done" if self.done else "waiting" if self.cache is None else f"{self.cache.seq_pos} read"
+        failed = "" if self.error is None else f", {self.error!r}"
+        return f"Request({self.num_prompt} + {written} of {self.max_new_tokens} tokens, {state}{failed})"
+
+
+# %% [markdown]
+"""
+A prompt of three, of which a cache has read two. Then token 4 is the likeliest of five, and there are two unread.
+"""
+
+# %%
+request = Request([7, 8, 9], max_new_tokens=2, temperature=0)
+request.cache = SimpleNamespace(seq_pos=2)
+before = request.unread()
+request.take(np.array([0.0, 1.0, 0.5, 1.5, 3.0]))
+before, request.unread(), request.done, request
+
+# %% nbgrader={"grade": true, "grade_id": "test-unread", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+request = Request([7, 8, 9], 2)
+request.cache = SimpleNamespace(seq_pos=0)
+got = list(request.unread())
+assert got == [7, 8, 9], f"nothing has been read, so all of 7, 8, 9 is unread; yours {got}"
+request.cache.seq_pos = 2
+assert list(request.unread()) == [9], f"two of three are read: 9 is left; yours {request.unread()}"
+request.tokens.append(5)
+request.cache.seq_pos = 3
+assert list(request.unread()) == [5], f"the prompt is read, the new token 5 is not; yours {request.unread()}"
+### BEGIN HIDDEN TESTS
+for seq_pos in range(5):
+    request = Request([3, 1, 4], 9)
+    request.tokens += [1, 5]
+    request.cache = SimpleNamespace(seq_pos=seq_pos)
+    want = [token for place, token in enumerate([3, 1, 4, 1, 5]) if place >= seq_pos]
+    assert list(request.unread()) == want, f"after a step that was broken off, {want} is unread"
+    assert request.tokens == [3, 1, 4, 1, 5], "looking changes nothing"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-done", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+request = Request([7, 8, 9], 2, stop_token=9)
+assert not request.done, "the prompt ends in the stop token 9, but nothing has been written: not done"
+request.tokens.append(7)
+assert not request.done, "one of two tokens is written: not done"
+request.tokens.append(8)
+assert request.done, "two of two tokens are written: done"
+request = Request([7], 5, stop_token=9)
+request.tokens.append(9)
+assert request.done, "the stop token was written: done"
+for name, value in (("cancelled", True), ("error", ValueError("full"))):
+    request = Request([7], 5)
+    setattr(request, name, value)
+    assert request.done, f"{name} = {value!r}: done"
+### BEGIN HIDDEN TESTS
+assert Request([7], 0).done, "nothing is to be written: done from the beginning"
+request = Request([1, 2, 3, 4], 3)
+for written in range(4):
+    assert request.done == (written == 3), f"{written} of 3 tokens are written, the prompt does not count"
+    request.tokens.append(0)
+request = Request([7], 5, stop_token=0)
+request.tokens += [0]
+assert request.done, "0 is a token like any other, and may be the stop token"
+request = Request([7], 5)
+request.tokens += [0, 1]
+assert not request.done, "without a stop token nothing stops it before its 5 tokens"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-take", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+request = Request([7, 8], 3, temperature=0)
+request.take(np.array([0.0, 1.0, 5.0, 2.0], np.float32))
+assert len(request.tokens) == 3, f"one token is appended to 7, 8; yours: {request.tokens}"
+assert request.tokens[:2] == [7, 8] and request.tokens[2] == 2, f"token 2 is the likeliest: {request.tokens}"
+assert isinstance(request.tokens[2], int), (
+    f"tokens are ints, yours is {type(request.tokens[2]).__name__}: choose gives an array of one"
+)
+### BEGIN HIDDEN TESTS
+rng, logits = np.random.default_rng(0), np.random.default_rng(1).normal(size=(6, 11))
+for settings in ({"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.5}, {}):
+    request, alone = Request([1], 9, rng=5, **settings), np.random.default_rng(5)
+    for row in logits:
+        request.take(row)
+    want = [int(sample(row[None], rng=alone, **settings)[0]) for row in logits]
+    assert request.tokens[1:] == want, f"with {settings} and its own rng: {want}; yours {request.tokens[1:]}"
+request = Request([1], 9)
+try:
+    request.take(np.full(4, np.nan))
+except ValueError:
+    assert request.tokens == [1], "when nothing can be drawn, nothing is appended"
+else:
+    raise AssertionError("logits that are no numbers should raise the ValueError of sample")
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 3. Who reads how much
+
+One pass is to serve all running requests. Those that write have one unread token each. Then somebody arrives with a prompt of 2,000. Read it in the same pass, and this pass takes as long as reading 2,000 tokens takes; everybody who is writing sees the text stop. Read it in a pass of its own, and they wait just as long.
+
+Agrawal et al. (2023, arXiv:2308.16369) cut it: *chunked prefill*. Each step reads at most `chunk` tokens of prompts, and beside them the one token of everybody who writes. Long prompts take several steps, and the longest step stays bounded. The work is the same, since the cache does not mind in how many pieces a text is read; you proved that in module 15.
+
+**Task (10 points).** `share_out(unread, chunk)` gives, for each request in order of arrival, how many tokens it reads in this step. Whoever has exactly one unread token reads it, always, and it does not count towards the chunk. All others share `chunk` tokens, first come, first served: each reads what it has or what is left, possibly 0. About 8 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "share-out", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def share_out(unread: list, chunk: int) -> list:
+    """How many tokens each request has not read, in order of arrival -> how many each reads in this step.
+
+    One unread token is always read; those who have more share `chunk` tokens, first come, first served.
+    (Chunked prefill, Agrawal et al. 2023, arXiv:2308.16369)
+    """
+    ### BEGIN SOLUTION
+    counts, left = [], chunk
+    for waiting in unread:
+        if waiting == 1:
+            counts.append(1)
+        else:
+            counts.append(min(waiting, left))
+            left -= counts[-1]
+    return counts
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+Chunk 8. Three who write; then prompts of 10 and 5 between two who write. What will be left of 10, 1, 5, 1 for the next step, and what will it give?
+"""
+
+# %%
+share_out([1, 1, 1], 8), share_out([10, 1, 5, 1], 8), share_out([2, 1, 5, 1], 8)
+
+# %% nbgrader={"grade": true, "grade_id": "test-share-out", "locked": true, "points": 10, "schema_version": 3, "solution": false}
+for unread, chunk, want, why in (
+    ([1, 1, 1], 8, [1, 1, 1], "everybody who writes reads its one token"),
+    ([10], 8, [8], "of a long prompt the chunk is read"),
+    ([3, 9], 8, [3, 5], "what the first leaves of the chunk is for the second"),
+    ([10, 1, 5, 1], 8, [8, 1, 0, 1], "who writes is never kept waiting, also when the chunk is used up"),
+    ([1, 1, 10], 2, [1, 1, 2], "the tokens of those who write do not count towards the chunk"),
+    ([5, 10], 8, [5, 3], "first come, first served"),
+):
+    got = list(share_out(unread, chunk))
+    assert got == want, f"share_out({unread}, {chunk}) should be {want}: {why}; yours {got}"
+### BEGIN HIDDEN TESTS
+assert list(share_out([], 5)) == [], "nobody is there: nothing to share"
+rng = np.random.default_rng(3)
+for _ in range(200):
+    unread, chunk = rng.integers(1, 12, rng.integers(1, 7)).tolist(), int(rng.integers(1, 20))
+    before, got = list(unread), [int(n) for n in share_out(unread, chunk)]
+    assert unread == before, "the list that came in stays as it was"
+    pool = ["token"] * chunk
+    want = []
+    for n in before:
+        mine = [pool.pop() for _ in range(n) if pool] if n > 1 else ["own"]
+        want.append(len(mine))
+    assert got == want, f"share_out({before}, {chunk}) should be {want}, yours {got}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 4. One list
+
+Now the pass itself. Three requests: the first reads one token at position 4, the second three from position 0 on, the third one at position 2. In a rectangle of rows and columns two of three rows would be mostly padding. So there is no rectangle. All five tokens go in one list, and each takes its position with it.
+
+To the model we show that list as N texts of *one token each*, (N, 1), with positions (N, 1), as module 13 did for rows of different lengths. Norms, projections, the MLP: each treats a token alone and could not care less to which text it belongs. There is only one place where tokens of a text meet, attention, and that is where we will step in.
+
+**Task (8 points).** `flatten(pieces, starts)`: each piece is a list of tokens that begins at its start. Give the tokens (N, 1) and their positions (N, 1), both integer arrays, and for each piece the `slice` of rows that it takes among the N. About 4 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "flatten", "locked": false, "schema_version": 3, "solution": true}
+#| export
+def flatten(pieces: list, starts: list) -> tuple[np.ndarray, np.ndarray, list]:
+    """Pieces of texts, each a list of ints -> tokens (N, 1), positions (N, 1), and the slice of each piece.
+
+    starts: the position of the first token of each piece.
+    """
+    ### BEGIN SOLUTION
+    positions = [start + i for piece, start in zip(pieces, starts, strict=True) for i in range(len(piece))]
+    stops = np.cumsum([len(piece) for piece in pieces]).tolist()
+    rows = [slice(stop - len(piece), stop) for piece, stop in zip(pieces, stops, strict=True)]
+    return np.concatenate(pieces)[:, None], np.array(positions)[:, None], rows
+    ### END SOLUTION
+
+
+# %% [markdown]
+"""
+The three requests of above. Two rows have position 2: they belong to different texts.
+"""
+
+# %%
+tokens, positions, rows = flatten([[7], [1, 2, 3], [9]], [4, 0, 2])
+tokens.ravel(), positions.ravel(), rows
+
+# %% nbgrader={"grade": true, "grade_id": "test-flatten", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+tokens, positions, rows = flatten([[7], [1, 2, 3], [9]], [4, 0, 2])
+for name, array in (("tokens", tokens), ("positions", positions)):
+    assert np.shape(array) == (5, 1), f"5 texts of one token: {name} (5, 1), yours {np.shape(array)}"
+    assert np.asarray(array).dtype.kind in "iu", f"{name} are integers, yours {np.asarray(array).dtype}"
+assert np.ravel(tokens).tolist() == [7, 1, 2, 3, 9], f"the pieces in order; yours {np.ravel(tokens)}"
+got = np.ravel(positions).tolist()
+assert got != [4, 0, 0, 0, 2] and got != [4, 4, 4, 4, 2], "within a piece the positions go on: 0, 1, 2"
+assert got != [0, 1, 2, 3, 4], "the position of a token is its place in its own text, not in the list"
+assert got == [4, 0, 1, 2, 2], f"4; then 0, 1, 2; then 2; yours {got}"
+assert [(r.start, r.stop) for r in rows] == [(0, 1), (1, 4), (4, 5)], f"rows 0; 1 to 3; 4: yours {rows}"
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(4)
+for count in (1, 2, 6):
+    pieces = [rng.integers(0, 50, rng.integers(1, 6)).tolist() for _ in range(count)]
+    starts = rng.integers(0, 30, count).tolist()
+    tokens, positions, rows = flatten(pieces, starts)
+    assert len(rows) == count and np.shape(tokens) == np.shape(positions) == (sum(map(len, pieces)), 1)
+    for piece, start, where in zip(pieces, starts, rows, strict=True):
+        assert tokens[where, 0].tolist() == piece, f"its slice should hold {piece}"
+        assert positions[where, 0].tolist() == list(range(start, start + len(piece))), f"it begins at {start}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 5. Each to its own cache
+
+In each layer the N tokens are projected together, one product for all of them. Then every request takes its rows, and its own cache, through your `attention_with_cache`. Then the answers are merged together again.
+
+The rows of a request come as a batch of n texts of one token, and attention wants one text of n tokens. `project` gives keys (N, H, 1, D); the rows of a request are (n, H, 1, D), and with the first and the third axis swapped, (1, H, n, D). Queries are (N, H, 1, D) in a GPT and (N, H, G, 1, D) in a Llama: the first axis and the last but one. The answer has the shape of the query and goes back the same way.
+
+And if a cache refuses, because it is full, or because a common pool of blocks has none left? Then *this* request is over, and no other. Nothing that it computes reaches its neighbours: since tokens meet only within their own attention, its rows may hold anything, zeros for instance, and the others come out the same to the last bit. So the layer keeps the error with the request and goes on. `FAILURES` says which errors are a cache's refusal. All others are a mistake in the program, or somebody who pressed Ctrl-C, and go through.
+
+`front.reading` is a list of (request, rows), a `Request` and a `slice` each.
+
+**Task, `forward` (12 + 6 points).**
+
+1. `self.attention.project(x)`, and an array of zeros like the queries for the answers;
+2. for each request that has no error: its rows of query, key and value, with the axes swapped; `attention_with_cache(..., request.cache, self.layer_idx)`; the answer swapped back into its rows;
+3. (6 points) if that raises one of `FAILURES`, keep it as `request.error`; the rows stay zero, and the later layers leave the request out;
+4. `self.attention.merge` of all the answers, as a `Tensor`. About 12 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "flat-layer", "locked": false, "schema_version": 3, "solution": true}
+#| export
+FAILURES = (ValueError, MemoryError)  # with which a cache refuses a request
+
+
+class FlatLayer:
+    """Stands in front of the attention of one layer while a model reads tokens of many requests."""
+
+    def __init__(self, front, attention, layer_idx: int):
+        """front: its `reading` is a list of (request, rows), whose tokens stand in which rows."""
+        self.front, self.attention, self.layer_idx = front, attention, layer_idx
+
+    def forward(self, inner, x, mask=None) -> Tensor:
+        """(N, 1, C) -> (N, 1, C): the rows of each request attend to its own cache, which is written.
+
+        What a cache raises of FAILURES becomes its request's `error`; the other rows do not notice.
+        """
+        ### BEGIN SOLUTION
+        query, key, value = (part.data for part in self.attention.project(x))
+        heads = np.zeros_like(query)
+        for request, rows in self.front.reading:
+            if request.error is not None:
+                continue
+            q, k, v = query[rows].swapaxes(0, -2), key[rows].swapaxes(0, 2), value[rows].swapaxes(0, 2)
+            try:
+                answer = attention_with_cache(Tensor(q), Tensor(k), Tensor(v), request.cache, self.layer_idx)
+            except FAILURES as error:
+                request.error = error
+            else:
+                heads[rows] = answer.data.swapaxes(0, -2)
+        return self.attention.merge(Tensor(heads))
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "flat-instruments", "locked": true, "schema_version": 3, "solution": false}
+class ListCache:
+    """A cache for one row that appends and glues, and writes down what is asked of it. For the tests."""
+
+    def __init__(self, room=99, num_layers=3):
+        self.batch_size, self.seq_pos, self.room = 1, 0, room
+        self.layers, self.log = [[] for _ in range(num_layers)], []
+
+    def update(self, layer_idx, key, value):
+        key, value = np.array(key), np.array(value)
+        assert key.shape[0] == 1, f"a request's cache is for one row, the keys are {key.shape}"
+        self.log.append(("update", layer_idx, key.shape[2]))
+        if self.seq_pos + key.shape[2] > self.room:
+            raise ValueError(f"room for {self.room}, not for {self.seq_pos + key.shape[2]}")
+        new = [(key[0, :, t], value[0, :, t]) for t in range(key.shape[2])]
+        self.layers[layer_idx] = self.layers[layer_idx][: self.seq_pos] + new
+        keys, values = (np.stack(part, axis=1)[None] for part in zip(*self.layers[layer_idx], strict=True))
+        return Tensor(keys), Tensor(values)
+
+    def advance(self, num_tokens=1):
+        self.log.append(("advance", num_tokens))
+        self.seq_pos += num_tokens
+
+
+def one_by_one(text):
+    """(T, C) -> (T, 1, C), the way a text's tokens go through the model here."""
+    return text[:, None].astype(np.float32)
+
+
+def alone(attention, text):
+    """(T, C) -> (T, C): the attention of one text that is alone in the world."""
+    return attention(Tensor(text[None].astype(np.float32))).data[0]
+
+
+# %% [markdown]
+"""
+Two texts of 4 and 3 tokens. In a first pass the first text reads three tokens and the second one; then one and two. How far are their answers from those of each text alone?
+"""
+
+
+# %%
+def two_texts():
+    attention = MultiHeadAttention(12, 3, causal=True, rng=0)
+    texts = [np.random.default_rng(i).normal(size=(T, 12)) for i, T in enumerate((4, 3))]
+    requests = [SimpleNamespace(cache=ListCache(), error=None) for _ in texts]
+    front, answers = SimpleNamespace(), [[], []]
+    layer = FlatLayer(front, attention, layer_idx=0)
+    for n, m in ((3, 1), (1, 2)):
+        front.reading = [(requests[0], slice(0, n)), (requests[1], slice(n, n + m))]
+        pieces = [t[r.cache.seq_pos :][:k] for t, r, k in zip(texts, requests, (n, m), strict=True)]
+        out = layer.forward(None, Tensor(one_by_one(np.concatenate(pieces)))).data[:, 0]
+        for i, (request, rows) in enumerate(front.reading):
+            answers[i].append(out[rows])
+            request.cache.advance(rows.stop - rows.start)
+    return [
+        np.abs(np.concatenate(mine) - alone(attention, text)).max()
+        for mine, text in zip(answers, texts, strict=True)
+    ]
+
+
+two_texts()
+
+# %% nbgrader={"grade": true, "grade_id": "test-flat-layer", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+rng = np.random.default_rng(5)
+never = lambda *args: None  # noqa: E731
+for attention in (
+    MultiHeadAttention(12, 3, causal=True, rng=0),
+    GroupedQueryAttention(12, 6, 2, 4, turn=lambda x: x, rng=0),
+):
+    kind = type(attention).__name__
+    texts = [rng.normal(size=(T, 12)) for T in (4, 3)]
+    requests = [SimpleNamespace(cache=ListCache(), error=None) for _ in texts]
+    want = [alone(attention, text) for text in texts]
+    front = SimpleNamespace(reading=[(requests[0], slice(0, 3)), (requests[1], slice(3, 4))])
+    layer = FlatLayer(front, attention, 2)
+    out = layer.forward(never, Tensor(one_by_one(np.concatenate([texts[0][:3], texts[1][:1]]))))
+    assert out is not None, "the layer answers itself and does not call what was there before"
+    assert out.shape == (4, 1, 12), f"(4, 1, 12) in, (4, 1, 12) out; yours is {out.shape}"
+    assert requests[0].error is None, f"{kind}: {requests[0].error}"
+    assert np.allclose(out.data[3, 0], want[1][0], atol=1e-5), (
+        f"{kind}: row 3 is the first token of the second text and sees nothing but itself"
+    )
+    assert np.allclose(out.data[:3, 0], want[0][:3], atol=1e-5), (
+        f"{kind}: rows 0 to 2 are three tokens of one text, each sees those before it"
+    )
+    assert requests[0].cache.log == [("update", 2, 3)], (
+        f"the cache is written once, 3 tokens under layer 2, and not committed: {requests[0].cache.log}"
+    )
+    for request, n in zip(requests, (3, 1), strict=True):
+        request.cache.advance(n)
+    front.reading = [(requests[0], slice(0, 1)), (requests[1], slice(1, 3))]
+    out = layer.forward(never, Tensor(one_by_one(np.concatenate([texts[0][3:], texts[1][1:]]))))
+    assert np.allclose(out.data[:, 0], np.concatenate([want[0][3:], want[1][1:]]), atol=1e-5), (
+        f"{kind}: in the second pass each request goes on in its own cache"
+    )
+### BEGIN HIDDEN TESTS
+for make in (
+    lambda: MultiHeadAttention(10, 5, causal=True, rng=1),
+    lambda: GroupedQueryAttention(10, 6, 3, 2, turn=lambda x: x, rng=1),
+):
+    attention = make()
+    texts = [rng.normal(size=(T, 10)) for T in (7, 2, 5, 1)]
+    requests = [SimpleNamespace(cache=ListCache(), error=None) for _ in texts]
+    want = [alone(attention, text) for text in texts]
+    front = SimpleNamespace(reading=[])
+    layer = FlatLayer(front, attention, 1)
+    while any(r.cache.seq_pos < len(t) for r, t in zip(requests, texts, strict=True)):
+        front.reading, pieces, expected, stop = [], [], [], 0
+        for request, text, wanted in zip(requests, texts, want, strict=True):
+            done = request.cache.seq_pos
+            n = int(rng.integers(0, 4)) if len(text) - done > 1 else len(text) - done
+            n = min(n, len(text) - done)
+            if n:
+                front.reading.append((request, slice(stop, stop + n)))
+                pieces.append(text[done : done + n])
+                expected.append(wanted[done : done + n])
+                stop += n
+        if pieces:
+            out = layer.forward(never, Tensor(one_by_one(np.concatenate(pieces)))).data
+            assert out.dtype == np.float32, f"float32 in, float32 out; yours is {out.dtype}"
+            assert np.allclose(out[:, 0], np.concatenate(expected), atol=1e-5), (
+                "each text as if it were alone"
+            )
+        for request, rows in front.reading:
+            request.cache.advance(rows.stop - rows.start)
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-failing-alone", "locked": true, "points": 6, "schema_version": 3, "solution": false}
+attention = MultiHeadAttention(12, 3, causal=True, rng=0)
+texts = [np.random.default_rng(i).normal(size=(2, 12)) for i in range(3)]
+rooms = (99, 1, 99)  # the second cache has room for one token, and two come
+requests = [SimpleNamespace(cache=ListCache(room), error=None) for room in rooms]
+front = SimpleNamespace(reading=[(r, slice(2 * i, 2 * i + 2)) for i, r in enumerate(requests)])
+x = Tensor(one_by_one(np.concatenate(texts)))
+try:
+    out = FlatLayer(front, attention, 0).forward(None, x)
+except ValueError as error:
+    raise AssertionError(f"one request's full cache should not stop the others: {error}") from None
+assert isinstance(requests[1].error, ValueError), f"the error belongs to its request: {requests[1].error!r}"
+assert "room for 1" in str(requests[1].error), "keep the error that the cache raised, with its numbers"
+assert requests[0].error is None and requests[2].error is None, "the others have no error"
+for i in (0, 2):
+    assert np.allclose(out.data[2 * i : 2 * i + 2, 0], alone(attention, texts[i]), atol=1e-5), (
+        f"request {i} should get the answer that it gets alone"
+    )
+FlatLayer(front, attention, 1).forward(None, x)
+assert [entry[1] for entry in requests[1].cache.log] == [0], (
+    "a request that has failed in one layer is left out in the next"
+)
+### BEGIN HIDDEN TESTS
+assert [entry[1] for entry in requests[2].cache.log] == [0, 1], "the others go on in the next layer"
+
+
+class Refusing(ListCache):
+    """Its update raises what it was given."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.failure = error
+
+    def update(self, layer_idx, key, value):
+        raise self.failure
+
+
+request = SimpleNamespace(cache=Refusing(MemoryError("none left")), error=None)
+front.reading = [(request, slice(0, 2)), (requests[0], slice(2, 4)), (requests[2], slice(4, 6))]
+FlatLayer(front, attention, 2).forward(None, x)
+assert isinstance(request.error, MemoryError), "a MemoryError is a refusal, too: it is one of FAILURES"
+for mistake in (ZeroDivisionError("a bug"), KeyboardInterrupt()):
+    request = SimpleNamespace(cache=Refusing(mistake), error=None)
+    front.reading = [(request, slice(0, 6))]
+    try:
+        FlatLayer(front, attention, 2).forward(None, x)
+    except (ZeroDivisionError, KeyboardInterrupt):
+        assert request.error is None, "what is not one of FAILURES is nobody's refusal"
+    else:
+        raise AssertionError(f"{type(mistake).__name__} is not one of FAILURES and should go through")
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 6. One pass
+
+`FlatModel` is to this module what `CachedModel` was to module 15: it holds what stands in front of the model. The position embedding is asked for column 0 and answers with the positions of the list; each attention is a `FlatLayer`. But it stands there only during a pass. `in_front`, given, puts everything on and takes it off again, which costs a few microseconds a layer. Between two passes your model is untouched, and after an error as well.
+
+**Task, `read` (8 points).** `pieces` is a list of (request, n): each request reads the next n of its unread tokens. The first lines are given: they flatten the pieces and note who reads where. What comes out of `self.model.hidden_states(tokens)` is (N, 1, C), and most of it is of no interest: logits are only wanted for the *last* token of a request, if it has read to its end, and has not failed. In a model with a large vocabulary that saves a good part of the pass.
+
+1. inside `with self.in_front(), no_grad():` the hidden states;
+2. which requests are `complete`: no error, and n is all of its unread tokens;
+3. the rows of their last tokens, `rows.stop - 1` each; `self.model.logits` of those rows, all at once. If there are none, it is not called;
+4. for each piece, in order, the logits (V,), or None for those that are not complete. Nothing is committed here. About 9 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "flat-model", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class FlatModel:
+    """Stands in front of a finished language model, during each pass over tokens of many requests.
+
+    reading: the (request, rows) of the pass. positions: (N, 1), where each of its tokens stands in its text.
+    """
+
+    def __init__(self, model):
+        self.model, self.positions, self.reading = model, None, []
+        self.wraps = [(model.position_embedding, self.position)]
+        for layer_idx, block in enumerate(model.blocks):
+            layer = FlatLayer(self, block.attention, layer_idx)
+            self.wraps.append((block.attention, layer.forward))
+
+    def position(self, inner, columns):
+        """(1,) column of N texts of one token -> what the model does with the positions of all N."""
+        return inner(self.positions)
+
+    @contextmanager
+    def in_front(self):
+        """Inside the block the model reads for `reading`; afterwards no object holds a trace."""
+        with ExitStack() as stack:
+            for module, wrapper in self.wraps:
+                module.wrap("forward", wrapper)
+                stack.callback(module.unwrap, "forward", wrapper)
+            yield
+
+    def read(self, pieces: list) -> list:
+        """[(request, n)] -> for each the logits (V,) of the token after its text, or None.
+
+        Each request reads the next n of its unread tokens in the same pass; nothing is committed. None for
+        a request that has not read to its end, and for one whose cache refused: that is in its `error`.
+        """
+        texts = [request.unread()[:n] for request, n in pieces]
+        tokens, self.positions, rows = flatten(texts, [request.cache.seq_pos for request, _ in pieces])
+        self.reading = [(request, where) for (request, _), where in zip(pieces, rows, strict=True)]
+        ### BEGIN SOLUTION
+        with self.in_front(), no_grad():
+            hidden = self.model.hidden_states(tokens)
+            complete = [request.error is None and n == len(request.unread()) for request, n in pieces]
+            last = [where.stop - 1 for where, wanted in zip(rows, complete, strict=True) if wanted]
+            logits = iter(self.model.logits(hidden[last]).data[:, 0] if last else ())
+        return [next(logits) if wanted else None for wanted in complete]
+        ### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "pass-instruments", "locked": true, "schema_version": 3, "solution": false}
+class PlainPositions(Module):
+    """A position embedding whose vector is the position itself, twice."""
+
+    def forward(self, positions):
+        return Tensor(np.repeat(np.asarray(positions, np.float32)[..., None], 2, axis=-1))
+
+
+class PlainModel(Module):
+    """No blocks: hidden states (10 * token, token) + position; logits are their sum, then 0, then 0."""
+
+    def __init__(self):
+        self.position_embedding, self.blocks, self.log = PlainPositions(), [], []
+        self.failing = None
+
+    def hidden_states(self, tokens):
+        self.log.append(("hidden", np.shape(tokens), "forward" in vars(self.position_embedding)))
+        if self.failing:
+            self.failing()
+        ids = np.asarray(tokens, np.float32)[..., None] * np.array([10, 1], np.float32)
+        return Tensor(ids) + self.position_embedding(np.arange(np.shape(tokens)[1]))
+
+    def logits(self, hidden):
+        self.log.append(("logits", hidden.shape))
+        return Tensor(hidden.data.sum(axis=-1, keepdims=True) * np.array([1, 0, 0], np.float32))
+
+
+def fake_request(text, seq_pos, error=None):
+    """What `read` needs of a request, whatever became of the class above."""
+    request = SimpleNamespace(cache=SimpleNamespace(seq_pos=seq_pos), error=error)
+    request.unread = lambda: text[request.cache.seq_pos :]
+    return request
+
+
+def flatten_slowly(pieces, starts):
+    """What `flatten` should do."""
+    tokens, positions, rows = [], [], []
+    for piece, start in zip(pieces, starts, strict=True):
+        rows.append(slice(len(tokens), len(tokens) + len(piece)))
+        tokens += [[token] for token in piece]
+        positions += [[start + i] for i in range(len(piece))]
+    return np.array(tokens), np.array(positions), rows
+
+
+@contextmanager
+def given_flatten():
+    """Inside the block `flatten` is the slow one, so that a pass is tested without yours."""
+    names = globals()
+    yours = names.get("flatten")
+    names["flatten"] = flatten_slowly
+    try:
+        yield
+    finally:
+        del names["flatten"]
+        if yours is not None:
+            names["flatten"] = yours
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-read", "locked": true, "points": 8, "schema_version": 3, "solution": false}
+plain = PlainModel()
+front = FlatModel(plain)
+requests = [fake_request([5, 6, 7], 2), fake_request([1, 2, 3, 4], 0), fake_request([8, 9], 0)]
+with given_flatten():
+    got = front.read([(requests[0], 1), (requests[1], 3), (requests[2], 2)])
+assert plain.log[0] == ("hidden", (6, 1), True), (
+    f"the model should read (6, 1) tokens once, while the front is on; {plain.log[0]}"
+)
+assert len(got) == 3, f"one answer for each of three pieces, yours has {len(got)}"
+assert got[1] is None, "the second request has read 3 of 4 tokens: nobody wants logits yet"
+assert got[0] is not None and np.shape(got[0]) == (3,), f"logits of one token, (3,): yours {np.shape(got[0])}"
+assert float(got[0][0]) == 77 + 2 * 2, f"token 7 at position 2: 70 + 7 + 2 + 2 = 81; yours {got[0]}"
+assert float(got[2][0]) == 99 + 2 * 1, f"the last token of its piece, 9 at position 1: 101; yours {got[2]}"
+assert plain.log[1:] == [("logits", (2, 1, 2))], (
+    f"logits once, and only for the 2 tokens that are wanted, not for all 6: {plain.log[1:]}"
+)
+assert "forward" not in vars(plain.position_embedding), "after the pass nothing stands in front of the model"
+### BEGIN HIDDEN TESTS
+plain.log.clear()
+with given_flatten():
+    assert front.read([(requests[1], 2)]) == [None], "nobody has read to his end"
+    assert [entry[0] for entry in plain.log] == ["hidden"], "without anybody to answer no logits are computed"
+    failed = fake_request([3, 3], 1)
+    plain.failing = lambda: setattr(failed, "error", ValueError("full"))
+    got = front.read([(failed, 1), (requests[0], 1)])
+    assert got[0] is None and float(got[1][0]) == 81, "who failed on the way gets nothing, the other its own"
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    plain.failing = interrupt
+    try:
+        front.read([(requests[0], 1)])
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("an interrupt goes through")
+assert "forward" not in vars(plain.position_embedding), "no trace after an interrupt either"
+rng = np.random.default_rng(6)
+for _ in range(20):
+    plain = PlainModel()
+    front, pieces, want, starts = FlatModel(plain), [], [], []
+    for _ in range(rng.integers(1, 6)):
+        text = rng.integers(0, 9, rng.integers(1, 6)).tolist()
+        start = int(rng.integers(0, len(text)))
+        n = int(rng.integers(1, len(text) - start + 1))
+        pieces.append((fake_request(text, start), n))
+        starts.append(start)
+        at = len(text) - 1
+        want.append(11 * text[at] + 2 * at if start + n == len(text) else None)
+    with given_flatten():
+        got = [None if row is None else float(row[0]) for row in front.read(pieces)]
+    assert got == want, f"{got} should be {want}"
+    stand = [request.cache.seq_pos for request, _ in pieces]
+    assert stand == starts, f"reading commits nothing: the caches stand at {starts}, not {stand}"
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 7. The batch
+
+Requests that wait, in order of arrival; requests that run, at most `max_requests`; and the step, in which everything happens:
+
+1. who is done leaves, and its memory is given back; who waits joins, if there is room;
+2. it is shared out who reads how much;
+3. one pass;
+4. each request that got logits takes a token; each cache commits what was read.
+
+The order in point 4 is chosen with care: *first* the token, *then* the commit. Whatever breaks the step off, in the middle of the model or between these two lines, what is unread is read again in the next step, and the text goes on as if nothing had been. You met the rule in module 15: nothing counts before it is committed.
+
+A request is refused at the door, in `add`, for what can be known then: a token outside the vocabulary, more tokens than the model takes. What happens later, in its cache, is its own `error`.
+
+By default each request gets a `KVCache` that is exactly as long as it needs: of `num_prompt + max_new_tokens` tokens the last is never read. `make_cache(request)` may give any other. A cache may also be passed with the request; it may have read the beginning of the prompt already, and then only the rest is read. What the batch has made it gives back when the request is done: it calls `close()`, if the cache has that, and lets go of it. What you have passed in stays yours.
+
+All of that is given. Three methods are yours.
+
+**Task, `admit` (4 points).** As long as somebody waits and fewer than `max_requests` are running: the first of the queue gets its cache, `self.open_cache(request)`, leaves `self.waiting` (a `deque`: `popleft`) and is appended to `self.running`. If `open_cache` raises one of `FAILURES`, that is kept as its `error`; it leaves the queue, does not run, and is released (`self.release`), for it may hold a cache that does not fit. About 10 lines.
+
+**Task, `retire` (4 points).** Requests that are `done` leave `self.running`, the others stay in their order; `self.release(request)` for each that left. About 4 lines.
+
+**Task, `step` (12 points).** `self.retire()`, since somebody may have been cancelled; `self.admit()`; if nobody is running, an empty list. Else `pieces = self.plan()` and `self.front.read(pieces)`. Then each request that has no error takes its logits, if there are any, and its cache advances by n. If one of these raises one of `FAILURES`, it is that request's `error`. Last `self.retire()` again. Return the requests that got a token. About 16 lines.
+"""
+
+
+# %%
+#| export
+def cache_sizes(model) -> dict:
+    """-> num_layers, num_heads (of keys) and head_dim of the caches that fit the model."""
+    attention = model.blocks[0].attention
+    return {
+        "num_layers": len(model.blocks),
+        "num_heads": getattr(attention, "num_kv_heads", attention.num_heads),
+        "head_dim": attention.head_dim,
+    }
+
+
+def check_model(model) -> None:
+    """Raises TypeError for a model without blocks and positions, ValueError if it trains or has a cache."""
+    needed = ("blocks", "position_embedding", "hidden_states", "logits", "wrap")
+    if not all(hasattr(model, name) for name in needed):
+        raise TypeError(f"a batch needs a language model with blocks, got {type(model).__name__}")
+    if getattr(model, "_cache_enabled", False):
+        raise ValueError(
+            "the model has 1 cache in front of it, a batch brings its own: disable_kv_cache first"
+        )
+    if model.training:
+        raise ValueError(
+            "the model is in training mode, a batch writes with one that is not: model.eval() first"
+        )
+
+
+def check_request(model, prompt, max_new_tokens, stop_token) -> np.ndarray:
+    """-> the prompt as (T,) ints. Raises ValueError or TypeError for what the model cannot take."""
+    prompt = as_array(prompt)
+    if prompt.ndim != 1:
+        raise ValueError(f"a request has one prompt, (T,), got {prompt.ndim} axes: shape {prompt.shape}")
+    prompt = check_tokens(prompt[None], model.vocab_size)[0]
+    total = len(prompt) + whole_number("max_new_tokens", max_new_tokens, 0)
+    if total > model.max_seq_len:
+        raise ValueError(
+            f"{len(prompt)} prompt tokens and {max_new_tokens} new ones make {total}, "
+            f"the model takes {model.max_seq_len}"
+        )
+    if stop_token is not None and whole_number("stop_token", stop_token, 0) >= model.vocab_size:
+        raise ValueError(f"stop_token {stop_token} is outside the vocabulary of {model.vocab_size}")
+    return prompt
+
+
+def check_cache(model, cache, num_prompt: int) -> None:
+    """Raises ValueError unless the cache is for one row of this model and has not read the whole prompt."""
+    for name, size in {"batch_size": 1, **cache_sizes(model)}.items():
+        if getattr(cache, name, size) != size:
+            raise ValueError(f"the cache has {name} {getattr(cache, name)}, the request needs {size}")
+    if cache.seq_pos >= num_prompt:
+        raise ValueError(
+            f"the cache has read {cache.seq_pos} tokens, the prompt has {num_prompt}: none is left to read"
+        )
+
+
+# %% nbgrader={"grade": false, "grade_id": "continuous-batch", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class ContinuousBatch:
+    """A batch that runs on: requests join and leave at every step, and nothing is padded.
+
+    Yu et al. 2022 (Orca), with chunked prefill (Agrawal et al. 2023, arXiv:2308.16369).
+    waiting, running: the requests, in order of arrival.
+
+    with ContinuousBatch(model) as batch:
+        request = batch.add(prompt, max_new_tokens=20)
+        batch.run()
+    request.tokens, request.error
+    """
+
+    def __init__(self, model, make_cache=None, max_requests: int = 16, chunk: int = 64):
+        """make_cache: called with a Request, gives any cache for one row; by default a KVCache of its size.
+
+        max_requests: that run at a time. chunk: how many tokens of prompts a step reads.
+        Raises TypeError if the model is no such model or a number no whole number; ValueError if a number is
+        below 1, and if the model is training or has a cache in front of it.
+        """
+        check_model(model)
+        self.model, self.front = model, FlatModel(model)
+        self.make_cache = self.plain_cache if make_cache is None else make_cache
+        self.max_requests = whole_number("max_requests", max_requests, 1)
+        self.chunk = whole_number("chunk", chunk, 1)
+        self.waiting, self.running = deque(), []
+
+    def add(
+        self,
+        prompt,
+        max_new_tokens,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        rng=None,
+        stop_token=None,
+        cache=None,
+    ) -> Request:
+        """(T,) ints -> the Request, which waits for its turn. Settings as in `model.generate`.
+
+        rng: a seed, or a Generator that no other request uses. cache: for this request, empty or with the
+        first of the prompt's tokens read; it stays yours.
+        Raises ValueError or TypeError for what `generate` would refuse, and for a cache that does not fit.
+        """
+        prompt = check_request(self.model, prompt, max_new_tokens, stop_token)
+        check_sampling(temperature, top_k, top_p)
+        if cache is not None:
+            if any(other.cache is cache for other in (*self.running, *self.waiting)):
+                raise ValueError("this cache belongs to 1 other request of the batch: each needs its own")
+            check_cache(self.model, cache, len(prompt))
+        options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
+        request = Request(prompt, int(max_new_tokens), **options, cache=cache)
+        if max_new_tokens:
+            self.waiting.append(request)
+        else:
+            self.release(request)
+        return request
+
+    def plain_cache(self, request) -> KVCache:
+        """-> a KVCache that is exactly long enough: the last token is never read."""
+        return KVCache(1, request.num_prompt + request.max_new_tokens - 1, **cache_sizes(self.model))
+
+    def open_cache(self, request) -> None:
+        """Give the request a cache, unless it brought one. Raises as `make_cache` and `check_cache`."""
+        if request.cache is None:
+            request.cache = self.make_cache(request)
+        check_cache(self.model, request.cache, request.num_prompt)
+
+    def release(self, request) -> None:
+        """Let go of the request's cache; one that was made here is closed, if it can be."""
+        cache, request.cache = request.cache, None
+        if not request.brought_cache and hasattr(cache, "close"):
+            cache.close()
+
+    def plan(self) -> list:
+        """-> [(request, n)], how many tokens each running request reads in this step; n >= 1."""
+        counts = share_out([len(request.unread()) for request in self.running], self.chunk)
+        return [(request, n) for request, n in zip(self.running, counts, strict=True) if n]
+
+    def admit(self) -> None:
+        """Requests that wait join, as long as there is room. One that gets no cache has its error alone."""
+        ### BEGIN SOLUTION
+        while self.waiting and len(self.running) < self.max_requests:
+            request = self.waiting[0]
+            try:
+                self.open_cache(request)
+            except FAILURES as error:
+                request.error = error
+                self.waiting.popleft()
+                self.release(request)
+            else:
+                self.waiting.popleft()
+                self.running.append(request)
+        ### END SOLUTION
+
+    def retire(self) -> None:
+        """Requests that are done leave, and their memory is given back."""
+        ### BEGIN SOLUTION
+        done = [request for request in self.running if request.done]
+        self.running = [request for request in self.running if not request.done]
+        for request in done:
+            self.release(request)
+        ### END SOLUTION
+
+    def step(self) -> list:
+        """One pass of the model for all who are running -> the requests that got a token.
+
+        What a request's cache refuses, or cannot be drawn for it, ends that request alone. Any other error
+        goes through, and leaves the batch so that the step can be made again.
+        """
+        check_model(self.model)
+        ### BEGIN SOLUTION
+        self.retire()
+        self.admit()
+        if not self.running:
+            return []
+        pieces, written = self.plan(), []
+        for (request, n), logits in zip(pieces, self.front.read(pieces), strict=True):
+            if request.error is not None:
+                continue
+            try:
+                if logits is not None:
+                    request.take(logits)
+                    written.append(request)
+                request.cache.advance(n)
+            except FAILURES as error:
+                request.error = error
+        self.retire()
+        return written
+        ### END SOLUTION
+
+    def run(self) -> None:
+        """Step until every request is done."""
+        while self.waiting or self.running:
+            self.step()
+
+    def cancel(self, request) -> None:
+        """End a request, whether it waits or runs; nothing happens if it is done.
+
+        Raises ValueError if it is not of this batch.
+        """
+        if request not in self.running and request not in self.waiting:
+            if request.done:
+                return
+            raise ValueError(
+                f"{request!r} is none of the {len(self.running) + len(self.waiting)} of this batch"
+            )
+        request.cancelled = True
+        self.waiting = deque(other for other in self.waiting if other is not request)
+        self.running = [other for other in self.running if other is not request]
+        self.release(request)
+
+    def close(self) -> None:
+        """Cancel all that are not done; all memory is given back."""
+        for request in (*self.waiting, *self.running):
+            self.cancel(request)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        counts = f"{len(self.running)} of {self.max_requests} running, {len(self.waiting)} waiting"
+        return f"ContinuousBatch({counts}, chunk={self.chunk})"
+
+
+# %% [markdown]
+"""
+Two may run, and three are there: prompts of 5, 1 and 2 tokens, for 2, 3 and 1 new ones, with a chunk of 3. Each line is a step: how many tokens of each text its cache has read, and how many it has. Why does the first request write nothing in the first step, and when does the third one join?
+"""
+
+
+# %%
+def watch(model):
+    batch, rows = ContinuousBatch(model, max_requests=2, chunk=3), []
+    requests = [batch.add(p, n, temperature=0) for p, n in (([1, 2, 3, 4, 5], 2), ([6], 3), ([7, 8], 1))]
+    while batch.waiting or batch.running:
+        reading = {id(request): request.cache for request in batch.running}
+        batch.step()
+        cells = []
+        for request in requests:
+            cache = request.cache or reading.get(id(request))
+            read = "-" if cache is None else f"{cache.seq_pos} of {len(request.tokens)}"
+            cells.append(f"{'done' if request.done else read:10}")
+        rows.append("".join(cells))
+    return "\n".join(rows)
+
+
+print(watch(model))
+
+
+# %% nbgrader={"grade": false, "grade_id": "batch-instruments", "locked": true, "schema_version": 3, "solution": false}
+class FakeRequest:
+    """A request that writes down what happens to it; `done` is what the test says, or has an error."""
+
+    def __init__(self, name, log, ends_after=99):
+        self.name, self.log, self.ends_after = name, log, ends_after
+        self.cache, self.error, self.tokens, self.failing = None, None, [], None
+        self.brought_cache = self.cancelled = False
+
+    @property
+    def done(self):
+        return self.error is not None or self.cancelled or len(self.tokens) >= self.ends_after
+
+    def take(self, logits):
+        self.log.append(("take", self.name, logits))
+        if self.failing == "take":
+            raise ValueError("nothing can be drawn")
+        self.tokens.append(logits)
+
+    def __repr__(self):
+        return self.name
+
+
+class FakeCache:
+    """Notes what is committed, and when it is closed."""
+
+    def __init__(self, request):
+        self.request = request
+
+    def advance(self, num_tokens=1):
+        self.request.log.append(("advance", self.request.name, num_tokens))
+        if self.request.failing == "advance":
+            raise ValueError("no room")
+
+    def close(self):
+        self.request.log.append(("close", self.request.name))
+
+
+def fake_batch(running=(), waiting=(), max_requests=3):
+    """A batch whose caches, plan and passes are stand-ins; the log is its requests'."""
+    batch = ContinuousBatch.__new__(ContinuousBatch)
+    batch.model, batch.max_requests, batch.chunk = GPT(5, 4, 1, 1, 8, seed=0), max_requests, 9
+    batch.running, batch.waiting = list(running), deque(waiting)
+
+    def open_cache(request):
+        request.log.append(("open", request.name))
+        if request.failing == "open":
+            raise ValueError("no cache for you")
+        request.cache = FakeCache(request)
+
+    batch.open_cache = open_cache
+    for request in batch.running:
+        request.cache = FakeCache(request)
+    return batch
+
+
+def right_retire(batch):
+    """What `retire` should do, for the tests of the others."""
+
+    def retire():
+        for request in list(batch.running):
+            if request.done:
+                batch.running.remove(request)
+                batch.release(request)
+
+    batch.retire = retire
+
+
+# %% nbgrader={"grade": true, "grade_id": "test-admit", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+log = []
+a, b, c, d = (FakeRequest(name, log) for name in "abcd")
+batch = fake_batch([a], [b, c, d], max_requests=3)
+batch.admit()
+assert batch.running == [a, b, c], f"room for three: b and c join behind a; running are {batch.running}"
+assert list(batch.waiting) == [d], f"d still waits; waiting are {list(batch.waiting)}"
+assert log == [("open", "b"), ("open", "c")], f"each that joins gets its cache, in order; {log}"
+batch.admit()
+assert batch.running == [a, b, c] and len(log) == 2, "while it is full nobody joins"
+log.clear()
+b, c = FakeRequest("b", log), FakeRequest("c", log)
+b.failing = "open"
+batch = fake_batch([], [b, c], max_requests=1)
+batch.admit()
+assert isinstance(b.error, ValueError), f"who gets no cache has its error: {b.error!r}"
+assert batch.running == [c] and not batch.waiting, (
+    f"and the next one takes the place; running {batch.running}, waiting {list(batch.waiting)}"
+)
+### BEGIN HIDDEN TESTS
+assert b.cache is None and c.error is None, "the one that failed has no cache, the other no error"
+batch = fake_batch([], [], 2)
+batch.admit()
+assert batch.running == [] and not batch.waiting, "nobody waits: nothing happens"
+log.clear()
+b = FakeRequest("b", log)
+batch = fake_batch([], [b], 2)
+
+
+def opened_too_late(request):
+    request.cache = FakeCache(request)
+    raise ValueError("a cache that does not fit")
+
+
+batch.open_cache = opened_too_late
+batch.admit()
+assert b.cache is None and log == [("close", "b")], "who does not join keeps no cache: release it"
+
+
+def interrupted(request):
+    raise KeyboardInterrupt
+
+
+log.clear()
+b, c = FakeRequest("b", log), FakeRequest("c", log)
+batch = fake_batch([], [b, c], max_requests=2)
+batch.open_cache = interrupted
+try:
+    batch.admit()
+except KeyboardInterrupt:
+    assert b.error is None, "an interrupt is nobody's refusal"
+else:
+    raise AssertionError("an interrupt goes through")
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-retire", "locked": true, "points": 4, "schema_version": 3, "solution": false}
+log = []
+a, b, c, d = (FakeRequest(name, log) for name in "abcd")
+batch = fake_batch([a, b, c, d])
+b.error, c.cancelled = ValueError("full"), True
+batch.retire()
+assert batch.running == [a, d], f"b and c are done: a and d stay, in order; running are {batch.running}"
+assert b.cache is None and c.cache is None, "release the requests that leave: they hold their caches still"
+assert log == [("close", "b"), ("close", "c")], f"the caches of b and c are closed, once each: {log}"
+assert a.cache is not None and d.cache is not None, "who stays keeps its cache"
+### BEGIN HIDDEN TESTS
+batch.retire()
+assert batch.running == [a, d] and len(log) == 2, "nobody is done: nothing happens"
+for request in (a, d):
+    request.cancelled = True
+batch.retire()
+assert batch.running == [] and sorted(log) == [("close", name) for name in "abcd"], "all may be done at once"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "test-step", "locked": true, "points": 12, "schema_version": 3, "solution": false}
+log = []
+
+
+def step_of(running, waiting=(), plan=None, logits=None, max_requests=4, failing=None):
+    """Make one step of a batch in which all but `step` are stand-ins -> the batch, what step returned."""
+    batch = fake_batch(running, waiting, max_requests)
+    right_retire(batch)
+
+    def admit():
+        log.append("admit")
+        while batch.waiting and len(batch.running) < batch.max_requests:
+            request = batch.waiting.popleft()
+            request.cache = FakeCache(request)
+            batch.running.append(request)
+
+    def read(pieces):
+        log.append(("read", [(request.name, n) for request, n in pieces]))
+        if failing:
+            failing.error = ValueError("full")
+        return [None if request is failing else (logits or {}).get(request.name) for request, _ in pieces]
+
+    batch.admit = admit
+    batch.plan = lambda: [(request, (plan or {}).get(request.name, 1)) for request in batch.running]
+    batch.front = SimpleNamespace(read=read)
+    return batch, batch.step()
+
+
+a, b = FakeRequest("a", log), FakeRequest("b", log, ends_after=1)
+batch, got = step_of([a], [b], plan={"a": 5, "b": 2}, logits={"b": "B"})
+assert log[:2] == ["admit", ("read", [("a", 5), ("b", 2)])], (
+    f"who waits joins first, then one pass for all of them; yours: {log[:2]}"
+)
+assert ("take", "b", "B") in log and ("take", "a", None) not in log, (
+    "b has logits and takes a token; a has not read to its end and takes none"
+)
+assert ("advance", "a", 5) in log and ("advance", "b", 2) in log, (
+    f"each cache commits what was read, 5 and 2 tokens: {log[2:]}"
+)
+assert log.index(("take", "b", "B")) < log.index(("advance", "b", 2)), (
+    "first the token, then the commit: a step that is broken off in between can then be made again"
+)
+assert got == [b], f"step returns the requests that got a token, b alone; yours {got}"
+assert batch.running == [a] and ("close", "b") in log, "b is done after this step and leaves at once"
+log.clear()
+a, b, c = (FakeRequest(name, log) for name in "abc")
+b.failing = "take"
+batch, got = step_of([a, b, c], logits={"a": 1, "b": 2, "c": 3}, failing=a)
+assert ("advance", "a", 1) not in log, "a's cache refused in the pass: nothing of a is committed"
+assert isinstance(b.error, ValueError), "for b nothing could be drawn: that is b's error alone"
+assert c.tokens == [3] and batch.running == [c], f"c goes on, a and b have left: {batch.running}"
+### BEGIN HIDDEN TESTS
+assert got == [c], f"only c got a token, yours {got}"
+assert ("advance", "c", 1) in log and ("advance", "b", 1) not in log
+log.clear()
+batch, got = step_of([])
+assert got == [] and log == ["admit"], f"nobody is there: an empty list and no pass; {log}"
+a, b = FakeRequest("a", log), FakeRequest("b", log)
+a.cancelled = True
+log.clear()
+batch, got = step_of([a], [b], logits={"b": 7}, max_requests=1)
+assert got == [b] and ("read", [("b", 1)]) in log, "who was cancelled leaves before the pass, and b joins"
+a, b = FakeRequest("a", log), FakeRequest("b", log)
+a.failing = "advance"
+log.clear()
+batch, got = step_of([a, b], logits={"a": 7, "b": 8})
+assert isinstance(a.error, ValueError) and batch.running == [b], "a cache may also refuse to commit"
+assert b.tokens == [8], "and the others go on"
+
+
+class Broken(FakeRequest):
+    """Fails in a way that is nobody's refusal."""
+
+    def take(self, logits):
+        raise ZeroDivisionError
+
+
+a = Broken("a", log)
+try:
+    step_of([a], logits={"a": 1})
+except ZeroDivisionError:
+    assert a.error is None, "what is not one of FAILURES is nobody's refusal"
+else:
+    raise AssertionError("what is not one of FAILURES goes through")
+### END HIDDEN TESTS
+
+# %% [markdown]
+"""
+## 8. Prove it equal
+
+The claim: every request gets the tokens that it would get alone, whoever sits beside it, whenever it joined, in whatever pieces its prompt was read. Here are nine, of different lengths and with different settings; three may run at a time, and they arrive one by one while the batch is running. Each is compared with `generate`, without any cache. Then the same with a Llama.
+"""
+
+
+# %%
+def settings_of(i, vocab_size):
+    """A prompt, a number of new tokens, and settings, all different."""
+    rng = np.random.default_rng(i)
+    prompt, new = rng.integers(0, vocab_size, rng.integers(1, 30)), int(rng.integers(1, 25))
+    if i % 3 == 0:
+        return prompt, new, {"temperature": 0}
+    return prompt, new, {"temperature": 0.8, "top_k": 20, "rng": i, "stop_token": 3}
+
+
+def prove_equal(model, count=9):
+    wanted, requests = [], []
+    for i in range(count):
+        prompt, new, options = settings_of(i, model.vocab_size)
+        wanted.append(model.generate(prompt[None], new, **options)[0].tolist())
+    with ContinuousBatch(model, max_requests=3, chunk=7) as batch:
+        for i in range(count):
+            prompt, new, options = settings_of(i, model.vocab_size)
+            requests.append(batch.add(prompt, new, **options))
+            batch.step()
+        batch.run()
+    touched = [part for part in (model.position_embedding, *(block.attention for block in model.blocks))]
+    left = sum("forward" in vars(part) for part in touched)
+    same = sum(request.tokens == tokens for request, tokens in zip(requests, wanted, strict=True))
+    return f"{same} of {count} the same, {left} traces left on the model"
+
+
+small = Llama(vocab_size=50, embed_dim=24, num_layers=3, num_heads=6, num_kv_heads=2, max_seq_len=64, seed=1)
+small_gpt = GPT(vocab_size=40, embed_dim=24, num_layers=2, num_heads=4, max_seq_len=64, seed=2)
+prove_equal(small_gpt), prove_equal(small)
+
+# %% [markdown]
+"""
+"The same tokens" has the meaning that it had in module 15. A product of sixteen rows adds the same numbers in another order than a product of one, so the logits agree up to rounding, and the greedy choice is the same unless two tokens are equally likely to six digits.
+
+### One fails, the others do not
+
+The second of three gets a cache that is too small for its text. `make_cache` sees the request, so it can do that, and much else besides.
+"""
+
+
+# %%
+def with_a_small_cache(model):
+    sizes = dict(num_layers=2, num_heads=4, head_dim=6)
+    caches = iter([KVCache(1, 64, **sizes), KVCache(1, 8, **sizes), KVCache(1, 64, **sizes)])
+    with ContinuousBatch(model, make_cache=lambda request: next(caches)) as batch:
+        requests = [batch.add([1, 2, 3], 10, temperature=0) for _ in range(3)]
+        batch.run()
+    return requests
+
+
+with_a_small_cache(small_gpt)
+
+# %% [markdown]
+"""
+The second has nine tokens, of which its cache has read eight: the ninth was still chosen, and there was no room to read it. Its error says so in numbers, the others wrote their ten, and all three caches are let go.
+
+### A beginning that was read before
+
+A service puts the same instructions in front of every question. Read them once, and give each request a cache that holds them. `KVCache` can only do that by copying; the blocks of module 19 can be shared. To the batch it is all the same: the cache says how much it has read. Below, how many tokens the model reads for four questions of 5 tokens behind 40 common ones, without and with.
+"""
+
+
+# %%
+def copy_of(cache, sizes, room):
+    """A new cache of `room` tokens that begins as this one does."""
+    copied = KVCache(1, room, **sizes)
+    for layer, (keys, values) in enumerate(map(cache.get, range(copied.num_layers))):
+        copied.update(layer, keys, values)
+    copied.advance(cache.seq_pos)
+    return copied
+
+
+def tokens_read(model, shared):
+    sizes, read = cache_sizes(model), []
+    rng = np.random.default_rng(0)
+    instructions, questions = rng.integers(0, 40, 40).tolist(), rng.integers(0, 40, (4, 5)).tolist()
+
+    def note(inner, tokens, **options):
+        read.append(np.size(tokens))
+        return inner(tokens, **options)
+
+    model.wrap("hidden_states", note)
+    with ContinuousBatch(model) as batch:
+        made = {}
+        if shared:
+            first = batch.add(instructions, 1, cache=KVCache(1, 40, **sizes))
+            cache = first.cache
+            batch.run()
+            made = {"make_cache": lambda request: copy_of(cache, sizes, 60)}
+    with ContinuousBatch(model, **made) as batch:
+        requests = [batch.add(instructions + question, 3, temperature=0) for question in questions]
+        batch.run()
+    model.unwrap("hidden_states", note)
+    return sum(read), [request.new_tokens for request in requests]
+
+
+apart, together = (tokens_read(small_gpt, shared) for shared in (False, True))
+apart[0], together[0], apart[1] == together[1]
+
+# %% [markdown]
+"""
+## 9. Measure
+
+Sixteen requests of mixed lengths on the model of section 1: one after the other through the cache, then through the batch with 1, 4 and 16 rows. Tokens per second, all new tokens divided by the whole time.
+"""
+
+
+# %%
+def mixed(count=16):
+    """Prompts of 2 to 20 tokens, 4 to 16 new ones."""
+    rng = np.random.default_rng(0)
+    return [(rng.integers(0, 65, rng.integers(2, 21)), int(rng.integers(4, 17))) for _ in range(count)]
+
+
+def one_at_a_time(model, requests):
+    started = perf_counter()
+    for prompt, new in requests:
+        generate_with_cache(model, prompt[None], new, temperature=0)
+    return sum(new for _, new in requests) / (perf_counter() - started)
+
+
+def in_a_batch(model, requests, max_requests, chunk=64):
+    started = perf_counter()
+    with ContinuousBatch(model, max_requests=max_requests, chunk=chunk) as batch:
+        for prompt, new in requests:
+            batch.add(prompt, new, temperature=0)
+        batch.run()
+    return sum(new for _, new in requests) / (perf_counter() - started)
+
+
+rates = {rows: round(in_a_batch(model, mixed(), rows)) for rows in (1, 4, 16)}
+round(one_at_a_time(model, mixed())), rates
+
+
+# %%
+def plot_throughput():
+    import matplotlib.pyplot as plt
+
+    rows = (1, 2, 4, 8, 16, 32)
+    plt.plot(rows, [in_a_batch(model, mixed(64), n) for n in rows], "o-", label="continuous batch")
+    plt.axhline(one_at_a_time(model, mixed()), color="gray", label="one at a time")
+    plt.xlabel("requests that run at a time")
+    plt.ylabel("tokens per second, all together")
+    plt.ylim(0)
+    plt.legend()
+
+
+# %%
+if "get_ipython" in globals():
+    plot_throughput()
+
+# %% [markdown]
+"""
+With one row the batch does what the cache alone does, and pays for its own Python. With more rows it gains, and not in proportion: beyond the weights, which are read once, each row has its arithmetic, its attention over its own cache, and its share of Python. The curve flattens where these outweigh the weights.
+
+On a real model the gain is measured, not claimed: `tests/benchmarks/batching.py` runs sixteen mixed requests on SmolLM2, and `batching.json` beside it says on what machine and how often.
+
+### What a long prompt does to the others
+
+Four requests are writing. Then one arrives with a prompt of 400 tokens. The longest of the steps, in ms, during which they got no token, for chunks of 16, 64 and 400; and how many steps it took until the newcomer wrote its first token.
+"""
+
+
+# %%
+def longest_step(chunk):
+    """(ms, steps): the longest step after the long prompt came, and the steps until its first token."""
+    batch = ContinuousBatch(model, chunk=chunk)
+    for i in range(4):
+        batch.add([i], 60, temperature=0)
+    batch.step()
+    long, times = batch.add(np.arange(400) % 65, 1, temperature=0), [perf_counter()]
+    while not long.done:
+        batch.step()
+        times.append(perf_counter())
+    batch.close()
+    return round(1e3 * max(stop - start for start, stop in pairwise(times)), 1), len(times) - 1
+
+
+{chunk: longest_step(chunk) for chunk in (16, 64, 400)}
+
+# %% [markdown]
+"""
+**Question 1 (5 points).** A step with sixteen rows takes longer than a step with one, so each single reader sees his text come more slowly than if he were alone. Who gains, then? Say what happens to the tokens per second of one request and of all together as the number of rows grows, from where on more rows no longer help, and which of the two, chunk or number of rows, you would lower if users complained that the text comes in fits and starts. Four to six sentences.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "question-rows", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+**Question 2 (5 points).** When memory for caches runs out in the middle, our batch ends the request that asked. Two other ways: let a request join only when the memory for its longest possible text is free; or take the cache away from the newest request, put it back in the queue and read its whole text again later. What does each cost, and whom? And why would the second, built on your `unread`, change no token? Four to six sentences.
+"""
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "question-memory", "locked": false, "points": 5, "schema_version": 3, "solution": true}
+"""
+Your answer here.
+"""
+
+# %% [markdown]
+"""
+## You can now
+
+serve many texts with one model, each with its own cache, its own settings and its own end, and show that none of them notices the others.
+
+What systems that serve thousands do besides: the attention of all requests is one kernel instead of a loop, over blocks from a common pool (Kwon et al. 2023, arXiv:2309.06180, and your module 19); requests have priorities, and are preempted when memory runs out; prompts are read on other machines than those that write.
+
+Two exercises. First, write the preemption of question 2: when `FAILURES` strikes a running request, put it back at the head of the queue, without its cache, as long as somebody else is running who will give memory back. Which lines of `step` and `admit` change? Second, change `share_out` so that the shortest prompt is read first. Measure the mean and the longest time to the first token for a mixed queue, before and after, and say who pays.
+
+The next door: nothing is left that a language model needs in order to run. Take your caches from modules 17 to 19, give each to `make_cache`, and see which of them lets the most texts run in the same memory.
+"""
