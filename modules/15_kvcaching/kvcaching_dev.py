@@ -759,8 +759,9 @@ def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
         raise ValueError(
             f"mask of shape {mask.shape} is neither {(longest, longest)} nor broadcastable to {(B, H, T, S)}"
         )
-    has_group = len(query_shape) == 5 and mask.ndim > 2
-    return mask[..., None, :, :] if has_group else mask
+    if len(query_shape) == 4 or mask.ndim < 3:
+        return mask
+    return mask.reshape(-1, *mask.shape[-3:])[..., None, :, :]  # (B or 1, H, 1, T, S)
 
 
 # %% nbgrader={"grade": false, "grade_id": "attention-with-cache", "locked": false, "schema_version": 3, "solution": true}

@@ -211,8 +211,9 @@ def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
         raise ValueError(
             f"mask of shape {mask.shape} is neither {(longest, longest)} nor broadcastable to {(B, H, T, S)}"
         )
-    has_group = len(query_shape) == 5 and mask.ndim > 2
-    return mask[..., None, :, :] if has_group else mask
+    if len(query_shape) == 4 or mask.ndim < 3:
+        return mask
+    return mask.reshape(-1, *mask.shape[-3:])[..., None, :, :]  # (B or 1, H, 1, T, S)
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #attention-with-cache
 def attention_with_cache(query, key, value, cache, layer_idx, mask=None) -> Tensor:
