@@ -16,6 +16,8 @@ from chat import SHIPPED, Chat, exact_matches, load_chat, run_conversation, save
 from dialogues import load_dialogues  # noqa: E402
 from train_chat import IGNORED, SETTINGS, ConversationDataset, train  # noqa: E402
 
+from tinytorch.caches import CACHES  # noqa: E402
+
 QUESTIONS = ["Hello!", "What is a KV cache?", "What comes after Tuesday?", "Thank you!"]
 
 
@@ -43,7 +45,9 @@ def test_the_shipped_model_knows_its_training_questions(shipped):
 
 def test_a_conversation_has_the_same_tokens_both_ways(shipped):
     model, tokenizer, _ = shipped
-    slow, fast = (run_conversation(model, tokenizer, QUESTIONS, use, temperature=0) for use in (False, True))
+    slow, fast = (
+        run_conversation(model, tokenizer, QUESTIONS, kind, temperature=0) for kind in (None, "plain")
+    )
     assert [a.tokens for a in slow] == [a.tokens for a in fast]
     assert all(a.text for a in slow)
     assert not hasattr(model, "_kv_cache"), "the cache is gone afterwards"
@@ -51,7 +55,7 @@ def test_a_conversation_has_the_same_tokens_both_ways(shipped):
 
 def test_with_the_cache_a_turn_reads_only_what_is_new(shipped):
     model, tokenizer, _ = shipped
-    chat, seen = Chat(model, tokenizer, use_cache=True), []
+    chat, seen = Chat(model, tokenizer, "plain"), []
     watch = lambda inner, x: seen.append(x.shape[1]) or inner(x)  # noqa: E731
     model.blocks[0].mlp.wrap("forward", watch)
     try:
@@ -67,10 +71,10 @@ def test_with_the_cache_a_turn_reads_only_what_is_new(shipped):
         chat.close()
 
 
-@pytest.mark.parametrize("use_cache", [False, True])
-def test_a_full_context_forgets_the_oldest_turns_and_goes_on(shipped, use_cache):
+@pytest.mark.parametrize("cache", [None, *CACHES])
+def test_a_full_context_forgets_the_oldest_turns_and_goes_on(shipped, cache):
     model, tokenizer, _ = shipped
-    chat = Chat(model, tokenizer, use_cache)
+    chat = Chat(model, tokenizer, cache)
     dropped = 0
     for i in range(30):
         question = QUESTIONS[i % len(QUESTIONS)]
@@ -83,11 +87,11 @@ def test_a_full_context_forgets_the_oldest_turns_and_goes_on(shipped, use_cache)
         chat.make_room(500)
 
 
-@pytest.mark.parametrize("use_cache", [False, True])
+@pytest.mark.parametrize("cache", [None, "plain", "paged"])
 @pytest.mark.parametrize("stop_in", ["the prompt", "the answer"])
-def test_an_interrupted_answer_leaves_a_conversation_that_goes_on(shipped, use_cache, stop_in):
+def test_an_interrupted_answer_leaves_a_conversation_that_goes_on(shipped, cache, stop_in):
     model, tokenizer, _ = shipped
-    chat = Chat(model, tokenizer, use_cache)
+    chat = Chat(model, tokenizer, cache)
     list(chat.ask(QUESTIONS[0], temperature=0))
     at = len(QUESTIONS[1]) if stop_in == "the prompt" else 4
     steps = []
@@ -116,6 +120,14 @@ def test_one_prompt_from_the_command_line():
     done = run_script("--prompt", "What is a KV cache?", "--use-cache")
     assert done.returncode == 0 and done.stderr == ""
     assert "The same tokens" in done.stdout and "times as fast" in done.stdout
+
+
+def test_another_cache_from_the_command_line():
+    done = run_script("--prompt", "What is a KV cache?", "--cache", "int4")
+    assert done.returncode == 0 and not done.stderr
+    assert "int4" in done.stdout and "The int4 cache:" in done.stdout
+    done = run_script("--prompt", "Hello!", "--cache", "huge")
+    assert done.returncode == 2 and "'int8', 'int4', 'paged'" in done.stderr
 
 
 def test_a_conversation_from_the_command_line():

@@ -50,8 +50,8 @@ def run_script(*arguments, stdin="", code=None, **variables):
 
 def test_two_turns_have_the_same_tokens_with_and_without_the_cache(smollm2):
     ways = []
-    for use_cache in (True, False):
-        chat = Conversation(*smollm2, 512, use_cache=use_cache)
+    for cache in ("plain", None):
+        chat = Conversation(*smollm2, 512, cache=cache)
         ways.append(
             [chat.ask(q, max_new_tokens=33, temperature=0) for q in (FRANCE, "Write a long story about it.")]
         )

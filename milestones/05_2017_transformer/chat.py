@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
+from tinytorch.caches import new_cache
 from tinytorch.core.training import load_arrays, save_arrays
 from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
 from tinytorch.models.transformer import GPT, stream
@@ -67,10 +68,11 @@ class Answer:
 class Chat:
     """One conversation. With the cache a turn reads only what is new, without it the whole conversation."""
 
-    def __init__(self, model: GPT, tokenizer: BPETokenizer, use_cache: bool):
-        self.model, self.tokenizer, self.use_cache = model, tokenizer, use_cache
+    def __init__(self, model: GPT, tokenizer: BPETokenizer, cache: str | None):
+        """cache: a name of `tinytorch.caches`, or None."""
+        self.model, self.tokenizer = model, tokenizer
         self.user, self.assistant, self.end = (tokenizer.special_tokens[name] for name in SPECIAL)
-        self.cache = enable_kv_cache(model) if use_cache else None
+        self.cache = enable_kv_cache(model, new_cache(cache, model)) if cache else None
         self.start_over([])
 
     def close(self) -> None:
@@ -141,9 +143,9 @@ class Chat:
             raise
 
 
-def run_conversation(model, tokenizer, questions, use_cache: bool, **options) -> list[Answer]:
+def run_conversation(model, tokenizer, questions, cache: str | None, **options) -> list[Answer]:
     """Ask the questions one after the other in one conversation -> the answers."""
-    chat, answers = Chat(model, tokenizer, use_cache), []
+    chat, answers = Chat(model, tokenizer, cache), []
     for question in questions:
         for _ in chat.ask(question, **options):
             pass

@@ -19,6 +19,8 @@ try:
     from chat import FOLDER, SHIPPED, Chat, exact_matches, load_chat, run_conversation, save_chat
     from dialogues import load_dialogues
     from train_chat import SETTINGS, train
+
+    from tinytorch.caches import CACHES, compared, kinds, new_cache
 except ModuleNotFoundError as error:
     if not str(error.name).startswith("tinytorch."):
         raise
@@ -48,41 +50,39 @@ def say(chat: Chat, question: str, **sampling) -> None:
     out.print()
 
 
-def compare(model, tokenizer, questions, title: str, **options) -> float:
+def compare(model, tokenizer, questions, title: str, cache: str = "plain", **options) -> float:
     """One conversation without and with the cache; print what each way cost -> how many times as fast."""
     ways = {
-        use: run_conversation(model, tokenizer, questions, use, temperature=0, **options)
-        for use in (False, True)
+        way: run_conversation(model, tokenizer, questions, way, temperature=0, **options)
+        for way in (None, cache)
     }
     table = Table(title=title, title_justify="left")
     for heading in ("KV cache", "prompt", "prefill ms", "new tokens", "decode tokens/s", "seconds"):
         table.add_column(heading, justify="left" if heading == "KV cache" else "right", no_wrap=True)
     totals = {}
-    for use, answers in ways.items():
+    for way, answers in ways.items():
         prefill, decode = sum(a.prefill for a in answers), sum(a.decode for a in answers)
-        totals[use] = prefill + decode
+        totals[way] = prefill + decode
         table.add_row(
-            "with" if use else "without",
+            way or "none",
             str(sum(a.prompt_tokens for a in answers)),
             f"{1e3 * prefill:,.1f}",
             str(sum(len(a.tokens) for a in answers)),
             rate(sum(a.decoded for a in answers), decode),
-            f"{totals[use]:.3f}",
+            f"{totals[way]:.3f}",
         )
     out.print(table)
-    same = [a.tokens for a in ways[True]] == [a.tokens for a in ways[False]]
-    factor = totals[False] / totals[True]
-    out.print(
-        f"{'The same tokens' if same else 'NOT the same tokens'}, {factor:.1f} times as fast with it.\n"
-    )
+    said = compared(cache, [a.tokens for a in ways[cache]] == [a.tokens for a in ways[None]])
+    factor = totals[None] / totals[cache]
+    out.print(f"{said[0].upper()}{said[1:]}, {factor:.1f} times as fast with it.\n")
     return factor
 
 
-def describe_cache(model) -> str:
+def describe_cache(model, name: str = "plain") -> str:
     """One line on the size of the model's cache."""
-    per_token = 2 * model.num_layers * model.embed_dim * 4
-    total = per_token * model.max_seq_len
-    return f"The cache: {per_token:,} bytes a token, {total / 1e6:.2f} MB for {model.max_seq_len} tokens."
+    cache = new_cache(name, model)
+    per_token, total = cache.get_memory_usage()["bytes_per_token"], cache.nbytes / 1e6
+    return f"The {name} cache: {per_token:,} bytes a token, {total:.2f} MB for {model.max_seq_len} tokens."
 
 
 def evaluate(model, tokenizer) -> dict:
@@ -101,9 +101,9 @@ def evaluate(model, tokenizer) -> dict:
 
 def demo(model, tokenizer) -> None:
     """Three questions in one conversation, without the cache and with it, and a long answer both ways."""
-    for use_cache in (False, True):
-        out.rule(f"[bold]{'with' if use_cache else 'without'} the KV cache", align="left")
-        chat = Chat(model, tokenizer, use_cache)
+    for cache in (None, "plain"):
+        out.rule(f"[bold]{'with' if cache else 'without'} the KV cache", align="left")
+        chat = Chat(model, tokenizer, cache)
         for question in DEMO:
             out.print(f"[bold]you[/]    {question}\n[bold]model[/]  ", end="")
             say(chat, question, temperature=0)
@@ -118,10 +118,10 @@ def demo(model, tokenizer) -> None:
     evaluate(model, tokenizer)
 
 
-def converse(model, tokenizer, use_cache: bool, **sampling) -> None:
+def converse(model, tokenizer, cache: str | None, **sampling) -> None:
     """Talk until the user has had enough, then compare both ways on what was asked."""
-    out.print(f"Ask something; an empty line ends. {'With' if use_cache else 'Without'} the KV cache.")
-    chat, asked = Chat(model, tokenizer, use_cache), []
+    out.print(f"Ask something; an empty line ends. {f'With the {cache}' if cache else 'Without a'} KV cache.")
+    chat, asked = Chat(model, tokenizer, cache), []
     while True:
         try:
             question = out.input("[bold]you[/]    ").strip()
@@ -138,8 +138,8 @@ def converse(model, tokenizer, use_cache: bool, **sampling) -> None:
             out.print(f"[dim]({error})")
     chat.close()
     if asked:
-        compare(model, tokenizer, asked, "This conversation again, greedily")
-        out.print(describe_cache(model))
+        compare(model, tokenizer, asked, "This conversation again, greedily", cache or "plain")
+        out.print(describe_cache(model, cache or "plain"))
 
 
 def train_and_save(weights: Path, steps: int, seed: int) -> None:
@@ -176,6 +176,7 @@ def train_and_save(weights: Path, steps: int, seed: int) -> None:
 
 @click.command(help=__doc__)
 @click.option("--use-cache", is_flag=True, help="Talk through the KV cache of module 15.")
+@click.option("--cache", type=click.Choice(list(CACHES)), help=f"Talk through another cache. {kinds()}.")
 @click.option("--prompt", help="Answer this one question, compare both ways, and end.")
 @click.option("--demo", "show_demo", is_flag=True, help="Three questions, both ways, with all figures.")
 @click.option(
@@ -188,7 +189,7 @@ def train_and_save(weights: Path, steps: int, seed: int) -> None:
 @click.option("--seed", default=SETTINGS["seed"], show_default=True, help="Seed of training and of sampling.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Another model than the shipped one.")
-def main(use_cache, prompt, show_demo, show_evaluation, do_train, steps, seed, temperature, weights):
+def main(use_cache, cache, prompt, show_demo, show_evaluation, do_train, steps, seed, temperature, weights):
     if steps < 1:
         raise click.ClickException(f"training takes at least 1 step, got {steps}")
     if not math.isfinite(temperature) or temperature < 0:
@@ -197,6 +198,7 @@ def main(use_cache, prompt, show_demo, show_evaluation, do_train, steps, seed, t
         if do_train:
             train_and_save(weights or FOLDER / "my_chat.npz", steps, seed)
             return
+        cache = cache or ("plain" if use_cache else None)
         model, tokenizer, _ = load_chat(weights or SHIPPED)
         sampling = {"temperature": temperature, "rng": seed}
         if show_demo:
@@ -204,14 +206,14 @@ def main(use_cache, prompt, show_demo, show_evaluation, do_train, steps, seed, t
         elif show_evaluation:
             evaluate(model, tokenizer)
         elif prompt is not None:
-            chat = Chat(model, tokenizer, use_cache)
+            chat = Chat(model, tokenizer, cache)
             say(chat, prompt, **sampling)
             chat.close()
-            compare(model, tokenizer, [prompt], "The same question again, greedily")
-            out.print(describe_cache(model))
+            compare(model, tokenizer, [prompt], "The same question again, greedily", cache or "plain")
+            out.print(describe_cache(model, cache or "plain"))
         else:
-            converse(model, tokenizer, use_cache, **sampling)
-    except (ValueError, OSError) as error:
+            converse(model, tokenizer, cache, **sampling)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -1,10 +1,11 @@
-"""A conversation that stays in the KV cache of module 15: each turn reads only what is new."""
+"""A conversation that stays in a KV cache: each turn reads only what is new."""
 
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 
+from tinytorch.caches import new_cache
 from tinytorch.generation.kv_cache import KVCache, disable_kv_cache, enable_kv_cache
 from tinytorch.models.transformer import sample
 
@@ -15,11 +16,6 @@ ENDED, LIMIT, CONTEXT, INTERRUPTED = "ended", "limit", "context", "interrupted"
 
 def nothing(*_) -> None:
     """Shows nothing."""
-
-
-def new_cache(model, context: int) -> KVCache:
-    """-> an empty cache for `context` tokens of one conversation; it has the kv heads only."""
-    return KVCache(1, context, model.num_layers, model.num_kv_heads, model.head_dim)
 
 
 @dataclass
@@ -49,8 +45,11 @@ class Conversation:
     and not yet read is read with the next turn.
     """
 
-    def __init__(self, model, tokenizer, context: int, system: str | None = None, use_cache: bool = True):
+    def __init__(
+        self, model, tokenizer, context: int, system: str | None = None, cache: str | None = "plain"
+    ):
         """context: the longest conversation, in tokens. system: a message of your own, "" for none.
+        cache: a name of `tinytorch.caches`, or None.
 
         Raises ValueError if the context is longer than the model's or too short for an answer.
         """
@@ -65,7 +64,7 @@ class Conversation:
                 f"a context of {context:,} tokens is too short: "
                 f"{len(self.opening):,} are the system message, {ROOM_FOR_ANSWER} are for an answer"
             )
-        self.cache = enable_kv_cache(model, new_cache(model, context)) if use_cache else None
+        self.cache = enable_kv_cache(model, new_cache(cache, model, context)) if cache else None
 
     def close(self) -> None:
         """Take the cache off the model."""
@@ -140,6 +139,8 @@ class Conversation:
                 logits = self._read()
             say(stream.finish())
         except KeyboardInterrupt:
+            if not isinstance(self.cache, KVCache | None):
+                self.cache.reset()  # it may have stopped between two layers: all is read again
             say(stream.finish())
         finally:
             self._end_turn(turn, begin, answer)
@@ -147,12 +148,12 @@ class Conversation:
 
     @property
     def _seen(self) -> int:
-        return self.cache.seq_pos if self.cache else 0
+        return self.cache.seq_pos if self.cache is not None else 0
 
     def _read(self, reading=nothing) -> np.ndarray:
         """Have the model read what it has not -> (1, V): the logits of the token after it."""
         tokens, start = self.tokens, self._seen
-        piece = PIECE if self.cache else len(tokens)
+        piece = PIECE if self.cache is not None else len(tokens)
         reading(0, len(tokens) - start)
         for at in range(start, len(tokens), piece):
             logits = self.model.next_logits(np.array([tokens[at : at + piece]]))
@@ -177,5 +178,10 @@ class Conversation:
             self.turns = self.turns[count:]
 
     def _rewind(self, length: int) -> None:
-        if self.cache:
+        """Keep the first `length` tokens; a cache that has let go of what they need begins again."""
+        if self.cache is None:
+            return
+        try:
             self.cache.truncate(min(length, self.cache.seq_pos))
+        except ValueError:
+            self.cache.reset()

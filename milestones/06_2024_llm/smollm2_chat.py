@@ -1,4 +1,4 @@
-"""Chat with SmolLM2-135M-Instruct, a real language model, through the KV cache of module 15.
+"""Chat with SmolLM2-135M-Instruct, a real language model, through your KV cache.
 
 Allal et al. 2025 trained it; all that computes here is this course's package: Llama is module 16, and the
 conversation stays in your own KVCache, so that each turn reads only what is new. --no-cache shows what that
@@ -18,10 +18,11 @@ from rich.console import Console
 
 MODULES = {"tinytorch.generation.kv_cache": "15, kvcaching", "tinytorch.models.llama": "16, llama"}
 try:
-    from conversation import CONTEXT, INTERRUPTED, LIMIT, PIECE, Answer, Conversation, new_cache
+    from conversation import CONTEXT, INTERRUPTED, LIMIT, PIECE, Answer, Conversation
     from display import Display, edit_lines, forgiving_streams, note, notes, out, progress_bar
     from model_file import fetch_model, installed_model
 
+    from tinytorch.caches import CACHES, compared, kinds, new_cache
     from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
     from tinytorch.models.llama import Llama
     from tinytorch.models.transformer import check_sampling, stream
@@ -144,8 +145,8 @@ def answer_prompts(chat: Conversation, prompts, **options) -> None:
             raise SystemExit(130)
 
 
-def bench(model, tokenizer, load_seconds: float) -> None:
-    """The same 200 tokens with the cache and without, greedily, in this one process."""
+def bench(model, tokenizer, load_seconds: float, cache: str = "plain") -> None:
+    """200 tokens with the cache and without, greedily, in this one process."""
     context = min(CONTEXT_TOKENS, model.max_seq_len)
     prompt = np.array([tokenizer.opening() + tokenizer.turn(BENCH_QUESTION)])
     if prompt.size + BENCH_TOKENS > context:
@@ -153,8 +154,8 @@ def bench(model, tokenizer, load_seconds: float) -> None:
     written, rates = {}, {}
     for use_cache in (True, False):
         if use_cache:
-            enable_kv_cache(model, new_cache(model, context))
-        way = f"{'with' if use_cache else 'without'} the cache"
+            enable_kv_cache(model, new_cache(cache, model, context))
+        way = f"with the {cache} cache" if use_cache else "without a cache"
         next_logits = model.decoder(1, prompt.size + BENCH_TOKENS)
         with progress_bar(f"{BENCH_TOKENS} tokens {way}") as bar:
             started = perf_counter()
@@ -164,8 +165,8 @@ def bench(model, tokenizer, load_seconds: float) -> None:
         disable_kv_cache(model)
         out.print(f"{BENCH_TOKENS} tokens after {prompt.size}, {way}: {rates[way]:.1f} tokens/s")
     fast, slow = rates
-    same = "the same tokens" if written[fast] == written[slow] else "NOT the same tokens"
-    out.print(f"{same}, {rates[fast] / rates[slow]:.1f} times as fast with it")
+    said = compared(cache, written[fast] == written[slow])
+    out.print(f"{said}, {rates[fast] / rates[slow]:.1f} times as fast with it")
     out.print(f"loaded in {load_seconds:.1f} s, {peak_memory()}")
 
 
@@ -205,6 +206,9 @@ def unfinished(error: NotImplementedError) -> str:
     help="Ask this and end; may be given again for further turns. Only answers go to stdout.",
 )
 @click.option("--system", metavar="TEXT", help="Another system message than the model's own; '' for none.")
+@click.option(
+    "--cache", type=click.Choice(list(CACHES)), default="plain", show_default=True, help=f"{kinds()}."
+)
 @click.option("--no-cache", is_flag=True, help="Read the whole conversation again for every token.")
 @click.option(
     "--context",
@@ -236,7 +240,7 @@ def unfinished(error: NotImplementedError) -> str:
     is_flag=True,
     help=f"{BENCH_TOKENS} tokens with the cache and without (a minute or two), and the memory used.",
 )
-def main(path, prompts, system, no_cache, context, max_new_tokens, temperature, top_p, seed, do_bench):
+def main(path, prompts, system, cache, no_cache, context, max_new_tokens, temperature, top_p, seed, do_bench):
     forgiving_streams()
     try:
         check_sampling(temperature, None, top_p)
@@ -251,10 +255,10 @@ def main(path, prompts, system, no_cache, context, max_new_tokens, temperature, 
         model, tokenizer = load(path)
         load_seconds = perf_counter() - started
         if do_bench:
-            bench(model, tokenizer, load_seconds)
+            bench(model, tokenizer, load_seconds, cache)
             return
         context = min(CONTEXT_TOKENS, model.max_seq_len) if context is None else context
-        chat = Conversation(model, tokenizer, context, system, use_cache=not no_cache)
+        chat = Conversation(model, tokenizer, context, system, None if no_cache else cache)
         options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         options["rng"] = np.random.default_rng(seed)
         if prompts:

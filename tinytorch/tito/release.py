@@ -37,6 +37,7 @@ from tinytorch.tito.student import for_student
 # Besides the runtime's own: exporting, the checkpoint, the plots, and a kernel for Jupyter or VS Code.
 STUDENT_TOOLS = ("nbdev", "pytest", "hypothesis", "matplotlib", "ipykernel")
 STUDENT_COMMANDS = ("cli", "course", "doctor")
+WRITTEN_BY_HAND = ("pretrained", "caches")  # parts of the package that no module exports
 LEFTOVERS = ("__pycache__", ".ipynb_checkpoints", ".*", "*.pyc", "*.pyo", "*.egg-info", "build", "dist")
 CELL_SECONDS = 300  # for the proof
 WHEN = (1980, 1, 1, 0, 0, 0)  # every file's time in the zip
@@ -137,8 +138,9 @@ def fill_bundle(course: Course, module: Module, stage: Path, from_scratch: bool)
             _copy(init, package / part / "__init__.py")
     for path in _student_tools(project):
         _copy(path, package / "tito" / path.name)
-    for path in sorted((project.package_dir / "pretrained").glob("*.py")):
-        _copy(path, package / "pretrained" / path.name)
+    for part in WRITTEN_BY_HAND:
+        for path in sorted((project.package_dir / part).glob("*.py")):
+            _copy(path, package / part / path.name)
     if not from_scratch:
         for other in course.earlier(module):
             course.exported(other).write(package)
@@ -265,7 +267,7 @@ def _refuse_to_replace(place: Path, module: Module) -> None:
 
 def _public_files(course: Course, module: Module, stage: Path) -> set[Path]:
     """The files written to be read: their scaffolding may be like that of a hidden test."""
-    folders = ("tests", "milestones", "tinytorch/tito", "tinytorch/pretrained")
+    folders = ("tests", "milestones", "tinytorch/tito", *(f"tinytorch/{part}" for part in WRITTEN_BY_HAND))
     return {path for folder in folders for path in (stage / folder).rglob("*.py")}
 
 
