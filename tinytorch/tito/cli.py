@@ -14,6 +14,7 @@ COMMANDS = {
     "lint": "tinytorch.tito.lint:command",
     "release": "tinytorch.tito.release:command",
     "module": "tinytorch.tito.course:module",
+    "cache-report": "tinytorch.tito.cache_report:command",
     "grade": "tinytorch.tito.grade:command",
     "doctor": "tinytorch.tito.doctor:command",
 }
