@@ -1,7 +1,7 @@
 """Every plausible mistake is caught twice: by the graded cell it breaks, and by the checkpoint tests.
 
-The quick run tries all of them on the graded cells and two of each module on its checkpoint; `-m slow` tries
-all on the checkpoints. For one module: `pytest tests/test_wrong_answers.py -k 12_attention`.
+The quick run tries all of them on the graded cells and two of each module on its checkpoint, `make test-slow`
+every third, `make test-answers` all. For one module: `pytest tests/test_wrong_answers.py -k 12_attention`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,10 @@ WRONG = load_all()
 EACH = [pytest.param(label, wrong, id=f"{label}-{wrong.name}") for label in WRONG for wrong in WRONG[label]]
 AT_LEAST = 8
 QUICK = 2  # of each module, on its checkpoint in the quick run
+EACH_THIRD = [
+    pytest.param(*each.values, id=each.id, marks=[pytest.mark.exhaustive] if place % 3 else [])
+    for place, each in enumerate(EACH)
+]
 pytestmark = pytest.mark.usefixtures("few_processes")
 
 
@@ -174,16 +178,27 @@ def test_the_checkpoint_passes_on_the_reference(label):
     assert result.ok, f"else catching wrong answers proves nothing: {result.failed}\n{result.output[-3000:]}"
 
 
+@pytest.fixture(scope="module")
+def chosen(request):
+    """The wrong answers whose checkpoints this run asks for, by module: they are judged two at a time."""
+    tests = (item for item in request.session.items if item.originalname == "test_the_checkpoint_catches_it")
+    found: dict[str, list[Wrong]] = {}
+    for item in tests:
+        found.setdefault(item.callspec.params["label"], []).append(item.callspec.params["wrong"])
+    return found
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("label", "wrong"), EACH)
-def test_the_checkpoint_catches_it(label, wrong, overlays):
-    result = overlays(label, tuple(WRONG[label]))[wrong.name]
+@pytest.mark.parametrize(("label", "wrong"), EACH_THIRD)
+def test_the_checkpoint_catches_it(label, wrong, overlays, chosen):
+    result = overlays(label, tuple(chosen[label]))[wrong.name]
     assert is_refused(result), (
         f"the checkpoint of {label} lets {wrong.name!r} pass ({result.passed} tests)\n{result.output[-3000:]}"
     )
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_are_caught_by_the_checkpoints(overlays, capsys):
     everyone = [(label, wrong) for label in WRONG for wrong in WRONG[label]]
     missed = []
