@@ -16,7 +16,7 @@ import run
 from counts import predicted_speedup
 from figures import draw_all
 from floor import Floor
-from goals import CHAT_GOALS, GOALS, Goal, goal_lines, goal_table
+from goals import CACHE_FILES, CACHE_GOALS, CHAT_GOALS, GOALS, Goal, cache_lines, goal_lines, goal_table
 from memory import peak_bytes
 from ours import Cached, Uncached
 from parts import BATCHES, CONTEXTS, LENGTHS, PARTS, PROMPTS, piece_by_piece
@@ -252,7 +252,7 @@ def test_every_goal_finds_its_figure(committed):
 def test_the_pictures_are_drawn_from_what_is_committed(committed, tmp_path):
     draw_all(committed, tmp_path)
     drawn = sorted(file.name for file in tmp_path.iterdir())
-    of_smollm2 = {"cache.png"}  # by smollm2_figures.py, from a run of the model itself
+    of_smollm2 = {"cache.png", "caches.png"}  # by smollm2_figures.py and tito cache-report, from runs of it
     assert drawn == sorted({file.name for file in FOLDER.glob("*.png")} - of_smollm2)
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in tmp_path.iterdir())
 
@@ -292,6 +292,8 @@ def test_the_guard_notices_a_slower_package(committed):
 def test_the_readme_shows_what_was_measured(committed):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     smollm2 = json.loads((FOLDER / "smollm2.json").read_text(encoding="utf-8"))
+    caches = {name: json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in CACHE_FILES}
     lines = goal_lines(committed, GOALS) + goal_lines(smollm2, CHAT_GOALS)
+    lines += cache_lines(caches["caches"]) + goal_lines(caches, CACHE_GOALS)
     missing = [line for line in lines if line not in readme]
     assert not missing, "the README's tables differ from the figures:\n" + "\n".join(missing)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from tinytorch.caches import CACHES, new_cache, sizes_of
+from tinytorch.caches import CACHES, new_cache
 from tinytorch.generation.batch import ContinuousBatch
 from tinytorch.generation.kv_cache import (
     KVCache,
     attention_with_cache,
+    cache_sizes,
     disable_kv_cache,
     enable_kv_cache,
     generate_with_cache,
@@ -502,7 +503,7 @@ def test_a_cache_of_other_sizes_is_refused(case, model):
 def test_each_name_makes_a_cache_for_a_model(name, model):
     cache = new_cache(name, model, batch_size=2)
     assert cache.batch_size == 2 and cache.max_seq_len == S
-    assert {size: getattr(cache, size) for size in sizes_of(model)} == SIZES
+    assert {size: getattr(cache, size) for size in cache_sizes(model)} == SIZES
     exact = model.generate(TOKENS[:, :4], 20, temperature=0)
     enable_kv_cache(model, cache)
     written = model.generate(TOKENS[:, :4], 20, temperature=0)

@@ -48,6 +48,7 @@ def test_both_ends_of_a_long_text(small):
     assert (said["last"]["from"], said["last"]["to"]) == (93, 123)
     assert said["first"]["cache_bytes"] == said["last"]["cache_bytes"] == reader.cache.nbytes
     assert 0 < said["first"]["peak_bytes"] <= said["last"]["peak_bytes"]
+    assert said["last_over_first"] == said["last"]["ms_per_token"] / said["first"]["ms_per_token"]
     assert reader.cache.seq_pos == 122 and min(said["first"]["ms_per_token"], said["tokens_per_second"]) > 0
 
 

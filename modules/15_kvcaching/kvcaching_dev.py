@@ -1265,6 +1265,16 @@ Now the two switches. They are given: one loop puts everything in place, one tak
 
 # %%
 #| export
+def cache_sizes(model) -> dict:
+    """-> num_layers, num_heads (of keys) and head_dim of the caches that fit a language model."""
+    attention = model.blocks[0].attention
+    return {
+        "num_layers": len(model.blocks),
+        "num_heads": getattr(attention, "num_kv_heads", attention.num_heads),
+        "head_dim": attention.head_dim,
+    }
+
+
 def enable_kv_cache(model, cache=None):
     """Now `model(tokens)` takes only new tokens, at positions seq_pos.., and `generate` uses the cache.
 
@@ -1276,13 +1286,7 @@ def enable_kv_cache(model, cache=None):
     """
     if not all(hasattr(model, name) for name in ("blocks", "hidden_states", "logits", "decoder", "wrap")):
         raise TypeError(f"a cache needs a language model with blocks, got {type(model).__name__}")
-    attention = model.blocks[0].attention
-    sizes = {
-        "num_layers": len(model.blocks),
-        "num_heads": getattr(attention, "num_kv_heads", attention.num_heads),
-        "head_dim": attention.head_dim,
-    }
-    fixed_batch = cache is not None
+    sizes, fixed_batch = cache_sizes(model), cache is not None
     if cache is None:
         cache = KVCache(batch_size=1, max_seq_len=model.max_seq_len, **sizes)
     for name, size in sizes.items():

@@ -30,7 +30,7 @@ import numpy as np
 from tinytorch.core.attention import whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, as_array
-from tinytorch.generation.kv_cache import KVCache, attention_with_cache
+from tinytorch.generation.kv_cache import KVCache, attention_with_cache, cache_sizes
 from tinytorch.models.transformer import check_sampling, check_tokens, sample
 
 # %% [markdown]
@@ -888,16 +888,6 @@ All of that is given. Three methods are yours.
 
 # %%
 #| export
-def cache_sizes(model) -> dict:
-    """-> num_layers, num_heads (of keys) and head_dim of the caches that fit the model."""
-    attention = model.blocks[0].attention
-    return {
-        "num_layers": len(model.blocks),
-        "num_heads": getattr(attention, "num_kv_heads", attention.num_heads),
-        "head_dim": attention.head_dim,
-    }
-
-
 def check_model(model) -> None:
     """Raises TypeError for a model without blocks and positions, ValueError if it trains or has a cache."""
     needed = ("blocks", "position_embedding", "hidden_states", "logits", "wrap")

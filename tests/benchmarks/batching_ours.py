@@ -4,8 +4,8 @@ from time import perf_counter
 
 import numpy as np
 
-from tinytorch.generation.batch import ContinuousBatch, cache_sizes
-from tinytorch.generation.kv_cache import KVCache, disable_kv_cache, enable_kv_cache
+from tinytorch.generation.batch import ContinuousBatch
+from tinytorch.generation.kv_cache import KVCache, cache_sizes, disable_kv_cache, enable_kv_cache
 from tinytorch.models.llama import Llama
 
 

@@ -60,7 +60,9 @@ class Reader:
                 )
             before = perf_counter()
         first, last = at_ends
-        return {"first": first, "last": last, "tokens_per_second": new / sum(seconds)}
+        growth = last["ms_per_token"] / first["ms_per_token"]
+        rate = new / sum(seconds)
+        return {"first": first, "last": last, "last_over_first": growth, "tokens_per_second": rate}
 
     def read(self, tokens: list, block: int) -> dict:
         """The perplexity of each block of the text, and the cache's bytes."""

@@ -94,6 +94,48 @@ CHAT_GOALS = [
 ]
 
 
+CACHE_FILES = ("caches", "window", "quantized", "paged", "batching")
+CACHE_GOALS = [  # in {name: what stands in name.json}
+    Goal(
+        "int8: bytes of keys and values / plain, 2,000 tokens and more",
+        ("caches", "caches", "int8", "bytes_over_plain"),
+        at_most=0.27,
+    ),
+    Goal("int4: the same", ("caches", "caches", "int4", "bytes_over_plain"), at_most=0.16),
+    Goal(
+        "window, 10,000 tokens written: ms per token at the end / when it was just full",
+        ("window", "write", "last_over_first"),
+        at_most=1.1,
+    ),
+    Goal(
+        "50 conversations, one prompt of 500 tokens: bytes of plain caches / blocks held",
+        ("paged", "conversations", "bytes", "plain_over_held"),
+        at_least=5,
+    ),
+    Goal(
+        "the same: seconds to read, plain / paged",
+        ("paged", "conversations", "prefill_seconds", "plain_over_pool"),
+        at_least=5,
+    ),
+    Goal(
+        "16 mixed requests, tokens/s: in one batch / one at a time",
+        ("batching", "rows", "batch of 16", "over_one_at_a_time"),
+        at_least=3,
+    ),
+]
+
+
+def cache_lines(report: dict) -> list[str]:
+    """The README's table of caches: a line for each, from `tito cache-report --output`."""
+    lines = []
+    for name, row in report["caches"].items():
+        figures = (f"{row['bytes_over_plain']:.3f}", f"{row['ms_over_plain']:.2f}")
+        quality = (f"{row['perplexity_over_plain']:.4f}", f"{row['largest_logit_change']:.2g}")
+        cells = f"{row['bytes'] / 1e6:.1f}", *figures, *quality, f"{row['same_choice']:.1%}"
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def goal_lines(results: dict, goals: list[Goal]) -> list[str]:
     """The README's table: a line for each goal."""
     lines = []

@@ -9,13 +9,14 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from time import sleep
 
 import click
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from plan import FOLDER, ROOT, Plan, Worker, WorkerFailed, spread
+from plan import FOLDER, PAUSE, ROOT, Plan, Worker, WorkerFailed, spread
 from run import processors, write_atomically
 from tinytorch.generation.paged import blocks_for, unused_slots
 from tinytorch.pretrained.gguf_file import GGUFFile
@@ -87,6 +88,7 @@ def converse(plan: Plan, file: Path, prompt: list, turns: list, minutes: float) 
             for name in ("pool", "plain"):
                 if name == "plain" and i >= plain_turns:
                     continue
+                sleep(PAUSE)  # until the other's threads have fallen asleep
                 said[name].append(workers[name].ask("converse", text=text, new=NEW, room=room))
             if i == 0 and said["plain"][0]["seconds"] * len(texts) > 60 * minutes:
                 plain_turns = min(SOME, len(texts))

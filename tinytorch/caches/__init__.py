@@ -9,16 +9,6 @@ BLOCK_SIZE = 16  # tokens of a block of the paged cache
 NUM_SINKS = 4  # of the window, as in arXiv:2309.17453
 
 
-def sizes_of(model) -> dict:
-    """-> num_layers, num_heads (of the keys) and head_dim of a cache for this model."""
-    attention = model.blocks[0].attention
-    return {
-        "num_layers": len(model.blocks),
-        "num_heads": getattr(attention, "num_kv_heads", attention.num_heads),
-        "head_dim": attention.head_dim,
-    }
-
-
 def make_plain(module, model, **sizes):
     return module.KVCache(**sizes)
 
@@ -82,10 +72,11 @@ def new_cache(name: str, model, max_seq_len: int | None = None, batch_size: int 
         raise ModuleNotFoundError(
             f"the {name} cache is module {kind.label[:2]}, which is not complete yet", name=place
         ) from error
-    max_seq_len = model.max_seq_len if max_seq_len is None else max_seq_len
-    return kind.make(
-        module, model, batch_size=batch_size, max_seq_len=max_seq_len, **sizes_of(model), **options
-    )
+    from tinytorch.generation.kv_cache import cache_sizes
+
+    sizes = {"batch_size": batch_size, **cache_sizes(model)}
+    sizes["max_seq_len"] = model.max_seq_len if max_seq_len is None else max_seq_len
+    return kind.make(module, model, **sizes, **options)
 
 
 def compared(cache: str, same: bool) -> str:

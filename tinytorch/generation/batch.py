@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['FAILURES', 'static_steps', 'continuous_steps', 'Request', 'share_out', 'flatten', 'FlatLayer', 'FlatModel',
-           'cache_sizes', 'check_model', 'check_request', 'check_cache', 'ContinuousBatch']
+           'check_model', 'check_request', 'check_cache', 'ContinuousBatch']
 
 # %% ../../modules/20_batching/batching_dev.py #cell-2
 from collections import deque
@@ -14,7 +14,7 @@ import numpy as np
 from ..core.attention import whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, as_array
-from .kv_cache import KVCache, attention_with_cache
+from .kv_cache import KVCache, attention_with_cache, cache_sizes
 from ..models.transformer import check_sampling, check_tokens, sample
 
 # %% ../../modules/20_batching/batching_dev.py #count-steps
@@ -192,16 +192,6 @@ class FlatModel:
         return [next(logits) if wanted else None for wanted in complete]
 
 # %% ../../modules/20_batching/batching_dev.py #cell-42
-def cache_sizes(model) -> dict:
-    """-> num_layers, num_heads (of keys) and head_dim of the caches that fit the model."""
-    attention = model.blocks[0].attention
-    return {
-        "num_layers": len(model.blocks),
-        "num_heads": getattr(attention, "num_kv_heads", attention.num_heads),
-        "head_dim": attention.head_dim,
-    }
-
-
 def check_model(model) -> None:
     """Raises TypeError for a model without blocks and positions, ValueError if it trains or has a cache."""
     needed = ("blocks", "position_embedding", "hidden_states", "logits", "wrap")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tinytorch.caches import CACHES, new_cache, sizes_of
+from tinytorch.caches import CACHES, new_cache
 from tinytorch.tito.project import Project, TitoError, find_project, need_package, write_text
 
 PIECE = 64  # tokens read at a time: with all at once a cache would not be looked at
@@ -148,7 +148,9 @@ def shards(model, num_bytes: int, devices: int) -> dict:
     tokens: each keeps some positions; per layer the query goes to all others, and from each comes back a
         weighted mean with the largest score and the sum of each head.
     """
-    sizes, attention = sizes_of(model), model.blocks[0].attention
+    from tinytorch.generation.kv_cache import cache_sizes
+
+    sizes, attention = cache_sizes(model), model.blocks[0].attention
     L, H, C = sizes["num_layers"], sizes["num_heads"], model.embed_dim
     queries, d = attention.num_heads * attention.head_dim, devices
     return {
@@ -202,11 +204,14 @@ def draw(report: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    labels: dict[tuple, list] = {}
     for name, row in report["caches"].items():
-        place = row["bytes_over_plain"], row["perplexity_over_plain"]
+        place = round(row["bytes_over_plain"], 2), round(row["perplexity_over_plain"], 4)
+        labels.setdefault(place, []).append(f"{name}, time × {row['ms_over_plain']:.2f}")
+    for place, names in labels.items():
         axes.plot(*place, "o", color="#004488")
         axes.annotate(
-            f"{name}, time × {row['ms_over_plain']:.2f}",
+            "\n".join(names),
             place,
             xytext=(3, 5),
             textcoords="offset points",
