@@ -8,7 +8,7 @@ CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
 SMOLLM2 := milestones/06_2024_llm/smollm2_chat.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-slow test-llm test-oracle test-grading bench bench-llm bench-quick lint format export notebooks doctor clean
+.PHONY: help demo chat test test-slow test-answers test-llm test-oracle test-grading bench bench-llm bench-caches bench-quick lint format export notebooks doctor clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -23,7 +23,10 @@ test: .venv/.dev  ## every quick test
 	@$(PYTEST) -m "not slow and not llm and not oracle and not grading"
 
 test-slow: .venv/.dev  ## the tests that take longer than a few seconds each
-	@$(PYTEST) -m "slow and not llm and not oracle and not grading"
+	@$(PYTEST) -m "slow and not exhaustive and not llm and not oracle and not grading"
+
+test-answers: .venv/.dev  ## every wrong answer against its checkpoint (half an hour; test-slow takes a third)
+	@$(PYTEST) -m exhaustive
 
 test-llm: .venv/.llm  ## the tests of published weights and of SmolLM2 (a download of 93 MB)
 	@$(PYTEST) -m "llm and not oracle"
@@ -39,6 +42,10 @@ bench: .venv/.oracle  ## measure against transformers, write results.json and th
 
 bench-llm: .venv/.oracle  ## the same with SmolLM2; writes smollm2.json
 	@$(BIN)/python tests/benchmarks/smollm2.py
+
+bench-caches: .venv/.llm  ## the caches of modules 17 to 20 on SmolLM2; writes their five files and a picture
+	@$(BIN)/tito cache-report --output tests/benchmarks/caches.json --picture tests/benchmarks/caches.png
+	@for part in window quantized paged batching; do $(BIN)/python tests/benchmarks/$$part.py || exit 1; done
 
 bench-quick: .venv/.dev  ## the same without PyTorch, in under two minutes; writes nothing
 	@$(BIN)/python tests/benchmarks/run.py --quick
