@@ -16,8 +16,6 @@ from chat import SHIPPED, Chat, exact_matches, load_chat, run_conversation, save
 from dialogues import load_dialogues  # noqa: E402
 from train_chat import IGNORED, SETTINGS, ConversationDataset, train  # noqa: E402
 
-from tinytorch.caches import CACHES  # noqa: E402
-
 QUESTIONS = ["Hello!", "What is a KV cache?", "What comes after Tuesday?", "Thank you!"]
 
 
@@ -71,7 +69,7 @@ def test_with_the_cache_a_turn_reads_only_what_is_new(shipped):
         chat.close()
 
 
-@pytest.mark.parametrize("cache", [None, *CACHES])
+@pytest.mark.parametrize("cache", [None, "plain", "window", "int4"])
 def test_a_full_context_forgets_the_oldest_turns_and_goes_on(shipped, cache):
     model, tokenizer, _ = shipped
     chat = Chat(model, tokenizer, cache)
