@@ -54,6 +54,7 @@ HARMLESS = {
 # of other modules, and of these alone
 PARTS = {
     "gc": {"collect"},
+    "hashlib": {"blake2b", "blake2s", "md5", "sha1", "sha256", "sha512", "sha3_256"},
     "os": {"path", "sep", "cpu_count", "getcwd"},
     "sys": {"byteorder", "float_info", "getsizeof", "maxsize", "platform", "version", "version_info"},
     "types": {"MethodType", "SimpleNamespace"},
