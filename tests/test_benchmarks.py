@@ -199,6 +199,7 @@ def test_without_pytorch_it_says_what_to_do():
     assert "make bench" in result.output and "--quick" in result.output
 
 
+@pytest.mark.slow
 def test_one_part_prints_and_writes_nothing():
     before = {file.name: file.read_bytes() for file in FOLDER.iterdir() if file.is_file()}
     result = CliRunner().invoke(run.main, ["--quick", "--only", "memory", "--rounds", "1", "--threads", "1"])

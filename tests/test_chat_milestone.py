@@ -229,6 +229,7 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path):
         assert np.array_equal(array, resumed.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_saved_and_talks(tmp_path):
     weights = tmp_path / "mine.npz"
     done = run_script("--train", "--steps", "2", "--weights", str(weights))
