@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from goals import CACHE_GOALS, goal_table
 from plan import FOLDER, ROOT, Job, Plan, Worker, WorkerFailed, figure, in_turn, ratio
 from run import processors, write_atomically
 
@@ -24,7 +25,6 @@ CHUNK = 256  # prompt tokens a step reads; the more, the more tokens per second,
 SHORT_CHUNK = 64  # for comparison, with the most rows
 PROMPT, NEW = (10, 300), (16, 128)  # tokens of a request, the least and the most
 ALONE = "one at a time"
-GOAL = 3.0  # times as many tokens per second, with all 16 requests in the batch
 
 
 def mixed_requests(count: int, most_new: int, vocab_size: int = 49_152) -> list:
@@ -110,8 +110,7 @@ def main(rounds, count, most_new, threads, output):
     except (WorkerFailed, ValueError) as failed:
         raise click.ClickException(str(failed)) from failed
     show(results, console)
-    last = results["rows"][f"batch of {ROWS[-1]}"]["over_one_at_a_time"]["median"]
-    console.print(f"goal: at least {GOAL} times one at a time with {ROWS[-1]} rows; measured {last}")
+    console.print(goal_table({"batching": results}, CACHE_GOALS))
     if output or whole:
         write_atomically(output or FOLDER / "batching.json", json.dumps(results, indent=1) + "\n")
 
