@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 from queue import Queue
 
-from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
-from tinytorch.tito.export import build_module, read_notebook
-from tinytorch.tito.notebooks import notebook_text
+from tinytorch.tito.author.export import build_module, read_notebook
+from tinytorch.tito.author.notebooks import notebook_text
+from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint
+from tinytorch.tito.process.worker import Cell, Report, Worker
 from tinytorch.tito.project import PARSER, Project
-from tinytorch.tito.runner import Cell, Report, Worker
 from toy import REPO
 
 PROJECT = Project(REPO)

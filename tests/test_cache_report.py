@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from tinytorch.caches import CACHES
+from tinytorch.caches import report as cache_report
+from tinytorch.caches.report import command, course_prose, draw, measure, shards
 from tinytorch.models.llama import Llama
 from tinytorch.models.transformer import next_token_loss
-from tinytorch.tito import cache_report
-from tinytorch.tito.cache_report import command, course_prose, draw, measure, shards
 from tinytorch.tito.project import TitoError, find_project
 from toy import REPO
 

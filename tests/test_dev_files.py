@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tinytorch.tito.export import read_notebook
+from tinytorch.tito.author.export import read_notebook
 from tinytorch.tito.project import Project
 from toy import REPO
 

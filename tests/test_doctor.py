@@ -5,8 +5,8 @@ from importlib import metadata
 
 import pytest
 
-from tinytorch.tito import doctor
-from tinytorch.tito.doctor import Result
+from tinytorch.tito.student import doctor
+from tinytorch.tito.student.doctor import Result
 from toy import REPO
 
 

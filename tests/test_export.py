@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 import tinytorch
-from tinytorch.tito.export import build_module, compare, export_notebook, read_notebook
+from tinytorch.tito.author.export import build_module, compare, export_notebook, read_notebook
 from tinytorch.tito.project import TitoError, find_project
 from toy import REPO, TENSOR, run
 

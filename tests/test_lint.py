@@ -5,8 +5,8 @@ import re
 import jupytext
 import pytest
 
-from tinytorch.tito.export import PERCENT
-from tinytorch.tito.lint import lint_project, split_cells
+from tinytorch.tito.author.export import PERCENT
+from tinytorch.tito.author.lint import lint_project, split_cells
 from toy import REPO
 
 SOLUTION = '"grade_id": "tensor", "locked": false, "schema_version": 3, "solution": true}'
@@ -150,7 +150,7 @@ def test_two_files_with_one_target(toy):
 
 def test_every_code_has_its_mistake():
     """A check that nothing here provokes might as well not be there."""
-    source = (REPO / "tinytorch" / "tito" / "lint.py").read_text(encoding="utf-8")
+    source = (REPO / "tinytorch" / "tito" / "author" / "lint.py").read_text(encoding="utf-8")
     known = set(re.findall(r'\b(?:add|Finding)\([^"\n]*\n?[^"\n]*"([a-z-]+)"', source))
     elsewhere = {"default-exp-shared", "test-too-early", "extra-file", "no-dev-file", "module-docstring"}
     assert known - elsewhere == {row[0] for row in MISTAKES}

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tinytorch.tito import course, student
-from tinytorch.tito.checkpoint import Checkpoint
-from tinytorch.tito.notebooks import back_up
+from tinytorch.tito.author.notebooks import back_up
+from tinytorch.tito.process.checkpoint import Checkpoint
+from tinytorch.tito.process.worker import read_notebook
 from tinytorch.tito.project import TitoError
-from tinytorch.tito.runner import read_notebook
-from tinytorch.tito.student import for_student, mend, student_module
+from tinytorch.tito.student import commands as course
+from tinytorch.tito.student import module as student
+from tinytorch.tito.student.module import for_student, mend, student_module
 
 NUMBERS = '''\
 # %% [markdown]
@@ -712,7 +713,7 @@ def test_what_a_bundle_says_is_true_there(bundle, monkeypatch):
     said = bundle.toy.tito("--help").output
     assert "module " in said and "doctor " in said and "export " not in said and "notebooks " not in said
     missing = lambda name: None if name in ("nbdev", "jupyterlab") else object()  # noqa: E731
-    for place in ("tinytorch.tito.project.find_spec", "tinytorch.tito.course.find_spec"):
+    for place in ("tinytorch.tito.project.find_spec", "tinytorch.tito.student.commands.find_spec"):
         monkeypatch.setattr(place, missing)
     assert "pip install jupyterlab, then jupyter lab numbers.ipynb" in bundle.do("start", "3")
     assert "Completing a module needs nbdev: pip install -e .\n" in bundle.do("complete", "3", ok=False)

@@ -11,8 +11,8 @@ import pytest
 
 from judging import MODULES, PROCESSES, REPO, checkpoint_of, reference, run
 from right_answers import FOLDER, Right, apply_to, load_all
-from tinytorch.tito.runner import PASSED, Report
-from tinytorch.tito.submissions import needed_cells
+from tinytorch.tito.instructor.grading.submissions import needed_cells
+from tinytorch.tito.process.worker import PASSED, Report
 
 RIGHT = load_all()
 EACH = [pytest.param(label, right, id=f"{label}-{right.name}") for label in RIGHT for right in RIGHT[label]]

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tinytorch.tito.cells import compile_cell
-from tinytorch.tito.checkpoint import run_checkpoint
-from tinytorch.tito.runner import (
+from tinytorch.tito.process.cells_script import compile_cell
+from tinytorch.tito.process.checkpoint import run_checkpoint
+from tinytorch.tito.process.worker import (
     BLOCKED,
     FAILED,
     MAX_STUCK,

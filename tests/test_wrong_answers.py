@@ -12,10 +12,10 @@ from functools import cache
 import pytest
 
 from judging import CHECKPOINT_LIMIT, MODULES, PROCESSES, checkpoint_of, reference, run
-from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
-from tinytorch.tito.runner import PASSED, UNWRITTEN, Cell, cells_of
-from tinytorch.tito.student import for_student
-from tinytorch.tito.submissions import needed_cells
+from tinytorch.tito.instructor.grading.submissions import needed_cells
+from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint
+from tinytorch.tito.process.worker import PASSED, UNWRITTEN, Cell, cells_of
+from tinytorch.tito.student.module import for_student
 from toy import REPO
 from wrong_answers import FOLDER, Wrong, apply_to, load_all
 

@@ -13,7 +13,7 @@ import psutil
 from click.testing import CliRunner
 
 from tinytorch.tito.cli import cli
-from tinytorch.tito.nbcourse import prepare_course
+from tinytorch.tito.instructor.course import prepare_course
 from tinytorch.tito.project import Project
 from toy import REPO
 
@@ -111,7 +111,7 @@ def students_of(pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            if any(word.endswith(("/cells.py", "/checks.py")) for word in process.cmdline()):
+            if any(word.endswith(("/cells_script.py", "/checks_script.py")) for word in process.cmdline()):
                 found.append(process)
     return found
 

@@ -59,7 +59,7 @@ def test_a_worker_that_is_killed_costs_nobody_a_grade(cluster, tmp_path):
 
 
 def test_no_scheduler_and_other_code_are_told(cluster, tmp_path, monkeypatch):
-    from tinytorch.tito import grade
+    from tinytorch.tito.instructor.grading import command as grade
     from tinytorch.tito.project import TitoError
 
     with pytest.raises(TitoError, match="No Dask scheduler can be reached at tcp://127.0.0.1:9"):

@@ -23,10 +23,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tinytorch.tito.nbcourse import prepare_course
+from tinytorch.tito.instructor.course import prepare_course
+from tinytorch.tito.instructor.release import Course as ReleaseCourse
+from tinytorch.tito.instructor.release import fill_bundle
 from tinytorch.tito.project import Project
-from tinytorch.tito.release import Course as ReleaseCourse
-from tinytorch.tito.release import fill_bundle
 from toy import REPO, run
 
 pytestmark = pytest.mark.grading

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from course import HAS_BWRAP, Course, find, points, with_cell
 from hostile import dishonest, harmful, unreadable
 from tinytorch.tito.cli import cli
-from tinytorch.tito.results import Result, summary
+from tinytorch.tito.instructor.grading.results import Result, summary
 from toy import REPO
 
 pytestmark = pytest.mark.grading

@@ -97,8 +97,8 @@ def test_without_a_sandbox(course):
 def test_the_sandbox_is_not_left_out_silently(course, monkeypatch, tmp_path):
     from click.testing import CliRunner
 
-    from tinytorch.tito import sandbox
     from tinytorch.tito.cli import cli
+    from tinytorch.tito.process import sandbox
 
     course.submit("empty", course.released)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -9,11 +9,11 @@ import zipfile
 
 import pytest
 
-from tinytorch.tito import release
-from tinytorch.tito.leaks import Secrets, squeeze, texts_of
-from tinytorch.tito.nbcourse import prepare_course, swap_in
+from tinytorch.tito.instructor import release
+from tinytorch.tito.instructor.course import prepare_course, swap_in
+from tinytorch.tito.instructor.grading.reach import reaching
+from tinytorch.tito.instructor.leaks import Secrets, squeeze, texts_of
 from tinytorch.tito.project import TitoError
-from tinytorch.tito.reach import reaching
 from toy import run
 
 # nbgrader and what it imports warn; the warnings are not ours to turn into errors
@@ -51,7 +51,7 @@ def course(toy):
     (root / "milestones" / "01_first" / "__pycache__").mkdir(parents=True)
     (root / "milestones" / "01_first" / "size.py").write_text(MILESTONE, encoding="utf-8")
     (root / "milestones" / "01_first" / "__pycache__" / "size.cpython-311.pyc").write_bytes(b"x")
-    shutil.copy(release.__file__.replace("tinytorch/tito/release.py", "LICENSE"), root)
+    shutil.copy(release.__file__.replace("tinytorch/tito/instructor/release.py", "LICENSE"), root)
     (root / "tinytorch" / "pretrained").mkdir()
     (root / "tinytorch" / "pretrained" / "weights.py").write_text('"""By hand."""\n', encoding="utf-8")
     return toy
@@ -84,9 +84,9 @@ def test_what_a_bundle_holds(unproved):
     make(unproved, "2")
     held = files(unproved.project.root / "out" / "02_layers")
     tools = {name for name in held if name.startswith("tinytorch/tito/")}
-    assert {f"tinytorch/tito/{name}.py" for name in ("cli", "course", "student", "runner", "cells")} <= tools
-    for name in ("release", "leaks", "nbcourse", "grade", "lint"):
-        assert f"tinytorch/tito/{name}.py" not in tools
+    needed = ("cli", "student/commands", "student/module", "process/worker", "process/cells_script")
+    assert {f"tinytorch/tito/{name}.py" for name in needed} <= tools
+    assert not any("/instructor/" in name or name.endswith("lint.py") for name in tools)
     assert set(held) - tools == {
         ".tito/pristine/02_layers.ipynb",
         "LICENSE",
@@ -215,7 +215,7 @@ def test_what_a_line_must_say_to_be_a_secret():
 
 def test_a_solution_in_the_checkpoint_or_in_the_tool_is_refused(unproved):
     root = unproved.project.root
-    for name in ("tests/checkpoints/test_checkpoint_02_layers.py", "tinytorch/tito/course.py"):
+    for name in ("tests/checkpoints/test_checkpoint_02_layers.py", "tinytorch/tito/student/commands.py"):
         text = (root / name).read_text(encoding="utf-8")
         (root / name).write_text(f"{text}\n# {SOLUTION}\n", encoding="utf-8")
         assert f"give away {name}" in make(unproved, "2", ok=False)

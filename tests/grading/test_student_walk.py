@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tinytorch.tito.export import SOLUTION_MARKER, read_notebook
+from tinytorch.tito.author.export import SOLUTION_MARKER, read_notebook
+from tinytorch.tito.instructor.release import Course, fill_bundle, write_zip
 from tinytorch.tito.project import Project
-from tinytorch.tito.release import Course, fill_bundle, write_zip
 from toy import REPO
 
 pytestmark = [pytest.mark.grading, pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -9,14 +9,14 @@ import click
 from tinytorch.tito.project import TitoError, find_project
 
 COMMANDS = {
-    "export": "tinytorch.tito.export:command",
-    "notebooks": "tinytorch.tito.notebooks:command",
-    "lint": "tinytorch.tito.lint:command",
-    "release": "tinytorch.tito.release:command",
-    "module": "tinytorch.tito.course:module",
-    "cache-report": "tinytorch.tito.cache_report:command",
-    "grade": "tinytorch.tito.grade:command",
-    "doctor": "tinytorch.tito.doctor:command",
+    "export": "tinytorch.tito.author.export:command",
+    "notebooks": "tinytorch.tito.author.notebooks:command",
+    "lint": "tinytorch.tito.author.lint:command",
+    "release": "tinytorch.tito.instructor.release:command",
+    "module": "tinytorch.tito.student.commands:module",
+    "cache-report": "tinytorch.caches.report:command",
+    "grade": "tinytorch.tito.instructor.grading.command:command",
+    "doctor": "tinytorch.tito.student.doctor:command",
 }
 FROM_DEV_FILES = ("export", "notebooks")  # a student's bundle has none
 
@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         project = find_project()
         useless = FROM_DEV_FILES if project and project.bundle_label else ()
-        here = [name for name, place in COMMANDS.items() if find_spec(place.partition(":")[0])]
+        here = [name for name, place in COMMANDS.items() if _is_here(place.partition(":")[0])]
         return [name for name in here if name not in useless]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
@@ -33,6 +33,14 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+
+def _is_here(module: str) -> bool:
+    """Whether this copy of the package holds the module; a student's bundle leaves some out."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that would hold it
+        return False
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

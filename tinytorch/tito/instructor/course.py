@@ -10,8 +10,8 @@ import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tinytorch.tito.export import read_notebook
-from tinytorch.tito.notebooks import MAKER, is_untouched, notebook_text
+from tinytorch.tito.author.export import read_notebook
+from tinytorch.tito.author.notebooks import MAKER, is_untouched, notebook_text
 from tinytorch.tito.project import Module, Project, TitoError, need_package, write_text
 
 CONFIG = """\

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import click
 
-from tinytorch.tito.checkpoint import Checkpoint, run_checkpoint
-from tinytorch.tito.project import Project, TitoError, need_package, need_project
-from tinytorch.tito.runner import (
+from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint
+from tinytorch.tito.process.worker import (
     BLOCKED,
     FAILED,
     MISSING,
@@ -25,7 +24,8 @@ from tinytorch.tito.runner import (
     Report,
     cells_of,
 )
-from tinytorch.tito.student import Progress, StudentModule, student_module, student_modules
+from tinytorch.tito.project import Project, TitoError, need_package, need_project
+from tinytorch.tito.student.module import Progress, StudentModule, student_module, student_modules
 
 COLOURS = {
     PASSED: "green",

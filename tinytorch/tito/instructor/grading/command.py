@@ -28,22 +28,11 @@ from pathlib import Path
 
 import click
 
-from tinytorch.tito import sandbox as sandboxes
-from tinytorch.tito import submissions
-from tinytorch.tito.export import build_module
-from tinytorch.tito.nbcourse import alembic_on_path, prepare_course
-from tinytorch.tito.notebooks import cells_hash
-from tinytorch.tito.project import (
-    PARSER,
-    Module,
-    Project,
-    TitoError,
-    need_package,
-    need_project,
-    parse_python,
-    write_text,
-)
-from tinytorch.tito.results import (
+from tinytorch.tito.author.export import build_module
+from tinytorch.tito.author.notebooks import cells_hash
+from tinytorch.tito.instructor.course import alembic_on_path, prepare_course
+from tinytorch.tito.instructor.grading import submissions
+from tinytorch.tito.instructor.grading.results import (
     ABSENT,
     CRASHED,
     GRADED,
@@ -56,19 +45,27 @@ from tinytorch.tito.results import (
     write_feedback,
     write_grades,
 )
-from tinytorch.tito.runner import BLOCKED, FAILED, PASSED, UNWRITTEN, Report, cells_of, read_notebook
-from tinytorch.tito.sandbox import Limits, Sandbox, SandboxWorker, bounded_lines, find_bwrap
-from tinytorch.tito.student import CODE_STUB
-from tinytorch.tito.submissions import Refused, Submission
+from tinytorch.tito.instructor.grading.submissions import Refused, Submission
+from tinytorch.tito.process import sandbox as sandboxes
+from tinytorch.tito.process.sandbox import Limits, Sandbox, SandboxWorker, bounded_lines, find_bwrap
+from tinytorch.tito.process.worker import BLOCKED, FAILED, PASSED, UNWRITTEN, Report, cells_of, read_notebook
+from tinytorch.tito.project import (
+    PARSER,
+    Module,
+    Project,
+    TitoError,
+    need_package,
+    need_project,
+    parse_python,
+    write_text,
+)
+from tinytorch.tito.student.module import CODE_STUB
 
 BEGIN, END = re.compile(r"[ \t]*### BEGIN SOLUTION"), re.compile(r"[ \t]*### END SOLUTION")
 MAX_EXAMPLES = 25  # of one property; the checkpoint itself may ask for hundreds
 
-HERE = Path(__file__).parent
-OWN_FILES = [
-    HERE / f"{name}.py"
-    for name in ("grade", "submissions", "reach", "cells", "checks", "runner", "sandbox", "limited")
-]
+TOOL = Path(__file__).parents[2]
+OWN_FILES = sorted(file for room in ("process", "instructor/grading") for file in (TOOL / room).glob("*.py"))
 
 # Tests that must fail, with numbers of each run's own. A pytest, an assert or a NumPy that lets them pass has
 # been tampered with.
@@ -198,7 +195,7 @@ def _run_tests(setup: Setup, root: Path, salt: str) -> Checked:
     job = {"root": str(root), "target": setup.target, "token": token, "source": source}
     job["name"] = f"test_checkpoint_{setup.label}.py"
     checked, outcomes, ended = Checked(), {}, False
-    guarded = setup.sandbox.start("checks.py", root)
+    guarded = setup.sandbox.start("checks_script.py", root)
     drain = threading.Thread(target=lambda: list(bounded_lines(guarded.process.stderr)), daemon=True)
     drain.start()
     try:

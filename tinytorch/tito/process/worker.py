@@ -1,7 +1,7 @@
 """Runs a notebook's cells in a Python process of their own and says what became of each part."""
 
 # No Jupyter kernel is needed. Each code cell is executed apart, so that one error costs only what depends on
-# it. The process is `cells.py`; here it is started, watched and read, and its outcomes become parts' results.
+# it. The process is `cells_script.py`; here it is started, watched and read, and its outcomes become results.
 
 import ast
 import contextlib
@@ -338,7 +338,7 @@ class Worker:
             return
         self.close()
         self.process = subprocess.Popen(
-            [self.python, "-P", str(Path(__file__).with_name("cells.py"))],
+            [self.python, "-P", str(Path(__file__).with_name("cells_script.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

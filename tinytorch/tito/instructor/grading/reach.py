@@ -2,7 +2,7 @@
 
 # The second check runs a student's code in the process that judges it, so code that could turn on its judge
 # is left out of it. No solution needs any of this, except where the reference has it too. A clever disguise
-# gets past these lists; `checks.py` then still sees what the code changed.
+# gets past these lists; `checks_script.py` then still sees what the code changed.
 
 import ast
 

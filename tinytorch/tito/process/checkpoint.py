@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tinytorch.tito.runner import clean_environment
+from tinytorch.tito.process.worker import clean_environment
 
 
 @dataclass

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from tinytorch.tito.process.worker import Outcome, Worker
 from tinytorch.tito.project import TitoError
-from tinytorch.tito.runner import Outcome, Worker
 
 HERE = Path(__file__).resolve().parent
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
@@ -76,7 +76,7 @@ class Sandbox:
             limits["processes"] = 0  # would count the user's own processes too
         home = None if self.walls else tempfile.mkdtemp(prefix="tito-home-")
         place = Path("/tito") if self.walls else HERE
-        command = [sys.executable, "-I", str(place / "limited.py"), json.dumps(limits)]
+        command = [sys.executable, "-I", str(place / "limited_script.py"), json.dumps(limits)]
         command += [sys.executable, "-s", "-P", "-B", *flags, str(place / script)]
         env = {
             "HOME": home or "/home/student",
@@ -132,7 +132,7 @@ class Sandbox:
         for folder in sorted(shown, key=lambda path: len(path.parts)):
             how = shown[folder]
             walls += [how, str(folder)] if how == "--tmpfs" else [how, str(folder), str(folder)]
-        for name in ("limited.py", script):
+        for name in ("limited_script.py", script):
             walls += ["--ro-bind", str(HERE / name), f"/tito/{name}"]
         return [*walls, "--ro-bind", str(root), str(root), "--remount-ro", "/"]
 
@@ -243,7 +243,7 @@ class SandboxWorker(Worker):
         if self.process is not None and self.process.poll() is None:
             return
         self.close()
-        self.guarded = self.sandbox.start("cells.py", Path(self.root))
+        self.guarded = self.sandbox.start("cells_script.py", Path(self.root))
         self.process = self.guarded.process
         self.events, self.complaints = _Events(), []
         self.threads = [

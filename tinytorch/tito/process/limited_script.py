@@ -1,4 +1,4 @@
-"""Takes limits upon itself, then becomes the program that it is told: `limited.py LIMITS PROGRAM ...`."""
+"""Takes limits upon itself, then becomes the program that it is told: `limited_script.py LIMITS PROGRAM`."""
 
 # Run as a script inside the sandbox, standard library alone. Where there is no `resource` (Windows), only the
 # wall clock of the grader limits the program.

@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from tinytorch.tito.export import ExportedModule, build_module
-from tinytorch.tito.export import read_notebook as read_dev_file
-from tinytorch.tito.notebooks import MAKER as SOLUTIONS_MAKER
-from tinytorch.tito.notebooks import back_up, cells_hash, is_untouched, notebook_text
-from tinytorch.tito.project import DEFAULT_EXP, Module, Project, TitoError, need_package, write_text
-from tinytorch.tito.runner import (
+from tinytorch.tito.author.export import ExportedModule, build_module
+from tinytorch.tito.author.export import read_notebook as read_dev_file
+from tinytorch.tito.author.notebooks import MAKER as SOLUTIONS_MAKER
+from tinytorch.tito.author.notebooks import back_up, cells_hash, is_untouched, notebook_text
+from tinytorch.tito.process.worker import (
     MISSING,
     PASSED,
     Cell,
@@ -29,6 +28,7 @@ from tinytorch.tito.runner import (
     cells_of,
     read_notebook,
 )
+from tinytorch.tito.project import DEFAULT_EXP, Module, Project, TitoError, need_package, write_text
 
 MAKER = "tito module start"
 CODE_STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")

@@ -11,10 +11,10 @@ import symtable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinytorch.tito.export import KERNELSPEC
+from tinytorch.tito.author.export import KERNELSPEC
+from tinytorch.tito.instructor.grading.reach import reaching
+from tinytorch.tito.process.worker import Cell, RunnerError, cells_of, names_bound, read_notebook
 from tinytorch.tito.project import DEFAULT_EXP, Module, parse_python
-from tinytorch.tito.reach import reaching
-from tinytorch.tito.runner import Cell, RunnerError, cells_of, names_bound, read_notebook
 
 SIZE_LIMIT = 20_000_000  # bytes of a notebook
 CELL_LIMIT = 2_000

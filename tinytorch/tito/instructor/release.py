@@ -17,10 +17,11 @@ from pathlib import Path
 
 import click
 
-from tinytorch.tito.export import build_module, read_notebook
-from tinytorch.tito.leaks import Secrets
-from tinytorch.tito.nbcourse import generate_release, swap_in
-from tinytorch.tito.notebooks import MAKER, notebook_text
+from tinytorch.tito.author.export import build_module, read_notebook
+from tinytorch.tito.author.notebooks import MAKER, notebook_text
+from tinytorch.tito.instructor.course import generate_release, swap_in
+from tinytorch.tito.instructor.leaks import Secrets
+from tinytorch.tito.process.worker import clean_environment
 from tinytorch.tito.project import (
     EXPORT_FOLDERS,
     Module,
@@ -31,12 +32,11 @@ from tinytorch.tito.project import (
     project_version,
     write_text,
 )
-from tinytorch.tito.runner import clean_environment
-from tinytorch.tito.student import for_student
+from tinytorch.tito.student.module import for_student
 
 # Besides the runtime's own: exporting, the checkpoint, the plots, and a kernel for Jupyter or VS Code.
 STUDENT_TOOLS = ("nbdev", "pytest", "hypothesis", "matplotlib", "ipykernel")
-STUDENT_COMMANDS = ("cli", "course", "doctor")
+STUDENT_COMMANDS = ("cli", "student.commands", "student.doctor")
 WRITTEN_BY_HAND = ("pretrained", "caches")  # parts of the package that no module exports
 LEFTOVERS = ("__pycache__", ".ipynb_checkpoints", ".*", "*.pyc", "*.pyo", "*.egg-info", "build", "dist")
 CELL_SECONDS = 300  # for the proof
@@ -137,7 +137,7 @@ def fill_bundle(course: Course, module: Module, stage: Path, from_scratch: bool)
         if init.is_file():
             _copy(init, package / part / "__init__.py")
     for path in _student_tools(project):
-        _copy(path, package / "tito" / path.name)
+        _copy(path, package / path.relative_to(project.package_dir))
     for part in WRITTEN_BY_HAND:
         for path in sorted((project.package_dir / part).glob("*.py")):
             _copy(path, package / part / path.name)
@@ -298,16 +298,20 @@ def _copy(source: Path, path: Path) -> None:
 
 def _student_tools(project: Project) -> list[Path]:
     """The files of tito that the student's commands import, directly or not."""
-    folder = project.package_dir / "tito"
-    wanted, found = [f"tinytorch.tito.{name}" for name in STUDENT_COMMANDS], {folder / "__init__.py"}
+    tool = project.package_dir / "tito"
+    wanted, found = [f"tinytorch.tito.{name}" for name in STUDENT_COMMANDS], set()
     while wanted:
-        path = folder / f"{wanted.pop().removeprefix('tinytorch.tito.')}.py"
-        if path.is_file() and path not in found:
-            found.add(path)
-            names = _package_imports(path, whole=True)
+        place = project.root.joinpath(*wanted.pop().split("."))
+        file = place.with_suffix(".py")
+        if file.is_file() and file not in found:
+            found |= {
+                file,
+                *(folder / "__init__.py" for folder in file.parents if folder.is_relative_to(tool)),
+            }
+            names = _package_imports(file, whole=True)
             wanted += [name for name in names if name.startswith("tinytorch.tito.")]
     # a file that is run by its path and imported by nobody
-    found |= {path for path in (folder / "cells.py",) if path.is_file()}
+    found |= {file for file in (tool / "process" / "cells_script.py",) if file.is_file()}
     return sorted(found)
 
 

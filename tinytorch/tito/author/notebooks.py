@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from tinytorch.tito.export import read_notebook
+from tinytorch.tito.author.export import read_notebook
 from tinytorch.tito.project import Module, Project, TitoError, need_package, need_project, write_text
 
 MAKER = "tito notebooks"

@@ -1,0 +1,1 @@
+"""Commands for those who write the course: export, lint, notebooks."""

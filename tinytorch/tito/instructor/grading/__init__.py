@@ -1,0 +1,1 @@
+"""`tito grade`, piece by piece."""

@@ -1,0 +1,1 @@
+"""Commands for students: the loop of a module, and the doctor."""
