@@ -20,10 +20,10 @@ chat: .venv/.chat  ## talk to SmolLM2-135M, a real language model, through your 
 	@$(BIN)/python $(SMOLLM2)
 
 test: .venv/.dev  ## every quick test
-	@$(PYTEST) -m "not slow and not llm and not oracle and not grading"
+	@$(PYTEST)
 
 test-slow: .venv/.dev  ## the tests that take longer than a few seconds each
-	@$(PYTEST) -m "slow and not exhaustive and not llm and not oracle and not grading"
+	@$(PYTEST) -m "slow and not (exhaustive or llm or oracle or grading)"
 
 test-answers: .venv/.instructor  ## the answers that CI leaves out: at checkpoints and through nbgrader (an hour)
 	@$(PYTEST) -m exhaustive

@@ -1,7 +1,7 @@
 """Every right answer, in whatever style, gets every point and passes the checkpoint.
 
 The quick run judges all of them by the graded cells; `-m slow` runs their checkpoints. For one module:
-`pytest tests/test_right_answers.py -k 12_attention`.
+`pytest -m "" tests/test_right_answers.py -k 12_attention`.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -2,7 +2,7 @@
 
 The quick run tries every other one on the graded cells and one of each module on its checkpoint; `make
 test-slow` the rest on the cells and every third on its checkpoint; `make test-answers` all. For one module:
-`pytest tests/test_wrong_answers.py -k 12_attention`.
+`pytest -m "" tests/test_wrong_answers.py -k 12_attention`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
