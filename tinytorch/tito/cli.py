@@ -2,21 +2,39 @@
 
 import importlib
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import click
+from click.shell_completion import CompletionItem
 
 from tinytorch.tito.project import TitoError, find_project
 
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command is, and its line in `tito --help`, which loads none of them."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
 COMMANDS = {
-    "export": "tinytorch.tito.author.export:command",
-    "notebooks": "tinytorch.tito.author.notebooks:command",
-    "lint": "tinytorch.tito.author.lint:command",
-    "release": "tinytorch.tito.instructor.release:command",
-    "module": "tinytorch.tito.student.commands:module",
-    "cache-report": "tinytorch.caches.report:command",
-    "grade": "tinytorch.tito.instructor.grading.command:command",
-    "doctor": "tinytorch.tito.student.doctor:command",
+    "export": Place("tinytorch.tito.author.export", "command", "Make the package from the dev files."),
+    "notebooks": Place(
+        "tinytorch.tito.author.notebooks", "command", "Make notebooks from the dev files, with solutions."
+    ),
+    "lint": Place("tinytorch.tito.author.lint", "command", "Check the dev files' directives and metadata."),
+    "release": Place(
+        "tinytorch.tito.instructor.release", "command", "Make the student's bundle of module NN."
+    ),
+    "module": Place(
+        "tinytorch.tito.student.commands", "module", "Work through a module: start, test, complete."
+    ),
+    "cache-report": Place("tinytorch.caches.report", "command", "Measure every cache on a model and a text."),
+    "grade": Place("tinytorch.tito.instructor.grading.command", "command", "Grade what students handed in."),
+    "doctor": Place("tinytorch.tito.student.doctor", "command", "Say what is wrong with the installation."),
 }
 FROM_DEV_FILES = ("export", "notebooks")  # a student's bundle has none
 
@@ -25,14 +43,21 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         project = find_project()
         useless = FROM_DEV_FILES if project and project.bundle_label else ()
-        here = [name for name, place in COMMANDS.items() if _is_here(place.partition(":")[0])]
-        return [name for name in here if name not in useless]
+        return [name for name, place in COMMANDS.items() if name not in useless and _is_here(place.module)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
             return None
-        module, _, attribute = COMMANDS[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].summary) for name in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=COMMANDS[name].summary) for name in names]
+        return items + click.Command.shell_complete(self, ctx, incomplete)
 
 
 def _is_here(module: str) -> bool:

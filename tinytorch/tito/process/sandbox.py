@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 from tinytorch.tito.process.worker import Outcome, Worker
 from tinytorch.tito.project import TitoError
 
@@ -141,10 +139,13 @@ class Guarded:
     """A running process and all that it started; ended when it takes too long, or too much."""
 
     def __init__(self, process: subprocess.Popen, limits: Limits, home: str | None):
+        import psutil  # here, so that the help of a command that grades needs no extra
+
+        self.psutil = psutil
         self.process, self.limits, self.home = process, limits, home
         self.reason = ""
         self.cpu_seconds = 0.0  # of the process and all that it started
-        self._family = {psutil.Process(process.pid)}  # everybody ever seen
+        self._family = {self.psutil.Process(process.pid)}  # everybody ever seen
         self._over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
@@ -166,8 +167,8 @@ class Guarded:
                 return
 
     def _look_around(self) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._family.update(psutil.Process(self.process.pid).children(recursive=True))
+        with contextlib.suppress(self.psutil.NoSuchProcess):
+            self._family.update(self.psutil.Process(self.process.pid).children(recursive=True))
 
     def _weigh(self) -> tuple[int, int]:
         """How many processes there are, and the bytes of memory that they use."""
@@ -177,7 +178,7 @@ class Guarded:
             try:
                 resident += member.memory_info().rss
                 times = member.cpu_times()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+            except (self.psutil.NoSuchProcess, self.psutil.AccessDenied):
                 continue  # it has just ended
             count += 1
             seconds += times.user + times.system
@@ -188,7 +189,7 @@ class Guarded:
     def _kill(self) -> None:
         self._look_around()
         for member in self._family:  # one that left its group too; psutil knows a number used anew
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            with contextlib.suppress(self.psutil.NoSuchProcess, self.psutil.AccessDenied):
                 member.kill()
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):  # all of them have ended

@@ -811,7 +811,7 @@ def command(
 
     project = need_project()
     module = project.module(number)
-    for package in ("nbgrader", "nbdev", "pytest", "hypothesis"):
+    for package in ("nbgrader", "psutil", "nbdev", "pytest", "hypothesis"):
         need_package(package, "Grading", "dev,instructor")
     if scheduler:
         need_package("distributed", "Grading on a Dask cluster", "dev,instructor,cluster")
