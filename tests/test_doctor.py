@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 from tinytorch.tito.student import doctor
-from tinytorch.tito.student.doctor import Result
+from tinytorch.tito.student.doctor import Diagnosis
 from toy import REPO
 
 
@@ -73,7 +73,7 @@ def test_a_missing_and_an_old_requirement(repo, monkeypatch, inside):
         "numpy": "1.26.4",
         "click": "8.1",
         "distributed": "2026.8",
-        "matplotlib": "3.9.0rc1",
+        "matplotlib": "3.10.0rc1",
         "torch": "2.14.0+cpu",
     }
 
@@ -140,18 +140,18 @@ def test_a_module_that_does_not_import(toy, text, said):
     with_package(toy, "core/tensor.py", text)
     with_package(toy, "generation/kv_cache.py")
     assert list(doctor.check_modules(toy.project)) == [
-        Result(
+        Diagnosis(
             "mend",
             f"tinytorch.core.tensor does not import: {said}",
             "mend modules/01_tensor/tensor_dev.py and export it again",
         )
     ]
     with_package(toy, "core/tensor.py")
-    assert list(doctor.check_modules(toy.project)) == [Result("ok", "all 2 exported modules import")]
+    assert list(doctor.check_modules(toy.project)) == [Diagnosis("ok", "all 2 exported modules import")]
 
 
 def test_a_module_that_never_ends(toy, monkeypatch):
-    monkeypatch.setattr(doctor, "PATIENCE", 0.5)
+    monkeypatch.setattr(doctor, "IMPORT_SECONDS", 0.5)
     with_package(toy, text="while True:\n    pass\n")
     (result,) = doctor.check_modules(toy.project)
     assert result.state == "mend" and "no answer within 0.5 seconds" in result.text
@@ -159,7 +159,7 @@ def test_a_module_that_never_ends(toy, monkeypatch):
 
 def test_the_export(toy, monkeypatch):
     assert toy.tito("export").exit_code == 0
-    assert doctor.check_export(toy.project) == Result("ok", "the export is up to date")
+    assert doctor.check_export(toy.project) == Diagnosis("ok", "the export is up to date")
 
     path = toy.project.package_dir / "core" / "tensor.py"
     path.write_text(path.read_text(encoding="utf-8") + "x = 1\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tinytorch.tito import console
 from tinytorch.tito.author.notebooks import back_up
 from tinytorch.tito.process.checkpoint import Checkpoint
 from tinytorch.tito.process.worker import read_notebook
@@ -771,7 +772,7 @@ def test_the_console_may_know_few_characters(started):
     ],
 )
 def test_text_fits_the_console(text, encoding, shown):
-    assert course.fit(text, encoding) == shown
+    assert console.fit(text, encoding) == shown
 
 
 def test_a_terminal_gets_a_table_in_colours(started, monkeypatch, capsys):
@@ -779,7 +780,7 @@ def test_a_terminal_gets_a_table_in_colours(started, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     rows = [["passed", "30/30", "test-double", ""], ["failed", "0/65", "test-[root]", "[red]no markup[/red]"]]
-    course.show_table("2 parts", course.COLUMNS, rows)
+    console.show_table("2 parts", course.COLUMNS, rows, course.COLOURS)
     out = capsys.readouterr().out
     assert "\x1b[" in out and "test-[root]" in out and "[red]no markup[/red]" in out
 

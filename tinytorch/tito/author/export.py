@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from tinytorch.tito.console import count
 from tinytorch.tito.project import (
     EXPORT_FOLDERS,
     EXPORT_TARGET,
@@ -165,8 +166,8 @@ def command(number: str | None, check: bool) -> None:
         for path, state in changes.items():
             click.echo(f"{state}  {names[path]}")
         if changes:
-            raise TitoError(f"{_count(len(changes), 'file')} not as the dev files say; run `tito export`.")
-        click.echo(f"{_count(len(built), 'module')} exported, all up to date.")
+            raise TitoError(f"{count(len(changes), 'file')} not as the dev files say; run `tito export`.")
+        click.echo(f"{count(len(built), 'module')} exported, all up to date.")
         return
     for module in built:
         if module.path(project.package_dir) in changes:
@@ -175,7 +176,7 @@ def command(number: str | None, check: bool) -> None:
         if state == "stale":
             path.unlink()
         click.echo(f"{'removed' if state == 'stale' else 'written'}  {names[path]}")
-    click.echo(f"{_count(len(built), 'module')} exported, {len(changes)} changed.")
+    click.echo(f"{count(len(built), 'module')} exported, {len(changes)} changed.")
 
 
 def _compare(project: Project, built: list[ExportedModule], whole: bool) -> dict[Path, str]:
@@ -188,10 +189,6 @@ def _compare(project: Project, built: list[ExportedModule], whole: bool) -> dict
         kept = {module.path(project.package_dir) for module in built}
         changes |= {path: "stale" for path in project.exported_files() if path not in kept}
     return dict(sorted(changes.items()))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _read_percent(path: Path) -> list[dict]:

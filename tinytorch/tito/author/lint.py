@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from tinytorch.tito.console import count
 from tinytorch.tito.project import (
     EXPORT_FOLDERS,
     EXPORT_TARGET,
@@ -494,7 +495,7 @@ def command(number: str | None) -> None:
     for finding in findings:
         click.echo(finding.show(project.root))
     if findings:
-        raise TitoError(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}.")
+        raise TitoError(f"{count(len(findings), 'finding')}.")
     click.echo("The dev files are in order.")
 
 

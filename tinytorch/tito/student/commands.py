@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from tinytorch.tito.console import Spinner, count, indented, say, show_table
 from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint
 from tinytorch.tito.process.worker import (
     BLOCKED,
@@ -41,21 +42,16 @@ COLOURS = {
 }
 NAMED = 3  # so many parts are named in one sentence
 COLUMNS = ["result", "points", "part", ""]
-# For consoles that cannot show them (Windows' code pages).
-ASCII = {
-    "→": "->",
-    "≤": "<=",
-    "≥": ">=",
-    "≠": "!=",
-    "×": "x",
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "·": "*",
-    "…": "...",
-}
 
 number_argument = click.argument("number", metavar="NN")
+time_limit_option = click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0.1),
+    default=TIME_LIMIT,
+    show_default=True,
+    metavar="SECONDS",
+    help="For one cell.",
+)
 
 
 @click.group()
@@ -102,14 +98,7 @@ def start(number: str) -> None:
 
 @module.command()
 @number_argument
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0.1),
-    default=TIME_LIMIT,
-    show_default=True,
-    metavar="SECONDS",
-    help="For one cell.",
-)
+@time_limit_option
 @click.option("-v", "--verbose", is_flag=True, help="Also show what the parts' cells print.")
 @click.pass_context
 def test(ctx: click.Context, number: str, time_limit: float, verbose: bool) -> None:
@@ -131,14 +120,7 @@ def test(ctx: click.Context, number: str, time_limit: float, verbose: bool) -> N
 
 @module.command()
 @number_argument
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0.1),
-    default=TIME_LIMIT,
-    show_default=True,
-    metavar="SECONDS",
-    help="For one cell.",
-)
+@time_limit_option
 def complete(number: str, time_limit: float) -> None:
     """Put your module NN into the package, if all its parts and its checkpoint pass.
 
@@ -163,7 +145,7 @@ def complete(number: str, time_limit: float) -> None:
         raise TitoError(f"Nothing was changed, because not every part passes: {names}.")
     say(_summary(report))
     path, checkpoint = _install(unit)
-    tests = _count(checkpoint.passed, "test")
+    tests = count(checkpoint.passed, "test")
     say(f"{unit.shown(path)} is now your code; its checkpoint passed ({tests}, {checkpoint.seconds:.1f} s).")
     say(_next_step(project))
 
@@ -222,52 +204,16 @@ def status(number: str | None) -> None:
 # ------------------------------------------------------------------------------------------------ showing
 
 
-def say(text: str = "") -> None:
-    click.echo(fit(text))
-
-
-def fit(text: str, encoding: str | None = None) -> str:
-    """The text in characters that the console has."""
-    encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        for character, plain in ASCII.items():
-            text = text.replace(character, plain)
-        text = text.encode(encoding, "replace").decode(encoding)
-    return text
-
-
-def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table in a terminal; aligned plain lines into a file or a pipe. The first column is a status."""
-    rows = [[fit(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=Text(fit(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in columns:
-            table.add_column(name, justify="right" if name == "points" else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
-        Console().print(table)
-        return
-    say(title)
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    for row in [columns, *rows]:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
 def show_report(report: Report, verbose: bool = False) -> None:
     """Part by part, then what went wrong, then the sum."""
-    show_table(f"{_count(len(report.parts), 'part')}, {report.seconds:.1f} s", COLUMNS, _rows(report.parts))
+    show_table(
+        f"{count(len(report.parts), 'part')}, {report.seconds:.1f} s", COLUMNS, _rows(report.parts), COLOURS
+    )
     _show_reasons(report.parts)
     if verbose:
         for part in report.parts:
             if part.output.strip():
-                say(f"{part.grade_id} printed:\n{_indented(part.output.strip())}\n")
+                say(f"{part.grade_id} printed:\n{indented(part.output.strip())}\n")
     for note in report.notes:
         say(f"Note: {note}{'' if note.endswith('?') else '.'}")
     say(_summary(report))
@@ -285,22 +231,16 @@ def _rows(parts: list[Part]) -> list[list[str]]:
 def _show_reasons(parts: list[Part]) -> None:
     for part in parts:
         if part.status not in (PASSED, UNWRITTEN) and part.message:
-            reasons = [_indented(text) for text in (part.message, part.where) if text]
+            reasons = [indented(text) for text in (part.message, part.where) if text]
             say("\n".join([f"{part.grade_id} ({part.status}):", *reasons, ""]))
 
 
-def _indented(text: str) -> str:
-    return "\n".join("    " + line for line in text.splitlines())
-
-
 def _summary(report: Report) -> str:
-    text = f"{report.passed} of {_count(len(report.parts), 'part')} passed, "
+    text = f"{report.passed} of {count(len(report.parts), 'part')} passed, "
     text += f"{report.earned:g} of {report.possible:g} points"
     if report.written:
         more = sum(cell.points for cell in report.written)
-        text += (
-            f"; {_count(len(report.written), 'written question')} ({more:g} points) are marked by a person"
-        )
+        text += f"; {count(len(report.written), 'written question')} ({more:g} points) are marked by a person"
     return text + "."
 
 
@@ -316,14 +256,14 @@ def _show_all(project: Project) -> None:
         rows.append([progress.state, points, unit.module.label, "; ".join(about)])
     if not rows:
         raise TitoError(f"{project.modules_dir} holds no modules.")
-    show_table("Where you are", ["state", "points", "module", "parts"], rows)
+    show_table("Where you are", ["state", "points", "module", "parts"], rows, COLOURS)
     say(_next_step(project))
 
 
 def _in_words(progress: Progress) -> str:
     if progress.state in ("not started", "started"):
-        return _count(len(progress.parts), "part")
-    text = f"{progress.passed} of {_count(len(progress.parts), 'part')}"
+        return count(len(progress.parts), "part")
+    text = f"{progress.passed} of {count(len(progress.parts), 'part')}"
     return text + (", the notebook has changed since" if progress.changed else "")
 
 
@@ -347,7 +287,7 @@ def _show_one(unit: StudentModule) -> None:
         rows.append([state, f"{cell.points:g}", cell.grade_id or cell.label, "marked by a person"])
     title = f"Module {unit.module.label}: {progress.state}"
     if rows:
-        show_table(title, COLUMNS, rows)
+        show_table(title, COLUMNS, rows, COLOURS)
         _show_reasons(progress.parts)
     else:
         say(title)
@@ -378,33 +318,6 @@ def _run(unit: StudentModule, time_limit: float) -> Report:
         return unit.test(time_limit, progress=lambda cell: spinner(f"running {cell.label}"))
 
 
-class Spinner:
-    """In a terminal, a line that says what goes on; else nothing."""
-
-    def __init__(self, text: str):
-        self.status = None
-        if sys.stdout.isatty():
-            from rich.console import Console
-            from rich.text import Text
-
-            self.status = Console().status(Text(fit(text)), spinner="line")
-
-    def __enter__(self):
-        if self.status:
-            self.status.start()
-        return self
-
-    def __call__(self, text: str) -> None:
-        if self.status:
-            from rich.text import Text
-
-            self.status.update(Text(fit(text)))
-
-    def __exit__(self, *_):
-        if self.status:
-            self.status.stop()
-
-
 def _hints(report: Report, project: Project) -> list[str]:
     """What helps where a part fails for want of an earlier module."""
     wanted = set()
@@ -423,11 +336,7 @@ def _count_parts(notebook: dict) -> str:
     cells = cells_of(notebook)
     tests = [cell for cell in cells if cell.is_test]
     written = [cell for cell in cells if cell.is_written]
-    text = f"{_count(len(tests), 'part')}, {sum(cell.points for cell in tests):g} points"
+    text = f"{count(len(tests), 'part')}, {sum(cell.points for cell in tests):g} points"
     if written:
-        text += f", and {_count(len(written), 'written question')}"
+        text += f", and {count(len(written), 'written question')}"
     return text
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

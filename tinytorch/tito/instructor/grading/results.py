@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinytorch.tito.console import count
 from tinytorch.tito.project import write_text
 
 GRADED, MANUAL, ABSENT = "graded", "needs manual marks", "not submitted"
@@ -123,7 +124,7 @@ def write_feedback(path: Path, label: str, result: Result) -> None:
     open_points = sum(part.points for part in waiting.values())
     head = f"{result.score:g} of {result.max_score - open_points:g} points"
     if waiting:
-        head += f" so far; {_count(len(waiting), 'answer')} ({open_points:g} points) not marked yet"
+        head += f" so far; {count(len(waiting), 'answer')} ({open_points:g} points) not marked yet"
     if result.status not in (GRADED, MANUAL):
         head += f"; {result.status}"
     notes = [result.reason] if result.reason and result.status != MANUAL else []
@@ -155,10 +156,6 @@ def _row(name: str, part: PartResult) -> str:
 def _marked_up(text: str) -> str:
     """As HTML, with `code` in backticks as code."""
     return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(text))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def summary(results: list[Result]) -> str:
