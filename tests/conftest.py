@@ -1,27 +1,36 @@
 """Fixtures of the course tool's tests: the real project, a copy of it, and a small one of two modules."""
 
+import os
 import shutil
+import tempfile
 
 import pytest
 
-from judging import close_workers
+import side_by_side
+from tinytorch.tito.process.worker import THREADS
 from tinytorch.tito.project import Project
 from toy import LAYERS, REPO, TENSOR, Toy, caches
+
+
+def pytest_configure(config):
+    """What every process of this run has: one thread for NumPy, and a folder that all of them share."""
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="tinytorch-tests-")
+        os.environ[side_by_side.NAME] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with side_by_side.turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture
 def repo():
     return Project(REPO)
-
-
-@pytest.fixture(scope="module")
-def few_processes():
-    """One thread for NumPy in each process, so that they do not wait for each other; and none left behind."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENBLAS_NUM_THREADS", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    close_workers()
 
 
 @pytest.fixture

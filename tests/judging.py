@@ -1,41 +1,29 @@
-"""What becomes of a notebook: its graded cells in two processes, its checkpoint on an exported package."""
+"""What becomes of a notebook: its graded cells in another process, its checkpoint on an exported package."""
 
+import atexit
 import shutil
 from functools import cache
 from pathlib import Path
-from queue import Queue
 
 from tinytorch.tito.author.export import build_module, read_notebook
 from tinytorch.tito.author.notebooks import notebook_text
 from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint
 from tinytorch.tito.process.worker import Cell, Report, Worker
-from tinytorch.tito.project import PARSER, Project
+from tinytorch.tito.project import Project
 from toy import REPO
 
 PROJECT = Project(REPO)
 MODULES = {module.label: module for module in PROJECT.modules()}
-PROCESSES = 2
 TIME_LIMIT = 30.0  # seconds for a cell; a wrong answer may loop for ever
 CHECKPOINT_LIMIT = 300.0
 
-_all_workers = [Worker(root=REPO) for _ in range(PROCESSES)]
-_free_workers: Queue = Queue()
-for _worker in _all_workers:
-    _free_workers.put(_worker)
+_worker = Worker(root=REPO)  # starts with the first notebook
+atexit.register(_worker.close)
 
 
 def run(cells: list[Cell]) -> Report:
     """What becomes of the parts, hidden tests included."""
-    worker = _free_workers.get()
-    try:
-        return worker.run(cells, time_limit=TIME_LIMIT)
-    finally:
-        _free_workers.put(worker)
-
-
-def close_workers() -> None:
-    for worker in _all_workers:
-        worker.close()
+    return _worker.run(cells, time_limit=TIME_LIMIT)
 
 
 @cache
@@ -49,8 +37,7 @@ def checkpoint_of(label: str, notebook: dict, root: Path, test_file: Path | None
 
     root: a folder that does not exist yet and is gone afterwards. test_file: another than the checkpoint's.
     """
-    with PARSER:
-        _package_with(label, notebook, root)
+    _package_with(label, notebook, root)
     try:
         return run_checkpoint(
             test_file or REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py",

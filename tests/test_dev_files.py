@@ -4,7 +4,6 @@ import ast
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,7 +13,6 @@ from toy import REPO
 
 MODULES = {module.label: module for module in Project(REPO).modules()}
 SECONDS = 20.0  # for a dev file as a script
-PROCESSES = 2
 QUICK_NOTEBOOKS = ("03_layers", "12_attention")
 CELL_LIMIT = 300
 
@@ -39,8 +37,7 @@ finally:
 
 
 def run_script(label, folder):
-    folder.mkdir()
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN, MODULES[label].dev_file.as_posix()],
         cwd=folder,
         env=environment(),
@@ -48,26 +45,13 @@ def run_script(label, folder):
         encoding="utf-8",
         timeout=20 * SECONDS,
     )
-    return done, sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture(scope="module")
-def scripts(request, tmp_path_factory):
-    """{module: its finished script, the files that it left}, of the modules asked for, two at a time."""
-    test = test_a_dev_file_runs_as_a_script.__name__
-    items = [item for item in request.session.items if getattr(item, "originalname", "") == test]
-    labels = [item.callspec.params["label"] for item in items]
-    folder = tmp_path_factory.mktemp("scripts")
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        return dict(
-            zip(labels, pool.map(lambda label: run_script(label, folder / label), labels), strict=True)
-        )
 
 
 @pytest.mark.parametrize("label", MODULES)
-def test_a_dev_file_runs_as_a_script(label, scripts):
+def test_a_dev_file_runs_as_a_script(label, tmp_path):
     """Hidden tests and look cells included; a warning is an error."""
-    done, left = scripts[label]
+    done = run_script(label, tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
     assert done.returncode == 0, done.stderr[-3000:]
     assert not done.stderr, f"text on stderr costs points in nbgrader: {done.stderr[-3000:]}"
     assert not left, f"it leaves {', '.join(left)} behind"

@@ -4,28 +4,16 @@ The quick run judges all of them by the graded cells; `-m slow` runs their check
 `pytest -m "" tests/test_right_answers.py -k 12_attention`.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import pytest
 
-from judging import MODULES, PROCESSES, REPO, checkpoint_of, reference, run
+from judging import MODULES, REPO, checkpoint_of, reference, run
 from right_answers import FOLDER, Right, apply_to, load_all
 from tinytorch.tito.instructor.grading.submissions import needed_cells
-from tinytorch.tito.process.worker import PASSED, Report
+from tinytorch.tito.process.worker import PASSED
 
 RIGHT = load_all()
 EACH = [pytest.param(label, right, id=f"{label}-{right.name}") for label in RIGHT for right in RIGHT[label]]
 AT_LEAST = {"15_kvcaching": 8, "16_llama": 8}
-pytestmark = pytest.mark.usefixtures("few_processes")
-
-
-@cache
-def reports(label: str) -> dict[str, Report]:
-    """What becomes of all right answers to a module, on both cores."""
-    cells = [needed_cells(apply_to(reference(label), right)) for right in RIGHT[label]]
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        return dict(zip((right.name for right in RIGHT[label]), pool.map(run, cells), strict=True))
 
 
 @pytest.mark.parametrize("label", MODULES)
@@ -41,7 +29,7 @@ def test_every_list_belongs_to_a_module():
 
 @pytest.mark.parametrize(("label", "right"), EACH)
 def test_it_gets_every_point(label, right):
-    report = reports(label)[right.name]
+    report = run(needed_cells(apply_to(reference(label), right)))
     lost = [f"{p.grade_id} {p.status}: {p.message}" for p in report.parts if p.status != PASSED]
     assert not lost, f"{right.name!r} is punished:\n" + "\n".join(lost)
     assert (
