@@ -59,13 +59,13 @@ def test_a_worker_that_is_killed_costs_nobody_a_grade(cluster, tmp_path):
 
 
 def test_no_scheduler_and_other_code_are_told(cluster, tmp_path, monkeypatch):
-    from tinytorch.tito.instructor.grading import command as grade
+    from tinytorch.tito.instructor.grading import pools, setup
     from tinytorch.tito.project import TitoError
 
     with pytest.raises(TitoError, match="No Dask scheduler can be reached at tcp://127.0.0.1:9"):
-        with grade.dask_pool("tcp://127.0.0.1:9"):
+        with pools.dask_pool("tcp://127.0.0.1:9"):
             pass
-    monkeypatch.setattr(grade, "OWN_FILES", grade.OWN_FILES[:-1])
+    monkeypatch.setattr(setup, "OWN_FILES", setup.OWN_FILES[:-1])
     with pytest.raises(TitoError, match="2 of 2 workers of tcp.* have another Python or another version"):
-        with grade.dask_pool(cluster.scheduler_address):
+        with pools.dask_pool(cluster.scheduler_address):
             pass

@@ -1,0 +1,121 @@
+"""One run over a course's students; what has not changed since an earlier run is not run again."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tinytorch.tito.instructor.grading import submissions
+from tinytorch.tito.instructor.grading.gradebook import Gradebooks
+from tinytorch.tito.instructor.grading.results import (
+    ABSENT,
+    CRASHED,
+    REJECTED,
+    PartResult,
+    Result,
+    write_feedback,
+)
+from tinytorch.tito.instructor.grading.setup import Setup
+from tinytorch.tito.instructor.grading.student import Graded, grade_one
+from tinytorch.tito.instructor.grading.submissions import Refused
+from tinytorch.tito.project import Module, write_text
+
+
+@dataclass
+class Kept:
+    """The results of earlier runs, one file per student."""
+
+    folder: Path
+
+    def read(self, student: str, key: str) -> Graded | None:
+        try:
+            kept = json.loads((self.folder / f"{student}.json").read_text(encoding="utf-8"))
+            if kept["key"] != key:
+                return None
+            parts = {name: PartResult(**part) for name, part in kept["result"].pop("parts").items()}
+            return Graded(Result(**kept["result"], parts=parts), kept["notebook"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # there is none, or not of this version: it is graded anew
+
+    def answers(self, student: str) -> dict[str, str]:
+        """{written question: the answer that was recorded last}."""
+        try:
+            kept = json.loads((self.folder / f"{student}.json").read_text(encoding="utf-8"))
+            return answers_in(kept["notebook"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # nothing was recorded, or not by this version
+
+    def write(self, key: str, graded: Graded) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"key": key, "result": asdict(graded.result), "notebook": graded.notebook})
+        write_text(self.folder / f"{graded.result.student}.json", text)
+
+
+def answers_in(notebook: dict) -> dict[str, str]:
+    """{written question: answer}."""
+    cells = submissions.by_grade_id(notebook)
+    return {name: cell["source"] for name, cell in cells.items() if not submissions.is_automatic(cell)}
+
+
+def grade_course(
+    setup: Setup,
+    course: Path,
+    students: list[str],
+    pool: Executor,
+    module: Module,
+    again: bool = False,
+    tell: Callable[[Result], None] = lambda _: None,
+) -> list[Result]:
+    """Grades these students, writing each one's results as soon as they are known."""
+    kept = Kept(course / ".tito" / "graded" / setup.label)
+    book = Gradebooks(course, setup)
+    results = []
+
+    def finish(graded: Graded, key: str | None = None) -> None:
+        result = graded.result
+        if graded.result.status != ABSENT and submissions.STUDENT_ID.fullmatch(result.student):
+            before = kept.answers(result.student)
+            now = answers_in(graded.notebook) if graded.notebook else {}
+            book.record(graded, {name for name, answer in now.items() if before.get(name) == answer})
+            if graded.notebook:
+                place = course / "autograded" / result.student / setup.label / f"{setup.name}.ipynb"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_text(place, json.dumps(graded.notebook, indent=1) + "\n")
+            if key:
+                kept.write(key, graded)
+            write_feedback(course / "feedback" / result.student / f"{setup.label}.html", setup.label, result)
+        results.append(result)
+        tell(result)
+
+    waiting: dict[Future, tuple[str, str, dict]] = {}
+    try:
+        for student in students:
+            parts = {name: PartResult(points, 0.0) for name, points in setup.written().items()}
+            try:
+                file, flags = submissions.find_file(course / "submitted" / student / setup.label, module)
+                if file is None:
+                    finish(Graded(Result(student, ABSENT, parts=parts)))
+                    continue
+                data = submissions.read_bytes(file)
+            except Refused as refused:
+                finish(Graded(Result(student, REJECTED, str(refused), parts=parts)))
+                continue
+            key = hashlib.sha256(setup.secret + hashlib.sha256(data).digest()).hexdigest()
+            earlier = None if again else kept.read(student, key)
+            if earlier is not None:
+                finish(earlier)
+                continue
+            waiting[pool.submit(grade_one, setup, student, data, flags)] = student, key, parts
+        for future in as_completed(waiting):
+            student, key, parts = waiting[future]
+            error = future.exception()
+            if type(error).__name__ == "KilledWorker":  # after as many tries as Dask is set to allow
+                reason = "every worker of the cluster that graded it ended while it did"
+                finish(Graded(Result(student, CRASHED, reason, parts=parts)))
+            else:
+                finish(future.result(), key)
+    finally:
+        book.close()
+    return results

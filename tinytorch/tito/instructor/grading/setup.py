@@ -1,0 +1,117 @@
+"""All that grading a module takes, read once for all students."""
+
+import hashlib
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinytorch.tito.instructor.course import prepare_course
+from tinytorch.tito.instructor.grading import submissions
+from tinytorch.tito.process.sandbox import Sandbox
+from tinytorch.tito.process.worker import read_notebook
+from tinytorch.tito.project import Module, Project, TitoError, write_text
+
+TOOL = Path(__file__).parents[2]
+OWN_FILES = sorted(file for room in ("process", "instructor/grading") for file in (TOOL / room).glob("*.py"))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the reference tells: which solution each test needs, and which part each solution earns.
+
+    A solution is one region between the markers, numbered in the notebook's order.
+    """
+
+    tests: dict[str, list[int]]  # checkpoint test -> the solutions without which it fails
+    parts: dict[str, list[int]]  # graded part -> the solutions without which it fails
+    cells: list[str]  # solution -> the grade_id of its cell
+    changes: list[str]  # what of others' code the reference itself changes while it is tested
+
+    def first_part(self, solution: int) -> str | None:
+        return next((name for name, needed in self.parts.items() if solution in needed), None)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that grading one student of a module takes."""
+
+    label: str
+    name: str
+    target: str
+    released: dict
+    source: dict
+    tests: str  # the checkpoint's text, "" if the module has none
+    package: dict[str, str]  # {path: text} of the package: earlier modules only
+    sandbox: Sandbox
+    secret: bytes
+    shown: frozenset[str]  # the cells that only show something: as they were handed out, they are not run
+    needs: Needs | None = None
+
+    def written(self) -> dict[str, float]:
+        """{grade_id: points} of every graded cell, automatic or not."""
+        cells = submissions.by_grade_id(self.source)
+        tags = {name: cell["metadata"]["nbgrader"] for name, cell in cells.items()}
+        return {
+            name: tag.get("points", 0) for name, tag in tags.items() if tag.get("grade") or tag.get("task")
+        }
+
+    @contextmanager
+    def package_folder(self) -> Iterator[Path]:
+        """A temporary folder that holds the package."""
+        with tempfile.TemporaryDirectory(prefix="tito-package-") as folder:
+            root = Path(folder).resolve()
+            for name, text in self.package.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                write_text(root / name, text)
+            yield root
+
+
+def set_up(project: Project, module: Module, course: Path, sandbox: Sandbox) -> Setup:
+    """Reads the course and the package of the earlier modules."""
+    release = prepare_course(project, module, course)
+    source = course / "source" / module.label / module.notebook.name
+    target = module.export_target()
+    tests = project.root / "tests" / "checkpoints" / f"test_checkpoint_{module.label}.py"
+    files = {project.package_dir / "__init__.py"}
+    for other in project.modules():
+        place = other.export_target()
+        if place:
+            file = project.package_dir.joinpath(*place.split(".")).with_suffix(".py")
+            files |= {file} if other.number < module.number else set()
+            files |= {file.with_name("__init__.py")}
+    for file in sorted(files):
+        if not file.is_file():
+            raise TitoError(f"{file} is missing; run `tito export` first.")
+    secret = hashlib.sha256()
+    for file in [source, release, *sorted(files), *OWN_FILES, *([tests] if tests.is_file() else [])]:
+        secret.update(hashlib.sha256(file.read_bytes()).digest())
+    notebook = read_notebook(source)
+    needed = {cell.source for cell in submissions.needed_cells(notebook)}
+    return Setup(
+        label=module.label,
+        name=module.name,
+        target=target or "",
+        released=read_notebook(release),
+        source=notebook,
+        tests=tests.read_text(encoding="utf-8") if tests.is_file() else "",
+        package={
+            file.relative_to(project.root).as_posix(): file.read_text(encoding="utf-8")
+            for file in sorted(files)
+        },
+        sandbox=sandbox,
+        secret=secret.digest(),
+        shown=frozenset(
+            cell["source"]
+            for cell in notebook["cells"]
+            if cell["cell_type"] == "code" and cell["source"] not in needed
+        ),
+    )
+
+
+def code_version() -> tuple[str, str]:
+    """Python's version, and a sum of the grader's own files."""
+    own = hashlib.sha256(b"".join(file.read_bytes() for file in OWN_FILES))
+    return platform.python_version(), own.hexdigest()

@@ -1,0 +1,163 @@
+"""One student's submission through both checks."""
+
+import copy
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinytorch.tito.instructor.grading import submissions
+from tinytorch.tito.instructor.grading.results import CRASHED, GRADED, REJECTED, TIMED_OUT, PartResult, Result
+from tinytorch.tito.instructor.grading.second_check import disagreements, run_checks
+from tinytorch.tito.instructor.grading.setup import Setup
+from tinytorch.tito.instructor.grading.submissions import Refused, Submission
+from tinytorch.tito.process.sandbox import SandboxWorker
+from tinytorch.tito.process.worker import FAILED, PASSED, Report, cells_of
+
+
+@dataclass
+class Graded:
+    """A student's result, and the notebook with its outputs for the gradebook's pages."""
+
+    result: Result
+    notebook: dict | None = None
+
+
+def grade_one(setup: Setup, student: str, data: bytes, flags: list[str]) -> Graded:
+    """Grades one submission, whatever it is. Touches nothing but its own temporary files."""
+    began = time.perf_counter()
+    points = setup.written()
+    result = Result(student, GRADED, flags=list(flags))
+    result.parts = {name: PartResult(value, 0.0) for name, value in points.items()}
+    notebook = None
+    try:
+        notebook = _grade(setup, student, data, result)
+    except Refused as refused:
+        result.status, result.reason = REJECTED, str(refused)
+    except Exception as error:  # a report that a student's code has forged may break anything that reads it
+        result.status, result.reason = (
+            CRASHED,
+            f"the report of its run cannot be read ({type(error).__name__})",
+        )
+        for part in result.parts.values():
+            part.auto = 0.0
+    result.seconds = time.perf_counter() - began
+    return Graded(result, notebook)
+
+
+def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
+    with tempfile.TemporaryDirectory(prefix="tito-submission-") as folder:
+        file = Path(folder) / f"{setup.name}.ipynb"
+        file.write_bytes(data)
+        submission = submissions.check(student, file, setup.released, setup.source)
+    result.flags += submission.flags
+    report, ended = run_cells(setup, submission.notebook)
+    errors = {outcome.error for outcome in report.outcomes.values()}
+    too_long = False
+    timed_out = "Timeout" in errors or any("seconds" in reason for reason in ended)
+    shown = report
+    if not report.ok and not ended:
+        shown, _ = run_cells(setup, submission.visible)
+    lost: dict[str, str] = {}
+    if setup.tests and setup.needs and report.earned:
+        wrong = {index for index, outcome in report.outcomes.items() if not outcome.ok}
+        checked = run_checks(setup, submission, wrong)
+        lost = disagreements(setup.needs, report, checked)
+        if lost and "tamper" not in checked.problem:  # a test of time may fail on a busy machine
+            again = run_checks(setup, submission, wrong)
+            for name, (passed, message) in again.outcomes.items():
+                if passed:
+                    checked.outcomes[name] = (passed, message)
+            checked.problem = again.problem
+            lost = disagreements(setup.needs, report, checked)
+        result.flags += checked.notes
+        if checked.problem:
+            result.flags.append(f"second check: {checked.problem[:200]}")
+            too_long = "seconds" in checked.problem
+        if lost:
+            result.flags.append(f"the two checks disagree on {', '.join(f'`{name}`' for name in lost)}")
+    if setup.needs:
+        confirmed = {n for needed in setup.needs.tests.values() for n in needed}
+        for part in report.parts:
+            needed = setup.needs.parts.get(part.grade_id, [])
+            if part.status == PASSED and submission.reaching and not confirmed & set(needed):
+                lost[part.grade_id] = "no second check confirms it, and a cell " + _first(submission.reaching)
+    reached = sorted(set(submission.reaching.values()))
+    result.flags += [f"worth a look: in a cell, {text}" for text in reached[:5]]
+    visible = {part.grade_id: part for part in shown.parts}
+    for part in report.parts:
+        mine = result.parts.get(part.grade_id)
+        if mine is None:
+            continue
+        mine.outcome = part.status
+        if part.grade_id in lost:
+            mine.outcome, mine.reason = FAILED, lost[part.grade_id]
+        elif part.status == PASSED:
+            mine.auto = mine.points
+        else:
+            mine.reason = _reason(part, visible.get(part.grade_id), bool(ended))
+    if timed_out:
+        result.status = TIMED_OUT
+        result.reason = next((r for r in ended if "seconds" in r), "a cell did not end in time")
+    elif too_long:
+        result.status, result.reason = TIMED_OUT, "the second check did not end in time"
+    elif "Crash" in errors or ended:
+        result.status = CRASHED
+        result.reason = ended[0] if ended else "Python itself ended in one of its cells"
+    return _score(setup, submission, report, result)
+
+
+def _first(reaching: dict[int, str]) -> str:
+    return next(iter(reaching.values()))
+
+
+def _reason(part, visible, ended: bool) -> str:
+    """Why a part earned nothing, from the run that has never seen a hidden test."""
+    if ended or visible is None:
+        return "the notebook did not come to its end"
+    if visible.status == PASSED:
+        return "the checks that you can see pass; one that you cannot see does not"
+    return f"{visible.message}\n{visible.where}".strip()
+
+
+def _score(setup: Setup, submission: Submission, report: Report, result: Result) -> dict:
+    """Puts outputs into the notebook and lets nbgrader score it; the lower of both counts."""
+    from nbformat import from_dict
+    from nbgrader.utils import determine_grade
+
+    notebook = copy.deepcopy(submission.notebook)
+    for index, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code" or cell["source"] in setup.shown:
+            continue
+        outcome = report.outcomes.get(index)
+        cell["outputs"] = outputs = []
+        for name in ("stdout", "stderr") if outcome else ():
+            text = getattr(outcome, name)
+            if text:
+                outputs.append({"output_type": "stream", "name": name, "text": str(text)[:20_000]})
+        if outcome is None or not outcome.ok:
+            error, message = (
+                (outcome.error, outcome.message) if outcome else ("NotRun", "this cell was not run")
+            )
+            lines = [f"{error}: {message}"[:2000]]
+            outputs.append({"output_type": "error", "ename": error, "evalue": message, "traceback": lines})
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("nbgrader", {})
+        if not tags.get("grade"):
+            continue
+        auto, most = determine_grade(from_dict(cell))
+        mine = result.parts[tags["grade_id"]]
+        if submissions.is_automatic(cell):
+            mine.auto = min(auto, mine.auto or 0.0)
+        else:
+            mine.auto = auto
+            mine.outcome = "no answer" if auto == 0 else "not marked yet"
+    return notebook
+
+
+def run_cells(setup: Setup, notebook: dict) -> tuple[Report, list[str]]:
+    """The notebook's cells in the sandbox -> what became of each part, and why a process was ended."""
+    cells = [cell for cell in cells_of(notebook) if not cell.is_code or cell.source not in setup.shown]
+    with setup.package_folder() as root, SandboxWorker(setup.sandbox, root) as worker:
+        report = worker.run(cells, time_limit=setup.sandbox.limits.cell_seconds)
+        return report, worker.reasons
