@@ -267,6 +267,16 @@ The constructor is given, and so are two pictures of the cache, one for the term
 """
 
 
+# %%
+#| export
+class CacheFull(ValueError):
+    """A cache has no room for what was to be written. Nothing was changed."""
+
+
+class PoolFull(CacheFull):
+    """A pool that several caches share has nothing left now; when one of them gives back, it may have."""
+
+
 # %% nbgrader={"grade": false, "grade_id": "kv-cache", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class KVCache:

@@ -28,7 +28,7 @@ import numpy as np
 from tinytorch.core.attention import scaled_dot_product_attention, weigh_keys, whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, as_array, wrap_result
-from tinytorch.generation.kv_cache import fit_mask
+from tinytorch.generation.kv_cache import CacheFull, fit_mask
 from tinytorch.text.embeddings import apply_rotary, rotary_tables
 
 # %% [markdown]
@@ -304,13 +304,17 @@ class CacheBase:
         return key, value
 
     def check_room(self, num_tokens: int) -> int:
-        """-> seq_pos + num_tokens. Raises ValueError if that is more than max_seq_len."""
+        """-> seq_pos + num_tokens. Raises CacheFull if that is more than max_seq_len."""
         stop = self.seq_pos + num_tokens
         if stop > self.max_seq_len:
-            raise ValueError(
+            raise CacheFull(
                 f"{num_tokens} tokens after {self.seq_pos} make {stop}, the cache is for {self.max_seq_len}"
             )
         return stop
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make sure that the next `num_tokens` find room. Raises CacheFull, with nothing changed."""
+        self.check_room(whole_number("num_tokens", num_tokens, 1))
 
     def advance(self, num_tokens: int = 1) -> None:
         """Commit `num_tokens` that every layer has written. Raises ValueError past the end."""

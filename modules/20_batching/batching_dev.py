@@ -11,6 +11,7 @@ After this module you will be able to
 - put tokens of many texts, at many positions, through a model in one pass, each text with a cache of its own;
 - read a long prompt in pieces, so that nobody who is writing has to wait for it;
 - let one text fail without touching its neighbours, and give its memory back;
+- let texts wait when memory runs out, and go on as if nothing had been;
 - prove that nobody in the batch notices that he is not alone.
 
 You need the loop and the sampling (13), the cache (15), and for one section Llama (16). Any cache that keeps the protocol of module 15 will do; here it is `KVCache`. In the final grading each part is run with correct versions of the parts before it.
@@ -30,7 +31,7 @@ import numpy as np
 from tinytorch.core.attention import whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, as_array
-from tinytorch.generation.kv_cache import KVCache, attention_with_cache, cache_sizes
+from tinytorch.generation.kv_cache import CacheFull, KVCache, PoolFull, attention_with_cache, cache_sizes
 from tinytorch.models.transformer import check_sampling, check_tokens, sample
 
 # %% [markdown]
@@ -46,6 +47,7 @@ from types import SimpleNamespace
 from tinytorch.core.attention import MultiHeadAttention
 from tinytorch.core.layers import Module
 from tinytorch.generation.kv_cache import generate_with_cache
+from tinytorch.generation.paged import BlockPool, PagedKVCache
 from tinytorch.models.llama import GroupedQueryAttention, Llama
 from tinytorch.models.transformer import GPT
 
@@ -159,7 +161,7 @@ A *request* is one text on its way: a prompt, how many tokens may follow it and 
 
 When is a request reading its prompt, and when is it writing? It turns out that nobody has to keep track. The cache knows how many tokens it has read, `seq_pos`. What the text holds beyond that is *unread*: at first the prompt, later the one token that was chosen last. A prompt in pieces, a prompt of which the cache knew the beginning already, a step that was broken off and is made again: all of it is the same case. There is always something unread, and the next pass reads it, or some of it.
 
-The constructor is given. `choose` is your `sample` of module 13 with the settings of this request and a random generator of its own, so that no neighbour takes a number out of it.
+The constructor is given. `choose` is your `sample` of module 13 with the settings of this request and a random generator of its own, so that no neighbour takes a number out of it. A step may be broken off after a token was drawn and before it was noted; asked again for the same place, `choose` gives the token that was drawn.
 
 **Task, `unread` (4 points).** The tokens that the cache has not read yet, a list. 1 line.
 
@@ -169,6 +171,21 @@ The constructor is given. `choose` is your `sample` of module 13 with the settin
 """
 
 
+# %%
+#| export
+class NothingToDraw(ValueError):
+    """The logits of a request are no numbers, so no token can be chosen from them."""
+
+
+def without_tracebacks(error):
+    """-> the exception, which no longer holds the frames, and so the arrays, of the calls it came through."""
+    linked = [error]
+    for link in linked:
+        link.__traceback__ = None
+        linked += [x for x in (link.__cause__, link.__context__) if x is not None and x not in linked]
+    return error
+
+
 # %% nbgrader={"grade": false, "grade_id": "request", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class Request:
@@ -176,7 +193,8 @@ class Request:
 
     tokens: list of ints, the prompt and what has been written after it.
     cache: what has been read of it, any cache for one row; None while it waits, and again when it is done.
-    error: the exception that ended it, else None. cancelled: it was ended from outside.
+    error: what ended it, without its traceback, else None. cancelled: it was ended from outside.
+    put_back: how often its cache was taken away again, for an older request.
     """
 
     def __init__(
@@ -193,11 +211,37 @@ class Request:
         """prompt: (T,) ints. rng: a seed or a generator that no other request uses. Others as in `sample`."""
         self.tokens = [int(token) for token in prompt]
         self.num_prompt, self.max_new_tokens = len(self.tokens), max_new_tokens
-        rng = np.random.default_rng(rng)
-        self.choose = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
+        self.rng, self.drawn = np.random.default_rng(rng), (None, None)
+        self.sample = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=self.rng)
         self.stop_token = stop_token
-        self.cache, self.brought_cache = cache, cache is not None
-        self.error, self.cancelled = None, False
+        self.cache, self.brought_cache = cache, cache
+        self.error, self.cancelled, self.put_back = None, False, 0
+        self.turn = self.mark = 0  # when, and up to where, it has last read
+
+    @property
+    def error(self):
+        return self._error
+
+    @error.setter
+    def error(self, error):
+        self._error = None if error is None else without_tracebacks(error)
+
+    def choose(self, logits) -> np.ndarray:
+        """(1, V) -> (1,): a token with this request's settings; for the same place of its text, the same.
+
+        Raises NothingToDraw for logits that are not numbers.
+        """
+        place = len(self.tokens)
+        if self.drawn[0] != place:
+            if not np.isfinite(np.max(logits)):
+                raise NothingToDraw(f"the largest logit is {np.max(logits)}: nothing can be drawn from it")
+            state = self.rng.bit_generator.state
+            try:
+                self.drawn = place, self.sample(logits)
+            except BaseException:
+                self.rng.bit_generator.state = state  # as if nothing had been asked
+                raise
+        return self.drawn[1]
 
     @property
     def new_tokens(self) -> list:
@@ -229,6 +273,16 @@ class Request:
         (token,) = self.choose(logits[None])
         self.tokens.append(int(token))
         ### END SOLUTION
+
+    def next_piece(self) -> int:
+        """-> how many unread tokens it would read in one pass.
+
+        All, unless its cache says that cuts_matter. Then the prompt, and after it one token at a time: as it
+        is read the first time, also when it is read again.
+        """
+        if getattr(self.cache, "cuts_matter", False):
+            return max(self.num_prompt - self.cache.seq_pos, 1)
+        return len(self.unread())
 
     def __repr__(self):
         written = len(self.tokens) - self.num_prompt
@@ -330,46 +384,55 @@ One pass is to serve all running requests. Those that write have one unread toke
 
 Agrawal et al. (2023, arXiv:2308.16369) cut it: *chunked prefill*. Each step reads at most `chunk` tokens of prompts, and beside them the one token of everybody who writes. Long prompts take several steps, and the longest step stays bounded. The work is the same, since the cache does not mind in how many pieces a text is read; you proved that in module 15.
 
-**Task (10 points).** `share_out(unread, chunk)` gives, for each request in order of arrival, how many tokens it reads in this step. Whoever has exactly one unread token reads it, always, and it does not count towards the chunk. All others share `chunk` tokens, first come, first served: each reads what it has or what is left, possibly 0. About 8 lines.
+Is that true of every cache? The one of module 18 sees the tokens of its own pass exactly and the older ones rounded, so other cuts give other numbers, and now and then another token. If a prompt got what its neighbours leave of the chunk, they would decide where it is cut, and what is written would depend on them. So a prompt is cut by itself: pieces of `chunk` tokens, the last one shorter. A step takes whole pieces, as many as fit into its chunk; a piece that does not fit waits for the next step.
+
+Who goes first? Not who came first: a question of 5 tokens should not wait until 450 tokens before it are read. Who has read goes to the end of the line, and everybody gets his turn. The batch keeps that line (section 7), and `share_out` gets the requests in its order.
+
+**Task (10 points).** `share_out(unread, chunk)` gives, for each request in that order, how many tokens it reads in this step. Whoever has exactly one unread token reads it, always, and it does not count towards the chunk. All others share `chunk` tokens: the piece of each is all it has, or `chunk` tokens if it has more; it reads the whole piece if that much is left of the chunk, else nothing. About 8 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "share-out", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def share_out(unread: list, chunk: int) -> list:
-    """How many tokens each request has not read, in order of arrival -> how many each reads in this step.
+    """How many tokens each request has not read, in order of their turn -> how many each reads in this step.
 
-    One unread token is always read; those who have more share `chunk` tokens, first come, first served.
+    One unread token is always read. Those who have more share `chunk` tokens in whole pieces of up to
+    `chunk`, so that where a prompt is cut depends on nothing but itself; a piece that does not fit waits.
     (Chunked prefill, Agrawal et al. 2023, arXiv:2308.16369)
     """
     ### BEGIN SOLUTION
     counts, left = [], chunk
     for waiting in unread:
+        piece = min(waiting, chunk)
         if waiting == 1:
             counts.append(1)
+        elif piece <= left:
+            counts.append(piece)
+            left -= piece
         else:
-            counts.append(min(waiting, left))
-            left -= counts[-1]
+            counts.append(0)
     return counts
     ### END SOLUTION
 
 
 # %% [markdown]
 """
-Chunk 8. Three who write; then prompts of 10 and 5 between two who write. What will be left of 10, 1, 5, 1 for the next step, and what will it give?
+Chunk 8. Three who write; then prompts of 10 and 5 between two who write. What will be left of 10, 1, 5, 1 for the next step, in which the 5 go first, and what will it give?
 """
 
 # %%
-share_out([1, 1, 1], 8), share_out([10, 1, 5, 1], 8), share_out([2, 1, 5, 1], 8)
+share_out([1, 1, 1], 8), share_out([10, 1, 5, 1], 8), share_out([5, 1, 1, 2], 8)
 
 # %% nbgrader={"grade": true, "grade_id": "test-share-out", "locked": true, "points": 10, "schema_version": 3, "solution": false}
 for unread, chunk, want, why in (
     ([1, 1, 1], 8, [1, 1, 1], "everybody who writes reads its one token"),
     ([10], 8, [8], "of a long prompt the chunk is read"),
-    ([3, 9], 8, [3, 5], "what the first leaves of the chunk is for the second"),
+    ([3, 5], 8, [3, 5], "what the first leaves of the chunk is for the second"),
+    ([3, 9], 8, [3, 0], "a piece of 9 is 8 tokens; 5 are left, so it waits: its neighbour does not cut it"),
     ([10, 1, 5, 1], 8, [8, 1, 0, 1], "who writes is never kept waiting, also when the chunk is used up"),
     ([1, 1, 10], 2, [1, 1, 2], "the tokens of those who write do not count towards the chunk"),
-    ([5, 10], 8, [5, 3], "first come, first served"),
+    ([5, 10, 3], 8, [5, 0, 3], "who fits into what is left need not wait for a piece that does not"),
 ):
     got = list(share_out(unread, chunk))
     assert got == want, f"share_out({unread}, {chunk}) should be {want}: {why}; yours {got}"
@@ -383,8 +446,12 @@ for _ in range(200):
     pool = ["token"] * chunk
     want = []
     for n in before:
-        mine = [pool.pop() for _ in range(n) if pool] if n > 1 else ["own"]
-        want.append(len(mine))
+        piece = ["token"] * n if n <= chunk else ["token"] * chunk
+        if n > 1 and len(piece) > len(pool):
+            piece = []
+        elif n > 1:
+            del pool[: len(piece)]
+        want.append(len(piece))
     assert got == want, f"share_out({before}, {chunk}) should be {want}, yours {got}"
 ### END HIDDEN TESTS
 
@@ -455,7 +522,7 @@ In each layer the N tokens are projected together, one product for all of them. 
 
 The rows of a request come as a batch of n texts of one token, and attention wants one text of n tokens. `project` gives keys (N, H, 1, D); the rows of a request are (n, H, 1, D), and with the first and the third axis swapped, (1, H, n, D). Queries are (N, H, 1, D) in a GPT and (N, H, G, 1, D) in a Llama: the first axis and the last but one. The answer has the shape of the query and goes back the same way.
 
-And if a cache refuses, because it is full, or because a common pool of blocks has none left? Then *this* request is over, and no other. Nothing that it computes reaches its neighbours: since tokens meet only within their own attention, its rows may hold anything, zeros for instance, and the others come out the same to the last bit. So the layer keeps the error with the request and goes on. `FAILURES` says which errors are a cache's refusal. All others are a mistake in the program, or somebody who pressed Ctrl-C, and go through.
+And if a cache refuses, because it is full? Then *this* request is over, and no other. Nothing that it computes reaches its neighbours: since tokens meet only within their own attention, its rows may hold anything, zeros for instance, and the others come out the same to the last bit. So the layer keeps the error with the request and goes on. `FAILURES` says which errors are a refusal: a cache's `CacheFull` (module 15), memory that the machine does not have, logits that are no numbers. All others, a ValueError of NumPy's included, are a mistake in the program, or somebody who pressed Ctrl-C, and go through: swallowed, they would leave you with requests that end early and no word about the line that is wrong.
 
 `front.reading` is a list of (request, rows), a `Request` and a `slice` each.
 
@@ -470,7 +537,7 @@ And if a cache refuses, because it is full, or because a common pool of blocks h
 
 # %% nbgrader={"grade": false, "grade_id": "flat-layer", "locked": false, "schema_version": 3, "solution": true}
 #| export
-FAILURES = (ValueError, MemoryError)  # with which a cache refuses a request
+FAILURES = (CacheFull, MemoryError, NothingToDraw)  # that concern one request and not the program
 
 
 class FlatLayer:
@@ -515,7 +582,7 @@ class ListCache:
         assert key.shape[0] == 1, f"a request's cache is for one row, the keys are {key.shape}"
         self.log.append(("update", layer_idx, key.shape[2]))
         if self.seq_pos + key.shape[2] > self.room:
-            raise ValueError(f"room for {self.room}, not for {self.seq_pos + key.shape[2]}")
+            raise CacheFull(f"room for {self.room}, not for {self.seq_pos + key.shape[2]}")
         new = [(key[0, :, t], value[0, :, t]) for t in range(key.shape[2])]
         self.layers[layer_idx] = self.layers[layer_idx][: self.seq_pos] + new
         keys, values = (np.stack(part, axis=1)[None] for part in zip(*self.layers[layer_idx], strict=True))
@@ -638,9 +705,9 @@ front = SimpleNamespace(reading=[(r, slice(2 * i, 2 * i + 2)) for i, r in enumer
 x = Tensor(one_by_one(np.concatenate(texts)))
 try:
     out = FlatLayer(front, attention, 0).forward(None, x)
-except ValueError as error:
+except CacheFull as error:
     raise AssertionError(f"one request's full cache should not stop the others: {error}") from None
-assert isinstance(requests[1].error, ValueError), f"the error belongs to its request: {requests[1].error!r}"
+assert isinstance(requests[1].error, CacheFull), f"the error belongs to its request: {requests[1].error!r}"
 assert "room for 1" in str(requests[1].error), "keep the error that the cache raised, with its numbers"
 assert requests[0].error is None and requests[2].error is None, "the others have no error"
 for i in (0, 2):
@@ -670,12 +737,12 @@ request = SimpleNamespace(cache=Refusing(MemoryError("none left")), error=None)
 front.reading = [(request, slice(0, 2)), (requests[0], slice(2, 4)), (requests[2], slice(4, 6))]
 FlatLayer(front, attention, 2).forward(None, x)
 assert isinstance(request.error, MemoryError), "a MemoryError is a refusal, too: it is one of FAILURES"
-for mistake in (ZeroDivisionError("a bug"), KeyboardInterrupt()):
+for mistake in (ZeroDivisionError("a bug"), ValueError("two shapes do not fit"), KeyboardInterrupt()):
     request = SimpleNamespace(cache=Refusing(mistake), error=None)
     front.reading = [(request, slice(0, 6))]
     try:
         FlatLayer(front, attention, 2).forward(None, x)
-    except (ZeroDivisionError, KeyboardInterrupt):
+    except (ZeroDivisionError, ValueError, KeyboardInterrupt):
         assert request.error is None, "what is not one of FAILURES is nobody's refusal"
     else:
         raise AssertionError(f"{type(mistake).__name__} is not one of FAILURES and should go through")
@@ -730,6 +797,8 @@ class FlatModel:
         Each request reads the next n of its unread tokens in the same pass; nothing is committed. None for
         a request that has not read to its end, and for one whose cache refused: that is in its `error`.
         """
+        if not pieces:
+            return []
         texts = [request.unread()[:n] for request, n in pieces]
         tokens, self.positions, rows = flatten(texts, [request.cache.seq_pos for request, _ in pieces])
         self.reading = [(request, where) for (request, _), where in zip(pieces, rows, strict=True)]
@@ -872,13 +941,25 @@ Requests that wait, in order of arrival; requests that run, at most `max_request
 
 The order in point 4 is chosen with care: *first* the token, *then* the commit. Whatever breaks the step off, in the middle of the model or between these two lines, what is unread is read again in the next step, and the text goes on as if nothing had been. You met the rule in module 15: nothing counts before it is committed.
 
-A request is refused at the door, in `add`, for what can be known then: a token outside the vocabulary, more tokens than the model takes. What happens later, in its cache, is its own `error`.
+A request is refused at the door, in `add`, for what can be known then: a token outside the vocabulary, more tokens than the model takes, a cache that is too short for its text. What happens later, in its cache, is its own `error`.
+
+### When memory runs out
+
+Caches may share a memory that is smaller than all of them together, the pool of module 19 for instance. Eight texts begin, each takes a block now and then, and at some point the pool is empty while all eight still write. Ending one of them would be a pity: its text would have fitted, a little later. Here is what happens instead (and in vLLM, Kwon et al. 2023, section 4.5):
+
+- a request joins only if there is room for its whole prompt;
+- before a pass, each request that reads takes the room for what it reads, the oldest first (`reserve`, a method that a cache may have; module 17 gives it to all that build on `CacheBase`);
+- if there is none, the *youngest* is *put back*: its cache is closed, which gives its blocks back at once, and it waits again, first in the queue. Its text stays. When it joins again, everything in it is unread, prompt and written tokens alike, and is read as if it were a prompt. Your `unread` does not know the difference, and nothing else has to;
+- who was put back once joins only if there is room for all that it may still write, so that it is not put back over and over;
+- the oldest is never put back, so somebody always comes to an end, and whatever fits alone is completed. Only who is alone and has no room ends with an error.
+
+All of that is in `plan`, `has_room`, `put_back` and `open_cache`, and is given, but for one decision, which is yours.
 
 By default each request gets a `KVCache` that is exactly as long as it needs: of `num_prompt + max_new_tokens` tokens the last is never read. `make_cache(request)` may give any other. A cache may also be passed with the request; it may have read the beginning of the prompt already, and then only the rest is read. What the batch has made it gives back when the request is done: it calls `close()`, if the cache has that, and lets go of it. What you have passed in stays yours.
 
-All of that is given. Three methods are yours.
+Three methods are yours.
 
-**Task, `admit` (4 points).** As long as somebody waits and fewer than `max_requests` are running: the first of the queue gets its cache, `self.open_cache(request)`, leaves `self.waiting` (a `deque`: `popleft`) and is appended to `self.running`. If `open_cache` raises one of `FAILURES`, that is kept as its `error`; it leaves the queue, does not run, and is released (`self.release`), for it may hold a cache that does not fit. About 10 lines.
+**Task, `admit` (4 points).** As long as somebody waits and fewer than `max_requests` are running: the first of the queue gets its cache, `self.open_cache(request)`, leaves `self.waiting` (a `deque`: `popleft`) and is appended to `self.running`. If `open_cache` raises one of `FAILURES`, release the request (`self.release`), for it may hold a cache. Then, if waiting helps (`self.waiting_helps(error)`, given), it stays where it is and nobody joins in this step: who came first goes first. If not, the error is kept as its `error`, and it leaves the queue. About 12 lines.
 
 **Task, `retire` (4 points).** Requests that are `done` leave `self.running`, the others stay in their order; `self.release(request)` for each that left. About 4 lines.
 
@@ -920,15 +1001,33 @@ def check_request(model, prompt, max_new_tokens, stop_token) -> np.ndarray:
     return prompt
 
 
-def check_cache(model, cache, num_prompt: int) -> None:
-    """Raises ValueError unless the cache is for one row of this model and has not read the whole prompt."""
+def check_cache(model, cache, num_tokens: int, num_read: int) -> None:
+    """Raises ValueError unless the cache is for one row of this model and less than num_tokens are read.
+
+    CacheFull, a ValueError, if it is not for num_read tokens, all that are ever read.
+    """
     for name, size in {"batch_size": 1, **cache_sizes(model)}.items():
         if getattr(cache, name, size) != size:
             raise ValueError(f"the cache has {name} {getattr(cache, name)}, the request needs {size}")
-    if cache.seq_pos >= num_prompt:
+    if cache.seq_pos >= num_tokens:
         raise ValueError(
-            f"the cache has read {cache.seq_pos} tokens, the prompt has {num_prompt}: none is left to read"
+            f"the cache has read {cache.seq_pos} tokens, the prompt has {num_tokens}: none is left to read"
         )
+    if num_read > getattr(cache, "max_seq_len", num_read):
+        raise CacheFull(
+            f"the request needs a cache for {num_read} tokens, this one holds {cache.max_seq_len}"
+        )
+
+
+def may_pass(error) -> bool:
+    """Whether an error of FAILURES is of memory that others hold, and not of a cache that is too small."""
+    return isinstance(error, (PoolFull, MemoryError))
+
+
+def reserve(cache, num_tokens: int) -> None:
+    """Make sure that the next tokens find room, if the cache can. Raises CacheFull, with nothing changed."""
+    if hasattr(cache, "reserve"):
+        cache.reserve(num_tokens)
 
 
 # %% nbgrader={"grade": false, "grade_id": "continuous-batch", "locked": false, "schema_version": 3, "solution": true}
@@ -937,7 +1036,7 @@ class ContinuousBatch:
     """A batch that runs on: requests join and leave at every step, and nothing is padded.
 
     Yu et al. 2022 (Orca), with chunked prefill (Agrawal et al. 2023, arXiv:2308.16369).
-    waiting, running: the requests, in order of arrival.
+    waiting, running: the requests, in order of arrival. If memory runs out, the youngest wait again.
 
     with ContinuousBatch(model) as batch:
         request = batch.add(prompt, max_new_tokens=20)
@@ -957,7 +1056,7 @@ class ContinuousBatch:
         self.make_cache = self.plain_cache if make_cache is None else make_cache
         self.max_requests = whole_number("max_requests", max_requests, 1)
         self.chunk = whole_number("chunk", chunk, 1)
-        self.waiting, self.running = deque(), []
+        self.waiting, self.running, self.clock = deque(), [], 0
 
     def add(
         self,
@@ -974,14 +1073,18 @@ class ContinuousBatch:
 
         rng: a seed, or a Generator that no other request uses. cache: for this request, empty or with the
         first of the prompt's tokens read; it stays yours.
-        Raises ValueError or TypeError for what `generate` would refuse, and for a cache that does not fit.
+        Raises ValueError or TypeError for what `generate` would refuse, for a cache that does not fit, and
+        for a cache or a Generator of a request that is not done.
         """
         prompt = check_request(self.model, prompt, max_new_tokens, stop_token)
         check_sampling(temperature, top_k, top_p)
+        others = (*self.running, *self.waiting)
+        if any(other.rng.bit_generator is getattr(rng, "bit_generator", rng) for other in others):
+            raise ValueError("this Generator belongs to 1 other request of the batch: each needs its own")
         if cache is not None:
-            if any(other.cache is cache for other in (*self.running, *self.waiting)):
+            if any(other.brought_cache is cache for other in others):
                 raise ValueError("this cache belongs to 1 other request of the batch: each needs its own")
-            check_cache(self.model, cache, len(prompt))
+            check_cache(self.model, cache, len(prompt), len(prompt) + max_new_tokens - 1)
         options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
         request = Request(prompt, int(max_new_tokens), **options, cache=cache)
         if max_new_tokens:
@@ -995,45 +1098,114 @@ class ContinuousBatch:
         return KVCache(1, request.num_prompt + request.max_new_tokens - 1, **cache_sizes(self.model))
 
     def open_cache(self, request) -> None:
-        """Give the request a cache, unless it brought one. Raises as `make_cache` and `check_cache`."""
+        """Give the request the cache that it brought, or one of make_cache, with room for its whole text.
+
+        Who was put back before gets it with room for all that may still be written, if others are running.
+        Raises as `make_cache`, `check_cache` and `reserve`.
+        """
         if request.cache is None:
-            request.cache = self.make_cache(request)
-        check_cache(self.model, request.cache, request.num_prompt)
+            brought = request.brought_cache
+            request.cache = self.make_cache(request) if brought is None else brought
+        num_read = request.num_prompt + request.max_new_tokens - 1
+        check_cache(self.model, request.cache, len(request.tokens), num_read)
+        request.turn, request.mark = self.clock, request.cache.seq_pos
+        everything = request.put_back and self.running
+        reserve(request.cache, (num_read if everything else len(request.tokens)) - request.cache.seq_pos)
 
     def release(self, request) -> None:
-        """Let go of the request's cache; one that was made here is closed, if it can be."""
-        cache, request.cache = request.cache, None
-        if not request.brought_cache and hasattr(cache, "close"):
-            cache.close()
+        """Let go of the request's cache; one that was made here is closed first, if it can be."""
+        brought = request.cache is request.brought_cache
+        if request.cache is not None and not brought and hasattr(request.cache, "close"):
+            request.cache.close()
+        request.cache = None
+        if request.done:
+            request.brought_cache = None
 
     def plan(self) -> list:
-        """-> [(request, n)], how many tokens each running request reads in this step; n >= 1."""
-        counts = share_out([len(request.unread()) for request in self.running], self.chunk)
-        return [(request, n) for request, n in zip(self.running, counts, strict=True) if n]
+        """-> [(request, n)], how many tokens each running request reads in this step; n >= 1.
+
+        Who has read goes to the end of the line; each takes the room for what it reads, the oldest first.
+        """
+        self.clock += 1
+        for request in self.running:
+            if request.mark != request.cache.seq_pos:
+                request.turn, request.mark = self.clock, request.cache.seq_pos
+        line = sorted(self.running, key=lambda request: request.turn)
+        counts = share_out([request.next_piece() for request in line], self.chunk)
+        wanted = {id(request): n for request, n in zip(line, counts, strict=True)}
+        pieces, refused = [], None
+        for request in list(self.running):
+            n = wanted[id(request)]
+            if n and request in self.running:
+                error = self.make_room(request, n)
+                if error is None:
+                    pieces.append((request, n))
+                else:
+                    refused = request, error
+        if self.running and not pieces and refused is not None:  # nobody will give anything back
+            refused[0].error = refused[1]
+        return pieces
+
+    def make_room(self, request, num_tokens: int):
+        """Reserve room for what the request reads -> None, or the error if it cannot read in this step.
+
+        As long as waiting helps, the youngest after it are put back; if there are none, it is itself,
+        or, with a cache that it brought, it pauses. It has an error if it is alone.
+        """
+        while True:
+            try:
+                return reserve(request.cache, num_tokens)
+            except FAILURES as refusal:
+                error = without_tracebacks(refusal)
+            place = self.running.index(request)
+            younger = [other for other in self.running[place + 1 :] if other.brought_cache is None]
+            if not may_pass(error) or len(self.running) == 1:
+                request.error = error
+            elif younger:
+                self.put_back(younger[-1])
+                continue
+            elif request.brought_cache is None:
+                self.put_back(request)
+            return error
+
+    def put_back(self, request) -> None:
+        """Its cache is closed and it waits again, first in the queue; its text is read again later."""
+        request.put_back += 1
+        rest = [other for other in self.running if other is not request]
+        self.running, self.waiting = rest, deque([request, *self.waiting])
+        self.release(request)
+
+    def waiting_helps(self, error) -> bool:
+        """Whether somebody is running who will give back what the error says is missing."""
+        return bool(self.running) and may_pass(error)
 
     def admit(self) -> None:
-        """Requests that wait join, as long as there is room. One that gets no cache has its error alone."""
+        """Requests that wait join, in order, as long as there is room.
+
+        One that gets no cache waits if others will give memory back, else it has its error alone.
+        """
         ### BEGIN SOLUTION
         while self.waiting and len(self.running) < self.max_requests:
             request = self.waiting[0]
             try:
                 self.open_cache(request)
             except FAILURES as error:
+                self.release(request)
+                if self.waiting_helps(error):
+                    break
                 request.error = error
                 self.waiting.popleft()
-                self.release(request)
             else:
-                self.waiting.popleft()
-                self.running.append(request)
+                self.running.append(self.waiting.popleft())
         ### END SOLUTION
 
     def retire(self) -> None:
         """Requests that are done leave, and their memory is given back."""
         ### BEGIN SOLUTION
-        done = [request for request in self.running if request.done]
+        for request in self.running:
+            if request.done:
+                self.release(request)
         self.running = [request for request in self.running if not request.done]
-        for request in done:
-            self.release(request)
         ### END SOLUTION
 
     def step(self) -> list:
@@ -1043,6 +1215,9 @@ class ContinuousBatch:
         goes through, and leaves the batch so that the step can be made again.
         """
         check_model(self.model)
+        for request in [request for request in self.waiting if request.done]:
+            self.waiting.remove(request)
+            self.release(request)
         ### BEGIN SOLUTION
         self.retire()
         self.admit()
@@ -1132,7 +1307,7 @@ class FakeRequest:
     def __init__(self, name, log, ends_after=99):
         self.name, self.log, self.ends_after = name, log, ends_after
         self.cache, self.error, self.tokens, self.failing = None, None, [], None
-        self.brought_cache = self.cancelled = False
+        self.brought_cache, self.cancelled, self.failure = None, False, CacheFull("no cache for you")
 
     @property
     def done(self):
@@ -1141,7 +1316,7 @@ class FakeRequest:
     def take(self, logits):
         self.log.append(("take", self.name, logits))
         if self.failing == "take":
-            raise ValueError("nothing can be drawn")
+            raise NothingToDraw("nothing can be drawn")
         self.tokens.append(logits)
 
     def __repr__(self):
@@ -1157,7 +1332,7 @@ class FakeCache:
     def advance(self, num_tokens=1):
         self.request.log.append(("advance", self.request.name, num_tokens))
         if self.request.failing == "advance":
-            raise ValueError("no room")
+            raise CacheFull("no room")
 
     def close(self):
         self.request.log.append(("close", self.request.name))
@@ -1172,7 +1347,7 @@ def fake_batch(running=(), waiting=(), max_requests=3):
     def open_cache(request):
         request.log.append(("open", request.name))
         if request.failing == "open":
-            raise ValueError("no cache for you")
+            raise request.failure
         request.cache = FakeCache(request)
 
     batch.open_cache = open_cache
@@ -1208,11 +1383,36 @@ b, c = FakeRequest("b", log), FakeRequest("c", log)
 b.failing = "open"
 batch = fake_batch([], [b, c], max_requests=1)
 batch.admit()
-assert isinstance(b.error, ValueError), f"who gets no cache has its error: {b.error!r}"
+assert isinstance(b.error, CacheFull), f"who gets no cache has its error: {b.error!r}"
 assert batch.running == [c] and not batch.waiting, (
     f"and the next one takes the place; running {batch.running}, waiting {list(batch.waiting)}"
 )
+a, b, c = (FakeRequest(name, log) for name in "abc")
+b.failing, b.failure = "open", PoolFull("others hold what it needs")
+batch = fake_batch([a], [b, c])
+batch.admit()
+assert b.error is None and batch.running == [a], (
+    f"a will give memory back, so b waits; its error: {b.error!r}"
+)
+assert list(batch.waiting) == [b, c], (
+    f"b is still the first, and c, who came later, does not pass it; waiting are {list(batch.waiting)}"
+)
 ### BEGIN HIDDEN TESTS
+b.failing = None
+batch.admit()
+assert batch.running == [a, b, c] and b.cache is not None, "when there is room again they join in order"
+for others, is_over in ((["a"], False), ([], True)):
+    b = FakeRequest("b", log)
+    b.failing, b.failure = "open", MemoryError("no bytes are left")
+    batch = fake_batch([FakeRequest(name, log) for name in others], [b])
+    batch.admit()
+    assert (b.error is b.failure, list(batch.waiting) == [b]) == (is_over, not is_over), (
+        "without anybody who could give memory back, waiting is of no use"
+    )
+b, c = FakeRequest("b", log), FakeRequest("c", log)
+b.failing = "open"
+batch = fake_batch([], [b, c], max_requests=1)
+batch.admit()
 assert b.cache is None and c.error is None, "the one that failed has no cache, the other no error"
 batch = fake_batch([], [], 2)
 batch.admit()
@@ -1224,28 +1424,34 @@ batch = fake_batch([], [b], 2)
 
 def opened_too_late(request):
     request.cache = FakeCache(request)
-    raise ValueError("a cache that does not fit")
+    raise request.failure
 
 
 batch.open_cache = opened_too_late
 batch.admit()
 assert b.cache is None and log == [("close", "b")], "who does not join keeps no cache: release it"
-
-
-def interrupted(request):
-    raise KeyboardInterrupt
-
-
 log.clear()
-b, c = FakeRequest("b", log), FakeRequest("c", log)
-batch = fake_batch([], [b, c], max_requests=2)
-batch.open_cache = interrupted
-try:
-    batch.admit()
-except KeyboardInterrupt:
-    assert b.error is None, "an interrupt is nobody's refusal"
-else:
-    raise AssertionError("an interrupt goes through")
+a, b = FakeRequest("a", log), FakeRequest("b", log)
+b.failure = PoolFull("others hold what it needs")
+batch = fake_batch([a], [b], 2)
+batch.open_cache = opened_too_late
+batch.admit()
+assert b.cache is None and log == [("close", "b")] and list(batch.waiting) == [b], (
+    "who waits keeps none either"
+)
+
+
+for mistake in (KeyboardInterrupt(), ValueError("a bug")):
+    log.clear()
+    b, c = FakeRequest("b", log), FakeRequest("c", log)
+    b.failing, b.failure = "open", mistake
+    batch = fake_batch([], [b, c], max_requests=2)
+    try:
+        batch.admit()
+    except (KeyboardInterrupt, ValueError):
+        assert b.error is None, "what is not one of FAILURES is nobody's refusal"
+    else:
+        raise AssertionError("what is not one of FAILURES goes through")
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-retire", "locked": true, "points": 4, "schema_version": 3, "solution": false}
@@ -1286,7 +1492,7 @@ def step_of(running, waiting=(), plan=None, logits=None, max_requests=4, failing
     def read(pieces):
         log.append(("read", [(request.name, n) for request, n in pieces]))
         if failing:
-            failing.error = ValueError("full")
+            failing.error = CacheFull("full")
         return [None if request is failing else (logits or {}).get(request.name) for request, _ in pieces]
 
     batch.admit = admit
@@ -1316,7 +1522,7 @@ a, b, c = (FakeRequest(name, log) for name in "abc")
 b.failing = "take"
 batch, got = step_of([a, b, c], logits={"a": 1, "b": 2, "c": 3}, failing=a)
 assert ("advance", "a", 1) not in log, "a's cache refused in the pass: nothing of a is committed"
-assert isinstance(b.error, ValueError), "for b nothing could be drawn: that is b's error alone"
+assert isinstance(b.error, NothingToDraw), "for b nothing could be drawn: that is b's error alone"
 assert c.tokens == [3] and batch.running == [c], f"c goes on, a and b have left: {batch.running}"
 ### BEGIN HIDDEN TESTS
 assert got == [c], f"only c got a token, yours {got}"
@@ -1333,7 +1539,7 @@ a, b = FakeRequest("a", log), FakeRequest("b", log)
 a.failing = "advance"
 log.clear()
 batch, got = step_of([a, b], logits={"a": 7, "b": 8})
-assert isinstance(a.error, ValueError) and batch.running == [b], "a cache may also refuse to commit"
+assert isinstance(a.error, CacheFull) and batch.running == [b], "a cache may also refuse to commit"
 assert b.tokens == [8], "and the others go on"
 
 
@@ -1416,7 +1622,34 @@ with_a_small_cache(small_gpt)
 
 # %% [markdown]
 """
-The second has nine tokens, of which its cache has read eight: the ninth was still chosen, and there was no room to read it. Its error says so in numbers, the others wrote their ten, and all three caches are let go.
+The second is refused when it gets its cache, before anything is read: its error says in numbers what would not have fitted. The others wrote their ten, and all three caches are let go.
+
+### Memory runs out, and nobody fails
+
+Eight requests of 9 tokens and 12 new ones each; a pool of module 19 with 16 blocks of 4 tokens, room for three such texts. All eight join as soon as their prompt has room, and after a few steps there is not a block left. For each: the step in which it was done, how often it was put back, and whether it has the tokens that it gets alone.
+"""
+
+
+# %%
+def in_a_small_pool(model, count=8):
+    pool, rng = BlockPool(16, 4, **cache_sizes(model)), np.random.default_rng(0)
+    prompts, done, steps = rng.integers(0, 40, (count, 9)), {}, 0
+    with ContinuousBatch(model, lambda request: PagedKVCache(pool)) as batch:
+        requests = [batch.add(prompt, 12, temperature=0) for prompt in prompts]
+        while batch.waiting or batch.running:
+            batch.step()
+            steps += 1
+            done.update({i: steps for i, r in enumerate(requests) if r.done and i not in done})
+    pool.check([])
+    want = [model.generate(prompt[None], 12, temperature=0)[0].tolist() for prompt in prompts]
+    return [(done[i], r.put_back, r.tokens == want[i]) for i, r in enumerate(requests)]
+
+
+in_a_small_pool(small_gpt)
+
+# %% [markdown]
+"""
+All are complete, in the order in which they came, with the tokens that they get alone. What being put back costs is read a second time, by those who came last.
 
 ### A beginning that was read before
 
@@ -1554,7 +1787,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question 2 (5 points).** When memory for caches runs out in the middle, our batch ends the request that asked. Two other ways: let a request join only when the memory for its longest possible text is free; or take the cache away from the newest request, put it back in the queue and read its whole text again later. What does each cost, and whom? And why would the second, built on your `unread`, change no token? Four to six sentences.
+**Question 2 (5 points).** When memory for caches runs out in the middle, our batch takes the cache away from the youngest request, puts it back in the queue and reads its whole text again later. Two other ways: end the request that asked; or let a request join only when the memory for its longest possible text is free. What does each of the three cost, and whom? And why does ours, built on your `unread`, change no token? Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-memory", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1568,9 +1801,9 @@ Your answer here.
 
 serve many texts with one model, each with its own cache, its own settings and its own end, and show that none of them notices the others.
 
-What systems that serve thousands do besides: the attention of all requests is one kernel instead of a loop, over blocks from a common pool (Kwon et al. 2023, arXiv:2309.06180, and your module 19); requests have priorities, and are preempted when memory runs out; prompts are read on other machines than those that write.
+What systems that serve thousands do besides: the attention of all requests is one kernel instead of a loop, over blocks from a common pool (Kwon et al. 2023, arXiv:2309.06180, and your module 19); requests have priorities; prompts are read on other machines than those that write.
 
-Two exercises. First, write the preemption of question 2: when `FAILURES` strikes a running request, put it back at the head of the queue, without its cache, as long as somebody else is running who will give memory back. Which lines of `step` and `admit` change? Second, change `share_out` so that the shortest prompt is read first. Measure the mean and the longest time to the first token for a mixed queue, before and after, and say who pays.
+Two exercises. First, let a request that is put back keep what it has: copy its keys and values out of the pool, and back when it joins again (vLLM calls it swapping). From which length of text on is that quicker than reading it again, on your machine? Second, change `share_out` so that the shortest prompt is read first. Measure the mean and the longest time to the first token for a mixed queue, before and after, and say who pays.
 
 The next door: nothing is left that a language model needs in order to run. Take your caches from modules 17 to 19, give each to `make_cache`, and see which of them lets the most texts run in the same memory.
 """

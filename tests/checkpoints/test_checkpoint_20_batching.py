@@ -14,13 +14,22 @@ from tinytorch.core.tensor import Tensor
 from tinytorch.generation.batch import (
     ContinuousBatch,
     FlatLayer,
+    NothingToDraw,
     Request,
     continuous_steps,
     flatten,
     share_out,
     static_steps,
 )
-from tinytorch.generation.kv_cache import KVCache, cache_bytes, disable_kv_cache, enable_kv_cache
+from tinytorch.generation.kv_cache import (
+    CacheFull,
+    KVCache,
+    cache_bytes,
+    cache_sizes,
+    disable_kv_cache,
+    enable_kv_cache,
+)
+from tinytorch.generation.paged import BlockPool, PagedKVCache
 from tinytorch.models.llama import Llama
 from tinytorch.models.transformer import GPT
 
@@ -85,19 +94,21 @@ def everything(model) -> list:
 class GluedCache:
     """A cache for one row that glues; it counts, it may refuse, and it knows whether it was closed."""
 
-    closed = 0
+    closed, is_broken = 0, False
 
     def __init__(self, refuse=None, failure=None):
         """refuse(layer_idx, seq_pos, T) -> whether update raises `failure`."""
         self.batch_size, self.seq_pos, self.layers, self.log = 1, 0, {}, []
         self.refuse, self.failure = (
             refuse or (lambda *_: False),
-            failure or ValueError("no 17 blocks are left"),
+            failure or CacheFull("no 17 blocks are left"),
         )
 
     def update(self, layer_idx, key, value):
         key, value = np.array(key), np.array(value)
         assert key.shape[0] == value.shape[0] == 1 and key.ndim == 4
+        if self.is_broken and layer_idx == 1:
+            raise KeyboardInterrupt
         self.log.append((layer_idx, self.seq_pos, key.shape[2]))
         if self.refuse(layer_idx, self.seq_pos, key.shape[2]):
             raise self.failure
@@ -248,13 +259,13 @@ def test_whatever_the_schedule(schedule, max_requests, chunk, kind):
             request for request in batch.running if not request.done
         ]  # one failed in a broken-off step
         if breaking and running:
-            victim = running[0].cache  # the first always reads
-            victim.refuse, refuse = (lambda layer, *_: layer == 1), victim.refuse
-            victim.failure, failure = KeyboardInterrupt(), victim.failure
             marks = [request.cache.seq_pos for request in running]
-            with pytest.raises(KeyboardInterrupt):
-                batch.step()
-            victim.refuse, victim.failure = refuse, failure
+            GluedCache.is_broken = True
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    batch.step()
+            finally:
+                GluedCache.is_broken = False
             assert [request.cache.seq_pos for request in running] == marks
             assert everything(model) == before
             return
@@ -299,13 +310,15 @@ def test_whatever_the_schedule(schedule, max_requests, chunk, kind):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 30), max_size=8), st.integers(1, 20))
-def test_the_chunk_is_shared_in_order(unread, chunk):
+def test_the_chunk_is_shared_in_whole_pieces(unread, chunk):
     counts = [int(n) for n in share_out(list(unread), chunk)]
-    reading = [(n, count) for n, count in zip(unread, counts, strict=True) if n > 1]
+    reading = [(min(n, chunk), count) for n, count in zip(unread, counts, strict=True) if n > 1]
     assert all(count == 1 for n, count in zip(unread, counts, strict=True) if n == 1)
-    assert sum(count for _, count in reading) == min(chunk, sum(n for n, _ in reading))
-    hungry = [i for i, (n, count) in enumerate(reading) if count < n]
-    assert all(count == 0 for _, count in reading[hungry[0] + 1 :]) if hungry else True
+    assert all(count in (0, piece) for piece, count in reading), "where it is cut depends on itself alone"
+    assert sum(count for _, count in reading) <= chunk
+    for i, (piece, count) in enumerate(reading):
+        left = chunk - sum(count for _, count in reading[:i])
+        assert (count == piece) == (piece <= left), "a piece that fits is read, in their order"
 
 
 @settings(max_examples=60, deadline=None)
@@ -407,7 +420,7 @@ def test_every_token_is_read_once_and_logits_are_made_for_the_last_only(model):
 # failing alone
 
 
-@pytest.mark.parametrize("failure", [ValueError("17 of 17 blocks are taken"), MemoryError("no bytes")])
+@pytest.mark.parametrize("failure", [CacheFull("17 of 17 blocks are taken"), MemoryError("no bytes")])
 @pytest.mark.parametrize("when", [0, 6, 11])
 def test_one_fails_the_others_do_not_notice(model, failure, when):
     last = len(model.blocks) - 1
@@ -427,13 +440,18 @@ def test_one_fails_the_others_do_not_notice(model, failure, when):
             assert request.error is None and request.tokens == alone(model, prompt, new, temperature=0)
 
 
-def test_a_full_kvcache_says_so_in_numbers(kind, model):
+def test_a_cache_that_is_too_short_is_refused_before_anything_is_read(kind, model):
+    """3 tokens and 9 new ones: 11 are read, the last never is."""
     batch = ContinuousBatch(model)
-    good = batch.add([4], 9, temperature=0)
-    full = batch.add([1, 2, 3], 9, temperature=0, cache=KVCache(1, 6, **SIZES[kind]))
+    with pytest.raises(CacheFull, match=r"11 .*10"):
+        batch.add([1, 2, 3], 9, cache=KVCache(1, 10, **SIZES[kind]))
+    batch.make_cache = lambda request: KVCache(1, 10, **SIZES[kind])
+    full, good = batch.add([1, 2, 3], 9, temperature=0), batch.add([4], 9, temperature=0)
+    fits = batch.add([1, 2, 3], 9, temperature=0, cache=KVCache(1, 11, **SIZES[kind]))
     finish(batch)
-    assert isinstance(full.error, ValueError) and "6" in str(full.error) and "7" in str(full.error)
-    assert full.tokens == alone(model, [1, 2, 3], 4, temperature=0)  # 6 were read, the 7th was written
+    assert isinstance(full.error, CacheFull) and "11" in str(full.error) and "10" in str(full.error)
+    assert full.tokens == [1, 2, 3]
+    assert fits.tokens == alone(model, [1, 2, 3], 9, temperature=0)
     assert good.tokens == alone(model, [4], 9, temperature=0)
 
 
@@ -444,21 +462,128 @@ def test_who_gets_no_cache_fails_alone():
         made.append(request)
         if len(made) == 2:
             raise MemoryError("no room for 3 tokens")
-        return KVCache(1, 30, **(LLAMA_SIZES if len(made) == 3 else GPT_SIZES))
+        return KVCache(1, 30, **GPT_SIZES)
 
     batch = ContinuousBatch(model, make, max_requests=1)
-    requests = [batch.add([i], 3, temperature=0) for i in range(5)]
+    requests = [batch.add([i], 3, temperature=0) for i in range(4)]
     finish(batch)
-    assert [type(r.error) for r in requests] == [
-        type(None),
-        MemoryError,
-        ValueError,
-        type(None),
-        type(None),
-    ]
+    assert [type(r.error) for r in requests] == [type(None), MemoryError, type(None), type(None)]
     assert made == requests and all(r.cache is None for r in requests)
-    for i in (0, 3, 4):
+    for i in (0, 2, 3):
         assert requests[i].tokens == alone(model, [i], 3, temperature=0)
+
+
+def test_who_gets_no_cache_waits_if_others_will_give_memory_back():
+    model, left = MODELS["gpt"], [None, MemoryError("none left"), MemoryError("none left"), None, None]
+
+    def make(request):
+        if (error := left.pop(0)) is not None:
+            raise error
+        return KVCache(1, 30, **GPT_SIZES)
+
+    batch = ContinuousBatch(model, make, max_requests=2)
+    requests = [batch.add([i], 3, temperature=0) for i in range(3)]
+    batch.step()
+    assert batch.running == requests[:1] and list(batch.waiting) == requests[1:], "in their order"
+    finish(batch)
+    assert [r.tokens for r in requests] == [alone(model, [i], 3, temperature=0) for i in range(3)]
+
+
+def test_a_cache_of_another_model_is_a_mistake_of_the_program():
+    batch = ContinuousBatch(MODELS["gpt"], lambda request: KVCache(1, 30, **LLAMA_SIZES))
+    request = batch.add([1], 3)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="num_layers 3, the request needs 2"):
+            batch.step()
+    assert request.error is None and list(batch.waiting) == [request]
+    batch.cancel(request)
+    assert not batch.waiting and request.cache is None
+
+
+# memory runs out
+
+
+@pytest.mark.parametrize(
+    ("blocks", "chunk", "max_requests"), [(6, 64, 8), (8, 3, 8), (13, 5, 5), (40, 64, 8)]
+)
+def test_on_a_pool_that_is_too_small_for_all_everyone_is_completed_in_order(
+    model, blocks, chunk, max_requests
+):
+    pool, done = BlockPool(blocks, 4, **cache_sizes(model)), []
+    prompts = [[(3 * i + j) % V for j in range(5 + i % 5)] for i in range(8)]
+    batch = ContinuousBatch(model, lambda _: PagedKVCache(pool), max_requests, chunk)
+    requests = [batch.add(prompt, 12, temperature=0) for prompt in prompts]
+    for _ in range(400):
+        if not (batch.waiting or batch.running):
+            break
+        batch.step()
+        pool.check([r.cache for r in requests if r.cache is not None])
+        done += [i for i, request in enumerate(requests) if request.done and i not in done]
+    assert [r.error for r in requests] == [None] * 8
+    assert done == sorted(done) or max_requests < 8
+    assert [r.tokens for r in requests] == [alone(model, p, 12, temperature=0) for p in prompts]
+    assert (sum(r.put_back for r in requests) > 0) == (blocks < 40) and requests[0].put_back == 0
+    assert all(r.put_back <= 2 for r in requests), "nobody is put back over and over"
+    assert pool.counts()["held"] == 0
+
+
+def test_what_does_not_fit_alone_has_an_error_and_the_others_go_on():
+    model = MODELS["gpt"]
+    pool = BlockPool(4, 4, **GPT_SIZES)
+    batch = ContinuousBatch(model, lambda _: PagedKVCache(pool, max_seq_len=100))
+    requests = [batch.add([1] * 5, new, temperature=0) for new in (12, 13, 12)]
+    finish(batch)
+    assert isinstance(requests[1].error, CacheFull) and "4" in str(requests[1].error)
+    for i in (0, 2):
+        assert requests[i].tokens == alone(model, [1] * 5, 12, temperature=0)
+    held = PagedKVCache(pool)
+    held.reserve(9)
+    alone_there = batch.add([1] * 5, 12)  # and the room is somebody's who will never give it back
+    finish(batch)
+    assert isinstance(alone_there.error, CacheFull) and batch.running == []
+    pool.check([held])
+
+
+def test_a_brought_cache_waits_for_room_and_keeps_what_it_has():
+    model, pool = MODELS["gpt"], BlockPool(8, 4, **GPT_SIZES)
+    mine = PagedKVCache(pool)
+    batch = ContinuousBatch(model, lambda _: PagedKVCache(pool))
+    old = batch.add([1] * 5, 12, temperature=0)
+    brought = batch.add([2] * 5, 12, temperature=0, cache=mine)
+    new = batch.add([3] * 5, 12, temperature=0)
+    finish(batch)
+    for request, token in ((old, 1), (brought, 2), (new, 3)):
+        assert request.error is None and request.tokens == alone(model, [token] * 5, 12, temperature=0)
+    assert brought.put_back == 0 and mine.seq_pos == 16, "it stays yours"
+    both = [PagedKVCache(pool) for _ in "ab"]
+    mine.reset()
+    stuck = [batch.add([4] * 9, 12, temperature=0, cache=cache) for cache in both]
+    finish(batch)  # neither can be put back, so neither can go on; but the batch comes to an end
+    want = alone(model, [4] * 9, 12, temperature=0)
+    for request in stuck:
+        assert isinstance(request.error, CacheFull) and request.tokens == want[: len(request.tokens)]
+
+
+def test_an_error_keeps_no_arrays_alive(model):
+    seen = []
+
+    def make(request):
+        return GluedCache(lambda layer, seq_pos, T: layer == 1 and seq_pos > 2, CacheFull("full"))
+
+    def watch(inner, x):
+        seen.append(weakref.ref(x.data))
+        return inner(x)
+
+    model.blocks[0].wrap("forward", watch)
+    try:
+        batch = ContinuousBatch(model, make)
+        request = batch.add([1, 2, 3], 9)
+        finish(batch)
+    finally:
+        model.blocks[0].unwrap("forward", watch)
+    gc.collect()
+    assert isinstance(request.error, CacheFull) and request.error.__traceback__ is None
+    assert not any(ref() is not None for ref in seen), "the arrays of the pass are still held"
 
 
 def test_logits_that_are_no_numbers_end_one_request(model):
@@ -476,7 +601,7 @@ def test_logits_that_are_no_numbers_end_one_request(model):
         batch.step()
     finally:
         model.unwrap("logits", spoil)
-    assert isinstance(bad.error, ValueError) and len(bad.new_tokens) == 1
+    assert isinstance(bad.error, NothingToDraw) and len(bad.new_tokens) == 1
     finish(batch)
     for request, token in ((good, 1), (also_good, 3)):
         assert request.tokens == alone(model, [token], 5, temperature=0)
@@ -526,7 +651,7 @@ def test_a_step_that_was_broken_off_is_made_again(model):
 
 def test_mistakes_of_the_program_go_through(model):
     before = everything(model)
-    for failure in (ZeroDivisionError("a bug"), RuntimeError("another")):
+    for failure in (ZeroDivisionError("a bug"), RuntimeError("another"), ValueError("shapes (3,) and (4,)")):
         batch = ContinuousBatch(model)
         request = batch.add([1, 2], 3, cache=GluedCache(lambda *_: True, failure))
         with pytest.raises(type(failure)):
@@ -728,6 +853,28 @@ def test_a_cache_serves_one_request():
     assert cache.seq_pos == 4
     with pytest.raises(ValueError, match="4.*3"):
         batch.add([1, 2, 3], 2, cache=cache)
+
+
+def test_a_generator_serves_one_request():
+    batch, rng = ContinuousBatch(MODELS["gpt"]), np.random.default_rng(0)
+    batch.add([1], 2, rng=rng)
+    for same in (rng, rng.bit_generator):
+        with pytest.raises(ValueError, match="its own"):
+            batch.add([1], 2, rng=same)
+    finish(batch)
+    batch.add([1], 2, rng=rng)
+
+
+def test_a_question_of_5_tokens_does_not_wait_behind_a_long_prompt():
+    model, batch = MODELS["gpt"], ContinuousBatch(MODELS["gpt"], chunk=2)
+    long = batch.add([1] * 20, 2, temperature=0)
+    batch.step()
+    short = batch.add([2] * 5, 2, temperature=0)
+    for _ in range(6):  # three pieces, in turn with the other's
+        batch.step()
+    assert len(short.new_tokens) >= 1 and not long.new_tokens
+    finish(batch)
+    assert long.tokens == alone(model, [1] * 20, 2, temperature=0)
 
 
 def test_nothing_to_write_is_done_at_once():

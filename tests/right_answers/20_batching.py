@@ -34,11 +34,17 @@ RIGHT = [
                 self.tokens.extend(self.choose(logits.reshape(1, -1)).tolist())
             """,
             "share_out": """
-                from itertools import accumulate
+                taken = 0
 
-                many = [0 if n == 1 else n for n in unread]
-                before = [0, *accumulate(many)]
-                return [1 if n == 1 else max(0, min(n, chunk - b)) for n, b in zip(unread, before)]
+                def piece(n):
+                    nonlocal taken
+                    own = int(np.clip(n, 1, chunk))
+                    if n > 1:
+                        own *= taken + own <= chunk
+                        taken += own
+                    return own
+
+                return [piece(n) for n in unread]
             """,
             "flatten": """
                 sizes = np.array([len(piece) for piece in pieces])
@@ -88,8 +94,10 @@ RIGHT = [
                         self.open_cache(request)
                         self.running.append(request)
                     except FAILURES as refusal:
-                        request.error = refusal
                         self.release(request)
+                        if self.waiting_helps(refusal):
+                            return
+                        request.error = refusal
                     self.waiting.popleft()
             """,
             "ContinuousBatch.retire": """
@@ -133,11 +141,12 @@ RIGHT = [
                 return steps
             """,
             "share_out": """
-                counts = [int(n == 1) for n in unread]
+                counts, budget = [int(n == 1) for n in unread], chunk
                 for i, n in enumerate(unread):
-                    if n != 1:
-                        counts[i] = min(n, chunk)
-                        chunk = chunk - counts[i]
+                    size = chunk if n > chunk else n
+                    if n != 1 and budget - size >= 0:
+                        counts[i] = size
+                        budget = budget - size
                 return counts
             """,
             "flatten": """
@@ -184,9 +193,12 @@ RIGHT = [
                     try:
                         self.open_cache(request)
                     except FAILURES as error:
-                        request.error = error
                         self.release(request)
-                        continue
+                        if not self.waiting_helps(error):
+                            request.error = error
+                            continue
+                        self.waiting.appendleft(request)
+                        break
                     self.running.append(request)
             """,
             "ContinuousBatch.retire": """

@@ -72,14 +72,26 @@ WRONG = [
     Wrong(
         name="a whole chunk for each prompt",
         part="test-share-out",
-        old="left -= counts[-1]",
+        old="left -= piece",
         new="left = chunk",
     ),
     Wrong(
         name="a prompt that does not fit into the chunk waits for ever",
         part="test-share-out",
-        old="counts.append(min(waiting, left))",
-        new="counts.append(waiting if waiting <= left else 0)",
+        old="piece = min(waiting, chunk)",
+        new="piece = waiting",
+    ),
+    Wrong(
+        name="a piece is cut to what the neighbours leave",
+        part="test-share-out",
+        old="elif piece <= left:\n            counts.append(piece)\n            left -= piece",
+        new="elif left:\n            counts.append(min(piece, left))\n            left -= counts[-1]",
+    ),
+    Wrong(
+        name="behind a piece that waits all wait",
+        part="test-share-out",
+        old="        else:\n            counts.append(0)",
+        new="        else:\n            counts.append(0)\n            left = 0",
     ),
     Wrong(
         name="positions count from 0 in each piece",
@@ -174,18 +186,38 @@ WRONG = [
         new="self.waiting.rotate(1)\n            request = self.waiting[0]",
     ),
     Wrong(
+        name="one without memory ends, though others will give some back",
+        part="test-admit",
+        old="                if self.waiting_helps(error):\n                    break\n",
+        new="",
+    ),
+    Wrong(
+        name="who waits is overtaken",
+        part="test-admit",
+        old="                if self.waiting_helps(error):\n                    break\n",
+        new="                if self.waiting_helps(error):\n                    self.waiting.rotate(-1)\n"
+        "                    if request.failing != self.waiting[0].failing:\n"
+        "                        continue\n                    break\n",
+    ),
+    Wrong(
+        name="who does not join keeps its cache",
+        part="test-admit",
+        old="                self.release(request)\n                if self.waiting_helps",
+        new="                if self.waiting_helps",
+    ),
+    Wrong(
         name="nobody gives the memory back",
         part="test-retire",
-        old="        for request in done:\n            self.release(request)\n",
+        old="        for request in self.running:\n            if request.done:\n"
+        "                self.release(request)\n",
         new="",
     ),
     Wrong(
         name="the list is changed while it is gone through: every second one stays",
         part="test-retire",
-        old="        self.running = [request for request in self.running if not request.done]\n"
-        "        for request in done:\n            self.release(request)\n",
-        new="        for request in self.running:\n            if request.done:\n"
-        "                self.running.remove(request)\n                self.release(request)\n",
+        old="                self.release(request)\n"
+        "        self.running = [request for request in self.running if not request.done]\n",
+        new="                self.running.remove(request)\n                self.release(request)\n",
     ),
     Wrong(
         name="first the commit, then the token",

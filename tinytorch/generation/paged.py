@@ -14,7 +14,7 @@ import numpy as np
 from ..core.attention import scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, wrap_result
-from .kv_cache import fit_mask
+from .kv_cache import CacheFull, PoolFull, fit_mask
 from .window import CacheBase
 
 # %% ../../modules/19_paged/paged_dev.py #blocks
@@ -119,8 +119,8 @@ class PrefixIndex:
             del self.by_digest[known.digest]
 
 # %% ../../modules/19_paged/paged_dev.py #cell-35
-class OutOfBlocks(ValueError):
-    """The pool has not as many blocks as were asked for. Nothing was changed."""
+class OutOfBlocks(PoolFull):
+    """The pool has not as many blocks as were asked for, until others give some back. Nothing was changed."""
 
 # %% ../../modules/19_paged/paged_dev.py #block-pool
 class BlockPool:
@@ -369,6 +369,7 @@ class PagedKVCache(CacheBase):
         sizes = pool.num_layers, pool.num_heads, pool.head_dim
         super().__init__(batch_size, max_seq_len, *sizes, pool.dtype)
         self.pool, self.tables = pool, [[] for _ in range(self.batch_size)]
+        self.reserved = 0  # up to this position the blocks are kept, written or not
 
     def make_room(self, stop: int) -> None:
         """Every row has private slots for positions seq_pos to stop.
@@ -462,11 +463,25 @@ class PagedKVCache(CacheBase):
                 f"{num_tokens} tokens after {self.seq_pos} were not written: {room} slots are held"
             )
         self.seq_pos = stop
-        self.trim()
+        if stop >= self.reserved:
+            self.trim()
+
+    def reserve(self, num_tokens: int) -> None:
+        """Take the blocks for the next `num_tokens` now, and keep them until they are committed.
+
+        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold them; nothing has
+        changed then.
+        """
+        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
+        needed, there = blocks_for(stop, self.pool.block_size), self.pool.num_blocks
+        if needed > there:
+            raise CacheFull(f"{stop} tokens take {needed} blocks, the pool has {there} in all")
+        self.make_room(stop)
+        self.reserved = max(self.reserved, stop)
 
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens. Raises ValueError if fewer are committed."""
-        self.seq_pos = self.check_kept(seq_pos)
+        self.seq_pos, self.reserved = self.check_kept(seq_pos), 0
         self.trim()
 
     def reset(self, batch_size: int | None = None) -> None:

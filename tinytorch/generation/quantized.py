@@ -213,9 +213,12 @@ class QuantizedKVCache(CacheBase):
     blocks: list over layers of (keys, values), QuantizedBlocks: the first `num_quantized` tokens.
     newest: list over layers of (keys, values), arrays (B, H, R, D): the others, position p in slot p % R.
     A pass sees its own tokens exact, and those before as they are stored. `error_bound` says how far off
-    these may be. Keys of 4 bits have a step and a low for each channel of a group of tokens, as in KIVI (Liu
+    these may be, and cuts_matter says that the numbers depend on which tokens were read in one pass. Keys of
+    4 bits have a step and a low for each channel of a group of tokens, as in KIVI (Liu
     et al. 2024, arXiv:2402.02750); otherwise each token and head has a step.
     """
+
+    cuts_matter = True
 
     def __init__(
         self,
