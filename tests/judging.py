@@ -5,10 +5,12 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from tinytorch.tito.author.export import build_module, read_notebook
-from tinytorch.tito.author.notebooks import notebook_text
+from tinytorch.tito.notebook.cells import Cell
+from tinytorch.tito.notebook.files import read as read_notebook
+from tinytorch.tito.notebook.package import build
 from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint
-from tinytorch.tito.process.worker import Cell, Report, Worker
+from tinytorch.tito.process.outcomes import Report
+from tinytorch.tito.process.worker import Worker
 from tinytorch.tito.project import Project
 from toy import REPO
 
@@ -53,10 +55,7 @@ def checkpoint_of(label: str, notebook: dict, root: Path, test_file: Path | None
 def _package_with(label: str, notebook: dict, root: Path) -> None:
     """Make a package at `root` into which the module is exported from this notebook."""
     shutil.copytree(REPO / "tinytorch", root / "tinytorch")  # compiled files too: they stay current
-    path = root / "modules" / label / f"{MODULES[label].name}.ipynb"
-    path.parent.mkdir(parents=True)
-    path.write_text(notebook_text(notebook, "an answer"), encoding="utf-8")
-    target = MODULES[label].export_target()
-    path = build_module(path, root, target).write(root / "tinytorch")
+    source = root / "modules" / label / f"{MODULES[label].name}.ipynb"
+    path = build(notebook, source, root, MODULES[label].export_target()).write(root / "tinytorch")
     for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
         compiled.unlink()

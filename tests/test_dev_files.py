@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tinytorch.tito.author.export import read_notebook
+from tinytorch.tito.notebook.files import read as read_notebook
 from tinytorch.tito.project import Project
 from toy import REPO
 

@@ -13,7 +13,9 @@ import nbformat
 import pytest
 
 import tinytorch
-from tinytorch.tito.author.export import build_module, compare, export_notebook, read_notebook
+from tinytorch.tito.author.export import compare
+from tinytorch.tito.notebook.files import read as read_notebook
+from tinytorch.tito.notebook.package import build_module
 from tinytorch.tito.project import TitoError, find_project
 from toy import REPO, TENSOR, run
 
@@ -217,6 +219,10 @@ def test_a_students_notebook_is_exported_without_running_it(toy):
     assert path.read_text(encoding="utf-8") == TENSOR_PY.replace("tensor_dev.py", "tensor.ipynb")
 
 
+def export_notebook(source, package_dir, target=None):
+    return build_module(source, package_dir.parent, target).write(package_dir)
+
+
 def test_a_notebook_from_elsewhere_is_named_by_its_name(toy, tmp_path):
     (tmp_path / "mine.py").write_text(TENSOR, encoding="utf-8")
     path = export_notebook(tmp_path / "mine.py", toy.project.package_dir)
@@ -230,10 +236,10 @@ def test_a_notebook_from_elsewhere_is_named_by_its_name(toy, tmp_path):
             lambda nb: nb["cells"][1].update(source="#| default_exp core.layers"),
             "this module's place is core.t",
         ),
-        (lambda nb: nb.update(nbformat=3), "notebook format 3"),
-        (lambda nb: nb.pop("cells"), "not a readable notebook"),
-        (lambda nb: nb.update(cells=7), "not a readable notebook"),
-        (lambda nb: nb["cells"][1].update(metadata={"nbgrader": "x"}), "not a readable notebook"),
+        (lambda nb: nb.update(nbformat=3), "its format is 3"),
+        (lambda nb: nb.pop("cells"), "it has no list of cells"),
+        (lambda nb: nb.update(cells=7), "it has no list of cells"),
+        (lambda nb: nb["cells"][1].update(metadata={"nbgrader": "x"}), "unreadable grading metadata"),
     ],
 )
 def test_a_notebook_that_does_not_fit_is_refused(toy, change, message):
@@ -248,10 +254,10 @@ def test_a_notebook_that_does_not_fit_is_refused(toy, change, message):
 
 
 def test_a_notebook_that_is_missing_or_no_json_is_refused(toy, tmp_path):
-    with pytest.raises(TitoError, match=r"There is no notebook .*none\.ipynb"):
+    with pytest.raises(TitoError, match=r"There is no notebook at .*none\.ipynb"):
         export_notebook(tmp_path / "none.ipynb", toy.project.package_dir)
     (tmp_path / "half.ipynb").write_text('{"cells": [', encoding="utf-8")
-    with pytest.raises(TitoError, match="not a readable notebook"):
+    with pytest.raises(TitoError, match="is not a notebook: its JSON is broken"):
         export_notebook(tmp_path / "half.ipynb", toy.project.package_dir)
 
 
@@ -418,7 +424,8 @@ def test_what_is_not_installed_is_named(toy, monkeypatch, missing):
     monkeypatch.setattr("tinytorch.tito.project.find_spec", hide)
     result = toy.tito("export")
     assert result.exit_code == 1
-    assert result.stderr == f"tito: Exporting needs {missing}: pip install -e '.[dev]'\n"
+    what = "Exporting" if missing == "nbdev" else "Reading a dev file"
+    assert result.stderr == f"tito: {what} needs {missing}: pip install -e '.[dev]'\n"
 
 
 # ---- the two settings files

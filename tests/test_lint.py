@@ -5,8 +5,8 @@ import re
 import jupytext
 import pytest
 
-from tinytorch.tito.author.export import PERCENT
 from tinytorch.tito.author.lint import lint_project, split_cells
+from tinytorch.tito.notebook.files import PERCENT
 from toy import REPO
 
 SOLUTION = '"grade_id": "tensor", "locked": false, "schema_version": 3, "solution": true}'

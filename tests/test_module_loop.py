@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tinytorch.tito import console
-from tinytorch.tito.author.notebooks import back_up
+from tinytorch.tito.notebook.files import back_up
+from tinytorch.tito.notebook.files import read as read_notebook
+from tinytorch.tito.notebook.markers import for_student, has_stub
+from tinytorch.tito.notebook.settle import settle
 from tinytorch.tito.process.checkpoint import Checkpoint
-from tinytorch.tito.process.worker import read_notebook
 from tinytorch.tito.project import TitoError
 from tinytorch.tito.student import commands as course
-from tinytorch.tito.student import module as student
-from tinytorch.tito.student.module import for_student, mend, student_module
+from tinytorch.tito.student.module import student_module
 
 NUMBERS = '''\
 # %% [markdown]
@@ -315,18 +316,17 @@ def test_a_changed_check_is_run_as_it_was_handed_out(started):
     started.write(**{"test-double": "pass"})
     said = started.do("test", "3", ok=False)
     assert re.search(r"not written yet +0/30 +test-double", said)
-    assert "`test-double` has been changed" in said
+    assert "`test-double` was changed" in said
 
 
-def test_a_deleted_check_is_missing(started):
+def test_a_deleted_check_is_put_back(started):
     def change(notebook):
         notebook["cells"] = [cell for cell in notebook["cells"] if "root(9)" not in cell["source"]]
 
     started.write(**RIGHT)
     started.edit(change)
-    said = started.do("test", "3", ok=False)
-    assert re.search(r"missing +0/65 +test-root", said)
-    assert "30 of 95 points" in said
+    said = started.do("test", "3")
+    assert "`test-root` was missing and is put back" in said
 
 
 def test_a_renamed_solution_cell_is_named(started):
@@ -338,7 +338,7 @@ def test_a_renamed_solution_cell_is_named(started):
     started.write(**RIGHT)
     started.edit(change)
     said = started.do("test", "3")
-    assert "Note: `double` is missing; a grader puts it back as it was handed out." in said
+    assert "Note: `double` has another label" in said and "95 of 95 points" in said
 
 
 def test_a_copied_check_does_not_count_twice(started):
@@ -355,9 +355,9 @@ def test_a_foreign_check_does_not_count():
     tags = {"grade": True, "grade_id": "mine", "points": 50, "solution": False}
     cells = [{"cell_type": "code", "source": "pass", "metadata": {"nbgrader": tags}}]
     pristine = [{"cell_type": "code", "source": "pass", "metadata": {"nbgrader": tags | {"grade_id": "a"}}}]
-    mended, lost, notes = mend({"cells": cells}, {"cells": pristine})
-    assert [cell.is_test for cell in mended] == [False]
-    assert [part.grade_id for part in lost] == ["a"] and "`mine` is no check" in notes[0]
+    settled = settle({"cells": cells}, {"cells": pristine})
+    assert [cell.grade_id for cell in settled.cells] == ["a"]
+    assert "`a` has another label" in settled.notes[0]
 
 
 def test_hidden_tests_of_a_notebook_with_solutions_are_run(numbers):
@@ -513,9 +513,9 @@ def test_the_place_in_the_package_is_not_the_students_choice(started):
 
     started.write(**RIGHT)
     started.edit(change)
-    said = started.do("complete", "3", ok=False)
-    assert "exports to core.tensor, but this module's place is core.numbers" in said
-    assert not started.package.exists() and not (started.root / "tinytorch/core/tensor.py").exists()
+    assert "was changed; it counts as it was handed out" in started.do("test", "3")
+    started.do("complete", "3")
+    assert started.package.exists() and not (started.root / "tinytorch/core/tensor.py").exists()
 
 
 def test_without_a_checkpoint_test_nothing_is_completed(started):
@@ -739,10 +739,10 @@ def test_the_target_of_a_bundle_is_that_of_the_notebook_handed_out(started):
     started.make_bundle()
     assert student_module(started.toy.project, "3").target() == "core.numbers"
     started.write(**RIGHT)
-    started.edit(lambda notebook: notebook["cells"][1].update(source="#| default_exp core.other"))
-    assert "this module's place is core.numbers" in started.do("complete", "3", ok=False)
-    started.edit(lambda notebook: notebook["cells"][1].update(source="#| default_exp tito.course"))
-    assert "exports to 'tito.course'; it must be" in started.do("complete", "3", ok=False)
+    for place in ("core.other", "tito.cli"):
+        started.edit(lambda notebook, at=place: notebook["cells"][1].update(source=f"#| default_exp {at}"))
+        started.do("complete", "3")
+        assert started.package.exists() and not (started.root / "tinytorch/core/other.py").exists()
 
 
 # ------------------------------------------------------------------------------------------- the real thing
@@ -797,5 +797,5 @@ def test_git_ignores_what_the_loop_writes(repo):
 
 
 def test_stubs_and_answers_are_told_from_what_students_write():
-    assert student.has_stub("def f():\n    # YOUR CODE HERE\n    raise NotImplementedError()")
-    assert not student.has_stub("def f():\n    raise NotImplementedError('not yet')")
+    assert has_stub("def f():\n    # YOUR CODE HERE\n    raise NotImplementedError()")
+    assert not has_stub("def f():\n    raise NotImplementedError('not yet')")

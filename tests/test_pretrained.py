@@ -11,9 +11,9 @@ import pytest
 from tinytorch.models.llama import Llama
 from tinytorch.models.transformer import GPT
 from tinytorch.pretrained import need
-from tinytorch.tito.author.export import read_notebook
 from tinytorch.tito.instructor.leaks import Secrets
-from tinytorch.tito.student.module import for_student
+from tinytorch.tito.notebook.files import read as read_notebook
+from tinytorch.tito.notebook.markers import for_student
 from toy import REPO
 from weight_files import GPT_SIZES, SIZES, random_gpt, write_gguf, write_llama_folder
 

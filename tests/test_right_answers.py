@@ -8,8 +8,8 @@ import pytest
 
 from judging import MODULES, REPO, checkpoint_of, reference, run
 from right_answers import FOLDER, Right, apply_to, load_all
-from tinytorch.tito.instructor.grading.submissions import needed_cells
-from tinytorch.tito.process.worker import PASSED
+from tinytorch.tito.notebook.settle import needed_cells
+from tinytorch.tito.process.outcomes import PASSED
 
 RIGHT = load_all()
 EACH = [pytest.param(label, right, id=f"{label}-{right.name}") for label in RIGHT for right in RIGHT[label]]

@@ -5,22 +5,13 @@ import sys
 
 import pytest
 
-from tinytorch.tito.process.cells_script import compile_cell
+from tinytorch.tito.notebook.cells import cells_of
+from tinytorch.tito.notebook.files import Unreadable
+from tinytorch.tito.notebook.files import read as read_notebook
+from tinytorch.tito.notebook.python import as_python, names_bound
 from tinytorch.tito.process.checkpoint import run_checkpoint
-from tinytorch.tito.process.worker import (
-    BLOCKED,
-    FAILED,
-    MAX_STUCK,
-    NOT_RUN,
-    PASSED,
-    UNWRITTEN,
-    RunnerError,
-    Worker,
-    cells_of,
-    names_bound,
-    read_notebook,
-    run_notebook,
-)
+from tinytorch.tito.process.outcomes import BLOCKED, FAILED, MAX_STUCK, NOT_RUN, PASSED, UNWRITTEN
+from tinytorch.tito.process.worker import RunnerError, Worker
 
 STUB = "def {0}(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()"
 
@@ -330,7 +321,7 @@ def test_magics_keep_the_line_numbers(run):
 
 def test_a_real_syntax_error_is_reported_where_it_is():
     with pytest.raises(SyntaxError) as caught:
-        compile_cell("%matplotlib inline\nx = = 1", "<cell 0>")
+        compile(as_python("%matplotlib inline\nx = = 1"), "<cell 0>", "exec")
     assert caught.value.lineno == 2
 
 
@@ -434,10 +425,11 @@ def test_a_syntax_error_in_the_package_names_its_file(tmp_path):
     assert "tinytorch/half.py, line 1" in part.message
 
 
-def test_run_notebook_reads_a_file_and_works_in_its_folder(tmp_path):
+def test_a_notebook_works_in_its_folder(tmp_path):
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps(notebook(check("t", ["import os\n", "assert os.listdir() == ['n.ipynb']"]))))
-    assert run_notebook(path).ok
+    with Worker(cwd=tmp_path) as worker:
+        assert worker.run(cells_of(read_notebook(path))).ok
 
 
 # -------------------------------------------------------------------------------------------- bad notebooks
@@ -470,15 +462,15 @@ def test_run_notebook_reads_a_file_and_works_in_its_folder(tmp_path):
 def test_unreadable_notebooks_get_one_sentence(tmp_path, content, sentence):
     path = tmp_path / "n.ipynb"
     path.write_bytes(content)
-    with pytest.raises(RunnerError, match=sentence) as caught:
+    with pytest.raises(Unreadable, match=sentence) as caught:
         read_notebook(path)
     assert "n.ipynb" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_notebooks_that_are_not_there(tmp_path):
-    with pytest.raises(RunnerError, match="no notebook at"):
+    with pytest.raises(Unreadable, match="no notebook at"):
         read_notebook(tmp_path / "none.ipynb")
-    with pytest.raises(RunnerError, match="cannot be read"):
+    with pytest.raises(Unreadable, match="cannot be read"):
         read_notebook(tmp_path)
 
 

@@ -8,10 +8,11 @@ module: `pytest -m "" tests/test_wrong_answers.py -k 12_attention`.
 import pytest
 
 from judging import CHECKPOINT_LIMIT, MODULES, checkpoint_of, reference, run
-from tinytorch.tito.instructor.grading.submissions import needed_cells
+from tinytorch.tito.notebook.cells import cells_of
+from tinytorch.tito.notebook.markers import for_student
+from tinytorch.tito.notebook.settle import needed_cells
 from tinytorch.tito.process.checkpoint import run_checkpoint
-from tinytorch.tito.process.worker import PASSED, UNWRITTEN, cells_of
-from tinytorch.tito.student.module import for_student
+from tinytorch.tito.process.outcomes import PASSED, UNWRITTEN
 from toy import REPO
 from wrong_answers import Wrong, apply_to, load_all
 

@@ -5,7 +5,7 @@ from textwrap import dedent
 import right_answers as right_bank
 import wrong_answers as wrong_bank
 from course import Course, with_cell
-from tinytorch.tito.author.export import read_notebook
+from tinytorch.tito.notebook.files import read as read_notebook
 
 
 def wrong_answers(course: Course) -> dict[str, tuple[dict, set[str]]]:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tinytorch.tito.author.export import SOLUTION_MARKER, read_notebook
 from tinytorch.tito.instructor.release import Course, fill_bundle, write_zip
+from tinytorch.tito.notebook.files import read as read_notebook
+from tinytorch.tito.notebook.markers import without_markers
 from tinytorch.tito.project import Project
 from toy import REPO
 
@@ -80,7 +81,7 @@ def solutions_of(dev_file: Path) -> dict[str, str]:
     """{grade_id: the cell as a student would have it}."""
     cells = [cell for cell in read_notebook(dev_file)["cells"] if cell["cell_type"] == "code"]
     tagged = [cell for cell in cells if cell["metadata"].get("nbgrader", {}).get("solution")]
-    return {cell["id"]: SOLUTION_MARKER.sub("", cell["source"]) for cell in tagged}
+    return {cell["id"]: without_markers(cell["source"]) for cell in tagged}
 
 
 def test_the_walk(tmp_path):

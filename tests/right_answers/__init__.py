@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent, indent
 
-from tinytorch.tito.project import parse_python
+from tinytorch.tito.notebook.python import parse as parse_python
 from wrong_answers import load_list, solution_regions
 
 FOLDER = Path(__file__).parent

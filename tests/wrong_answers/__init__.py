@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinytorch.tito.project import parse_python
+from tinytorch.tito.notebook.python import parse as parse_python
 
 FOLDER = Path(__file__).parent
 

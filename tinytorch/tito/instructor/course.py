@@ -1,6 +1,5 @@
 """A standard nbgrader course: config, source/, release/ and gradebook, made by nbgrader's own code."""
 
-import json
 import os
 import re
 import shutil
@@ -10,8 +9,8 @@ import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tinytorch.tito.author.export import read_notebook
-from tinytorch.tito.author.notebooks import MAKER, is_untouched, notebook_text
+from tinytorch.tito.author.notebooks import MAKER
+from tinytorch.tito.notebook import files
 from tinytorch.tito.project import Module, Project, TitoError, need_package, write_text
 
 CONFIG = """\
@@ -48,8 +47,8 @@ def prepare_course(project: Project, module: Module, course_dir: Path | str) -> 
     if not config.exists():
         write_text(config, CONFIG)
     source = course / "source" / module.label / module.notebook.name
-    text = notebook_text(read_notebook(module.dev_file), MAKER)
-    made_here = not source.exists() or is_untouched(source)
+    text = files.text_of(files.read(module.dev_file), MAKER)
+    made_here = not source.exists() or files.is_untouched(source, MAKER)
     if made_here and not (source.exists() and source.read_text(encoding="utf-8") == text):
         fresh = text
     else:
@@ -94,9 +93,7 @@ def generate_release(course: Path, module: Module, gradebook: Path | None = None
     if not result["success"] or not release.is_file():
         why = reason_of(result)
         raise TitoError(f"nbgrader could not make the release of module {module.number}: {why}")
-    notebook = json.loads(release.read_text(encoding="utf-8"))
-    notebook["metadata"].pop("tinytorch", None)  # the stamp speaks of the source
-    write_text(release, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    write_text(release, files.text_of(files.read(release)))  # without the stamp, which speaks of the source
     return release
 
 

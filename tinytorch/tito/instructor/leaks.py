@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinytorch.tito.notebook.markers import HIDDEN, MARKS, SOLUTION, lines_of
+
 TELLING = 24  # characters, spaces not counted: a shorter line may be anybody's
 RUN = 3  # so many lines in a row tell, however short each is
-REGION = re.compile(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS|MARK SCHEME)")
 # Lines that tell nothing by themselves: imports, handlers, a loop over a plain name, a call of nothing.
 BOILERPLATE = re.compile(r"(except|import|from)\b|for [\w, ]+ in [\w.]+:$|[\w.]+\(\)$")
 PRINTABLE = re.compile(rb"[\t\n\r -~]{16,}")  # what is text in a file that is none
@@ -37,14 +38,14 @@ class Secrets:
         """
         secrets = cls()
         for label, notebook in solutions.items():
-            secrets._add(notebook, "SOLUTION", secrets.solution, f"module {label[:2]}'s solution")
+            secrets._add(notebook, SOLUTION, secrets.solution, f"module {label[:2]}'s solution")
         for label, notebook in hidden.items():
-            for name in ("HIDDEN TESTS", "MARK SCHEME"):
+            for name in (HIDDEN, MARKS):
                 secrets._add(notebook, name, secrets.hidden, f"a hidden test of module {label[:2]}")
         known = [cell["source"] for notebook in shown for cell in notebook["cells"]]
         for notebook in opened:
             for cell in notebook["cells"]:
-                known += ["\n".join(lines) for name, lines in regions(cell) if name in ("", "SOLUTION")]
+                known += ["\n".join(regions(cell).get(name, ())) for name in ("", SOLUTION)]
         known = "\n".join(map(squeeze, known))
         for table in (secrets.solution, secrets.hidden):
             for line in [line for line in table if line in known]:
@@ -53,18 +54,15 @@ class Secrets:
 
     def _add(self, notebook: dict, name: str, table: dict, whose: str) -> None:
         for cell in notebook["cells"]:
-            for found, lines in regions(cell):
-                if found != name:
-                    continue
-                lines = [line for line in lines if line.strip()]
-                for line in lines:
-                    code = line.split("  #")[0].strip()
-                    if len(squeeze(code)) >= TELLING and not BOILERPLATE.match(code):
-                        table.setdefault(squeeze(code), (code, whose))
-                for i in range(len(lines) - RUN + 1):
-                    run = squeeze("\n".join(lines[i : i + RUN]))
-                    if len(run) >= TELLING:
-                        table.setdefault(run, (lines[i].strip() + " ...", whose))
+            lines = [line for line in regions(cell).get(name, ()) if line.strip()]
+            for line in lines:
+                code = line.split("  #")[0].strip()
+                if len(squeeze(code)) >= TELLING and not BOILERPLATE.match(code):
+                    table.setdefault(squeeze(code), (code, whose))
+            for i in range(len(lines) - RUN + 1):
+                run = squeeze("\n".join(lines[i : i + RUN]))
+                if len(run) >= TELLING:
+                    table.setdefault(run, (lines[i].strip() + " ...", whose))
 
     def found_in(self, path: Path, public: bool = False) -> str | None:
         """What the file gives away, None if nothing.
@@ -87,21 +85,18 @@ class Secrets:
         return None
 
 
-def regions(cell: dict) -> list[tuple[str, list[str]]]:
-    """[("" | "SOLUTION" | "HIDDEN TESTS" | "MARK SCHEME", lines), ...] of a cell, in order.
+def regions(cell: dict) -> dict[str, list[str]]:
+    """{"" | "SOLUTION" | "HIDDEN TESTS" | "MARK SCHEME": lines, ...} of a cell.
 
     A code cell to be solved that marks no region is a solution as a whole.
     """
-    found: list[tuple[str, list[str]]] = [("", [])]
-    for line in cell["source"].splitlines():
-        marker = REGION.search(line)
-        if marker is None:
-            found[-1][1].append(line)
-        else:
-            found.append((marker[2] if marker[1] == "BEGIN" else "", []))
-    tags = cell["metadata"].get("nbgrader", {})
-    if tags.get("solution") and cell["cell_type"] == "code" and len(found) == 1:
-        found = [("SOLUTION", found[0][1])]
+    found: dict[str, list[str]] = {}
+    for line in lines_of(cell["source"])[0]:
+        if not line.is_marker:
+            found.setdefault(line.region, []).append(line.text)
+    if cell["metadata"].get("nbgrader", {}).get("solution") and cell["cell_type"] == "code":
+        if SOLUTION not in found:
+            found = {SOLUTION: cell["source"].splitlines()}
     return found
 
 

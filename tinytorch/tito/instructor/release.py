@@ -17,10 +17,14 @@ from pathlib import Path
 
 import click
 
-from tinytorch.tito.author.export import build_module, read_notebook
-from tinytorch.tito.author.notebooks import MAKER, notebook_text
+from tinytorch.tito.author.notebooks import MAKER
 from tinytorch.tito.instructor.course import generate_release, swap_in
 from tinytorch.tito.instructor.leaks import Secrets
+from tinytorch.tito.notebook import files
+from tinytorch.tito.notebook.cells import cells_of
+from tinytorch.tito.notebook.files import put
+from tinytorch.tito.notebook.markers import for_student
+from tinytorch.tito.notebook.package import build
 from tinytorch.tito.process.worker import clean_environment
 from tinytorch.tito.project import (
     EXPORT_FOLDERS,
@@ -30,9 +34,7 @@ from tinytorch.tito.project import (
     need_package,
     need_project,
     project_version,
-    write_text,
 )
-from tinytorch.tito.student.module import for_student
 
 # Besides the runtime's own: exporting, the checkpoint, the plots, and a kernel for Jupyter or VS Code.
 STUDENT_TOOLS = ("nbdev", "pytest", "hypothesis", "matplotlib", "ipykernel")
@@ -65,10 +67,12 @@ class Course:
         return self.project.modules()
 
     def notebook(self, module: Module) -> dict:
-        return self._once("notebook", module, lambda: read_notebook(module.dev_file))
+        return self._once("notebook", module, lambda: files.read(module.dev_file))
 
     def exported(self, module: Module):
-        return self._once("exported", module, lambda: build_module(module.dev_file, self.project.root))
+        return self._once(
+            "exported", module, lambda: build(self.notebook(module), module.dev_file, self.project.root)
+        )
 
     def _once(self, what: str, module: Module, make):
         if (what, module) not in self.cache:
@@ -122,8 +126,8 @@ def fill_bundle(course: Course, module: Module, stage: Path, from_scratch: bool)
         released += [(other, stage / "modules" / other.label) for other in course.earlier(module)]
     for unit, folder in released:
         text = released_notebook(course, unit)
-        _put(folder / unit.notebook.name, text)
-        _put(stage / ".tito" / "pristine" / f"{unit.label}.ipynb", text)
+        put(folder / unit.notebook.name, text)
+        put(stage / ".tito" / "pristine" / f"{unit.label}.ipynb", text)
         name = f"test_checkpoint_{unit.label}.py"
         checkpoint = project.root / "tests" / "checkpoints" / name
         if not checkpoint.is_file():
@@ -150,19 +154,20 @@ def fill_bundle(course: Course, module: Module, stage: Path, from_scratch: bool)
         shutil.copytree(folder, stage / "milestones" / folder.name, ignore=ignored, symlinks=False)
     if (project.root / "LICENSE").is_file():
         _copy(project.root / "LICENSE", stage / "LICENSE")
-    _put(stage / "pyproject.toml", _pyproject(project, module))
-    _put(stage / "README.md", _readme(course, module, milestones, from_scratch))
+    put(stage / "pyproject.toml", _pyproject(project, module))
+    put(stage / "README.md", _readme(course, module, milestones, from_scratch))
 
 
 def released_notebook(course: Course, module: Module) -> str:
     """The notebook as nbgrader releases it; TitoError if a cell of it is not what we expect of nbgrader."""
     with tempfile.TemporaryDirectory(prefix="tito-release-") as folder:
         source = Path(folder) / "source" / module.label / module.notebook.name
-        _put(source, notebook_text(course.notebook(module), MAKER))
+        put(source, files.text_of(course.notebook(module), MAKER))
         release = generate_release(Path(folder), module)
+        released = files.read(release)
         text = release.read_text(encoding="utf-8")
     want = [cell["source"] for cell in for_student(course.notebook(module))["cells"]]
-    have = ["".join(cell["source"]) for cell in json.loads(text)["cells"]]
+    have = [cell["source"] for cell in released["cells"]]
     for place, (wanted, found) in enumerate(zip(want, have, strict=True)):
         if wanted.strip() != found.strip():
             raise TitoError(
@@ -204,7 +209,7 @@ def prove(course: Course, module: Module, stage: Path) -> None:
     """nbgrader's validator passes the solved notebook and fails every test of the released one."""
     with tempfile.TemporaryDirectory(prefix="tito-proof-") as folder:
         solved, released = Path(folder) / "solved", Path(folder) / "released"
-        _put(solved / module.notebook.name, notebook_text(course.notebook(module), MAKER))
+        put(solved / module.notebook.name, files.text_of(course.notebook(module), MAKER))
         _copy(stage / module.notebook.name, released / module.notebook.name)
         package = Path(folder) / "package" / "tinytorch"
         shutil.copytree(stage / "tinytorch", package)
@@ -218,21 +223,12 @@ def prove(course: Course, module: Module, stage: Path) -> None:
         first = cells[0].get("error") or cells[0]["source"]
         why = [line for line in re.sub(r"\x1b\[[\d;]*m", "", first).splitlines() if line.strip()][-1]
         raise TitoError(f"The solved notebook of module {module.number} does not validate ({kind}: {why}).")
-    tests = [cell["source"] for cell in json_cells(stage / module.notebook.name) if is_auto_test(cell)]
+    tests = [cell.source for cell in cells_of(files.read(stage / module.notebook.name)) if cell.is_test]
     failed = {cell["source"].strip() for cell in released_says.get("failed", [])}
-    earned = [source for source in map("".join, tests) if source.strip() not in failed]
+    earned = [source for source in tests if source.strip() not in failed]
     if earned or not tests:
         what = f"earns the points of {earned[0].splitlines()[0]!r}" if earned else "has no test"
         raise TitoError(f"The released notebook of module {module.number} {what} with nothing written in it.")
-
-
-def json_cells(path: Path) -> list[dict]:
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
-def is_auto_test(cell: dict) -> bool:
-    tags = cell["metadata"].get("nbgrader", {})
-    return cell["cell_type"] == "code" and bool(tags.get("grade"))
 
 
 def _validate(notebook: Path, package_root: Path) -> dict:
@@ -284,11 +280,6 @@ def write_zip(folder: Path, archive: Path) -> Path:
             entry.external_attr = 0o644 << 16
             out.writestr(entry, path.read_bytes())
     return archive
-
-
-def _put(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
 
 
 def _copy(source: Path, path: Path) -> None:

@@ -4,7 +4,8 @@
 # itself. A job is one line of JSON on stdin: {"root": folder that holds tinytorch, or null, "cells": [[index,
 # source, is it a graded test], ...]}. Events, one a line, leave by what was stdout when Python began.
 
-import ast
+import __future__
+
 import builtins
 import gc
 import io
@@ -54,47 +55,7 @@ class _NoInput(io.TextIOBase):
     read = readline
 
 
-_CELL_MAGIC = re.compile(r"\s*%%(\w+)")
-_LINE_MAGIC = re.compile(r"\s*(?:[%!?]|[\w., ]+=\s*[%!]|[\w.]+\?{1,2}\s*$)")
-_RUNS_ITS_BODY = {"time", "timeit", "capture", "prun"}
-
-
-def compile_cell(source: str, filename: str):
-    """A cell's code without IPython's magics, shell lines and `get_ipython()` calls, line numbers kept."""
-    lines = source.split("\n")
-    first = next((i for i, line in enumerate(lines) if line.strip()), 0)
-    magic = _CELL_MAGIC.match(lines[first]) if lines else None
-    if magic:
-        if magic[1] not in _RUNS_ITS_BODY:
-            return compile("", filename, "exec")
-        lines[first] = ""
-    while True:
-        try:
-            tree = ast.parse("\n".join(lines), filename)
-            break
-        except SyntaxError as error:
-            at = (error.lineno or 0) - 1
-            if not (0 <= at < len(lines) and _LINE_MAGIC.match(lines[at])):
-                raise
-            indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
-            lines[at] = indent + "pass"
-    for node in ast.walk(tree):
-        for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                setattr(
-                    node, name, [ast.copy_location(ast.Pass(), s) if _asks_ipython(s) else s for s in block]
-                )
-    return compile(tree, filename, "exec")
-
-
-def _asks_ipython(statement) -> bool:
-    if not isinstance(statement, ast.Expr):
-        return False
-    node = statement.value
-    while isinstance(node, (ast.Call, ast.Attribute)):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return isinstance(node, ast.Name) and node.id == "get_ipython" and isinstance(statement.value, ast.Call)
+FUTURE = __future__.annotations.compiler_flag  # the one that is no part of Python yet
 
 
 _STUB = re.compile(r"\s*raise NotImplementedError(\(\s*\))?\s*(#.*)?$")
@@ -148,7 +109,7 @@ def _text_of(error, sources) -> str:
         return f"(its text cannot be shown: {type(inner).__name__})"
 
 
-def _run_cell(index, source, is_test, namespace, sources) -> dict:
+def _run_cell(index, source, is_test, namespace, sources, futures) -> dict:
     filename = f"<cell {index}>"
     sources[filename] = (index, source)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -160,7 +121,10 @@ def _run_cell(index, source, is_test, namespace, sources) -> dict:
     try:
         with warnings.catch_warnings():  # also lets a warning of an earlier cell show again
             sys.stdout, sys.stderr = stdout, stderr
-            exec(compile_cell(source, filename), namespace)
+            code = compile(source, filename, "exec", flags=sum(futures), dont_inherit=True)
+            if code.co_flags & FUTURE:
+                futures.add(FUTURE)  # as in a kernel, it holds for the cells below
+            exec(code, namespace)
     except BaseException as error:
         frames = _frames(error, sources)
         result.update(
@@ -207,10 +171,16 @@ def _run_job(job, send):
     main = types.ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, display=lambda *values: print(*values, sep="\n"))
     sys.modules["__main__"] = main
-    sources = {}
+    sources, futures = {}, set()
     for index, source, is_test in job["cells"]:
         send({"event": "begin", "cell": index})
-        send({"event": "end", "cell": index, **_run_cell(index, source, is_test, main.__dict__, sources)})
+        send(
+            {
+                "event": "end",
+                "cell": index,
+                **_run_cell(index, source, is_test, main.__dict__, sources, futures),
+            }
+        )
     for filename in sources:
         linecache.cache.pop(filename, None)
     main.__dict__.clear()

@@ -26,6 +26,49 @@ class Checkpoint:
         return self.passed > 0 and not self.failed
 
 
+@dataclass
+class ImportTry:
+    """What became of an attempt to import a module of a package."""
+
+    broken_line: int | None = None  # the line of its file at which the import failed, None if it did not
+    broken_by: str = ""
+
+
+# What `python -c` runs: the import, then one line, `line reason`, if it failed.
+_IMPORT = """
+import importlib, sys, traceback
+root, name = sys.argv[1:]
+sys.path.insert(0, root)
+try:
+    importlib.import_module(name)
+except BaseException as error:
+    file = root + "/" + name.replace(".", "/") + ".py"
+    at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    line = at[0] if at else getattr(error, "lineno", None) or 0
+    print(line, f"{type(error).__name__}: {error}".splitlines()[0], flush=True)
+"""
+
+
+def try_import(package_root: Path, target: str, time_limit: float = 60.0) -> ImportTry:
+    """Imports `tinytorch.<target>` of a package in a process of its own. One that hangs is not blamed."""
+    command = [sys.executable, "-P", "-c", _IMPORT, str(package_root.resolve()), f"tinytorch.{target}"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=package_root,
+            env=clean_environment() | {"PYTHONUTF8": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=time_limit,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        return ImportTry()  # the checkpoint will say so
+    line, _, why = (done.stdout.strip().splitlines() or [""])[-1].partition(" ")
+    return ImportTry(int(line), why) if line.isdigit() else ImportTry()
+
+
 # What `python -c` runs: pytest, with `tinytorch` from one folder and nothing else from there.
 _PYTEST = """
 import sys

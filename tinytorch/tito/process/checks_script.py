@@ -4,13 +4,14 @@
 # stdin: {"root": folder that holds tinytorch, "target": the student's module in it, "token": what each line
 # of the report begins with, "name": the test file's name, "source": its text}. One line of JSON a test leaves
 # by what was stdout when Python began: [token, name, outcome, message], then [token, "changed", "", names],
-# and at last [token, "end", "", ""].
+# and at last [token, "end", "", ""]. [token, "import", line, message]: the student's module does not import.
 
 import importlib
 import json
 import os
 import sys
 import tempfile
+import traceback
 import types
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def main() -> None:
         def pytest_collection(self):
             import_package(Path(job["root"]), job["target"])
             before.update(attributes(kept))
+            try:
+                importlib.import_module(f"tinytorch.{job['target']}")
+            except BaseException as error:  # whatever it is, it must not stop the report
+                send("import", *broken_at(error, job))
+                finish()
+                raise
 
         def pytest_runtest_logreport(self, report):
             name = report.nodeid.partition("::")[2]
@@ -73,6 +80,10 @@ def main() -> None:
         report.write(json.dumps([job["token"], *line]) + "\n")
         report.flush()
 
+    def finish():
+        send("changed", "", sorted(changed))
+        send("end", "", "")
+
     sys.path.insert(0, job["root"])
     folder = Path(tempfile.mkdtemp())
     file = folder / job["name"]
@@ -89,14 +100,21 @@ def main() -> None:
         os.devnull,
     ]
     pytest.main([*arguments, "-W", "error"], plugins=[Reporter()])
-    send("changed", "", sorted(changed))
-    send("end", "", "")
+    finish()
 
 
 def _reason(report) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash is not None else str(report.longrepr or "")
     return text.strip()[:MESSAGE_LIMIT]
+
+
+def broken_at(error: BaseException, job: dict) -> tuple[int, str]:
+    """The line of the student's module at which its import failed, and why."""
+    file = str(Path(job["root"], "tinytorch", *job["target"].split(".")).with_suffix(".py"))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    text = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+    return (lines[0] if lines else getattr(error, "lineno", None) or 0), text[:MESSAGE_LIMIT]
 
 
 def import_package(root: Path, target: str) -> None:

@@ -12,26 +12,24 @@ from pathlib import Path
 import click
 
 from tinytorch.tito.console import Spinner, count, indented, say, show_table
-from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint
-from tinytorch.tito.process.worker import (
+from tinytorch.tito.notebook.cells import cells_of
+from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint, try_import
+from tinytorch.tito.process.outcomes import (
     BLOCKED,
     FAILED,
-    MISSING,
     NOT_RUN,
     PASSED,
-    TIME_LIMIT,
     UNWRITTEN,
     Part,
     Report,
-    cells_of,
 )
+from tinytorch.tito.process.worker import TIME_LIMIT
 from tinytorch.tito.project import Project, TitoError, need_package, need_project
 from tinytorch.tito.student.module import Progress, StudentModule, student_module, student_modules
 
 COLOURS = {
     PASSED: "green",
     FAILED: "red",
-    MISSING: "red",
     BLOCKED: "yellow",
     NOT_RUN: "yellow",
     UNWRITTEN: "cyan",
@@ -152,21 +150,27 @@ def complete(number: str, time_limit: float) -> None:
 
 def _install(unit: StudentModule):
     """Prove the export beside the package, then put it in: whatever ends this early changes nothing."""
-    number, package = unit.module.number, unit.project.package_dir
-    built = unit.build()
+    number, package, export = unit.module.number, unit.project.package_dir, unit.export()
     with tempfile.TemporaryDirectory(prefix="tito-complete-") as folder:
         copy = Path(folder) / package.name
         shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        built.write(copy)
+
+        def attempt(built):
+            built.write(copy)
+            return try_import(Path(folder), built.target)
+
         with Spinner(f"checkpoint of module {number}"):
+            export.until_it_imports(attempt)
             checkpoint = run_checkpoint(unit.checkpoint_file, root=unit.project.root, package_root=folder)
+    for note in export.notes:
+        say(f"Note: {note}.")
     if not checkpoint.ok:
         _explain(checkpoint)
         raise TitoError(
             f"Nothing was changed, because the checkpoint of module {number} failed: "
             f"{', '.join(checkpoint.failed)}."
         )
-    path, kept = unit.install(built)
+    path, kept = unit.install(export.built)
     if kept:
         say(f"The package file before it is kept: {unit.shown(kept)}")
     return path, checkpoint

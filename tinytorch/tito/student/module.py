@@ -3,84 +3,26 @@
 # What can be told from the files is told from the files. Kept in `.tito/` (ignored by git) are only the
 # notebook as it was handed out, the result of the last test run, and the hashes of what was completed.
 
-import copy
 import hashlib
 import json
-import re
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from tinytorch.tito.author.export import ExportedModule, build_module
-from tinytorch.tito.author.export import read_notebook as read_dev_file
 from tinytorch.tito.author.notebooks import MAKER as SOLUTIONS_MAKER
-from tinytorch.tito.author.notebooks import back_up, cells_hash, is_untouched, notebook_text
-from tinytorch.tito.process.worker import (
-    MISSING,
-    PASSED,
-    Cell,
-    Part,
-    Report,
-    RunnerError,
-    Worker,
-    cells_of,
-    read_notebook,
-)
-from tinytorch.tito.project import DEFAULT_EXP, Module, Project, TitoError, need_package, write_text
+from tinytorch.tito.notebook import files
+from tinytorch.tito.notebook.cells import Cell, cells_of
+from tinytorch.tito.notebook.files import back_up, fingerprint, is_untouched
+from tinytorch.tito.notebook.markers import for_student, has_stub, is_answered, target_of
+from tinytorch.tito.notebook.package import Export, ExportedModule
+from tinytorch.tito.notebook.settle import Settled, settle
+from tinytorch.tito.process.outcomes import PASSED, Part, Report
+from tinytorch.tito.process.worker import Worker
+from tinytorch.tito.project import Module, Project, TitoError, need_package, write_text
 
 MAKER = "tito module start"
-CODE_STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
-TEXT_STUB = "YOUR ANSWER HERE"
-
-
-def for_student(notebook: dict) -> dict:
-    """The notebook without solutions and hidden tests.
-
-    It is what nbgrader's ClearSolutions and ClearHiddenTests make. Locked cells are marked so that Jupyter
-    lets nobody edit them by mistake.
-    """
-    notebook = copy.deepcopy(notebook)
-    for cell in notebook["cells"]:
-        tags = cell["metadata"].get("nbgrader", {})
-        is_code = cell["cell_type"] == "code"
-        stub = CODE_STUB if is_code else (TEXT_STUB,)
-        source, regions = _replace_region(cell["source"], "SOLUTION", stub)
-        if regions and not tags.get("solution"):
-            raise TitoError(
-                f"A cell with a solution in it is not marked as a solution cell: {source[:60]!r}."
-            )
-        if tags.get("solution") and not regions:
-            source = "\n".join(stub)
-        source, regions = _replace_region(source, "HIDDEN TESTS", ())
-        if regions and not tags.get("grade"):
-            raise TitoError(f"A cell with hidden tests in it is not marked as graded: {source[:60]!r}.")
-        cell["source"] = source
-        if tags.get("grade") or tags.get("solution") or tags.get("locked"):
-            cell["metadata"]["deletable"] = False
-        if tags.get("locked") and not tags.get("solution"):
-            cell["metadata"]["editable"] = False
-    return notebook
-
-
-def _replace_region(source: str, name: str, stub: tuple[str, ...]) -> tuple[str, int]:
-    """Put `stub` in place of each BEGIN..END region -> the new source, how many regions there were."""
-    lines, regions, inside = [], 0, False
-    for line in source.split("\n"):
-        if f"BEGIN {name}" in line:
-            if inside:
-                raise TitoError(f"A BEGIN {name} stands inside another: {line.strip()!r}.")
-            inside, regions = True, regions + 1
-            indent = re.match(r"\s*", line)[0]
-            lines += [indent + stub_line for stub_line in stub]
-        elif f"END {name}" in line:
-            inside = False
-        elif not inside:
-            lines.append(line)
-    if inside:
-        raise TitoError(f"A BEGIN {name} has no END {name}.")
-    return "\n".join(lines), regions
 
 
 def student_modules(project: Project) -> list["StudentModule"]:
@@ -138,12 +80,12 @@ class StudentModule:
                 f"There is no notebook {self.shown(self.notebook)} yet; "
                 f"begin with: tito module start {self.module.number}"
             )
-        return _reading(self.notebook)
+        return files.read(self.notebook)
 
     def pristine(self) -> dict | None:
         """The notebook as handed out; None if nobody knows it any more."""
         if self.pristine_file.is_file() and not self.is_solutions():
-            return _reading(self.pristine_file)
+            return files.read(self.pristine_file)
         if self.module.dev_file.is_file():
             return self.fresh()
         return None
@@ -151,7 +93,7 @@ class StudentModule:
     def fresh(self) -> dict:
         """The student's notebook, made from the dev file."""
         need_package("jupytext", "Making a notebook from its dev file")
-        return for_student(read_dev_file(self.module.dev_file))
+        return for_student(files.read(self.module.dev_file))
 
     def is_solutions(self) -> bool:
         """Whether what lies there is the notebook with the solutions, as `tito notebooks` made it."""
@@ -162,11 +104,7 @@ class StudentModule:
         """Where the module exports to, by the dev file or the notebook as handed out."""
         if self.module.dev_file.is_file():
             return self.module.export_target()
-        for cell in (self.pristine() or self.read())["cells"]:
-            found = DEFAULT_EXP.search(cell["source"])
-            if found and cell["cell_type"] == "code":
-                return found.group(1)
-        return None
+        return target_of(self.pristine() or self.read())
 
     def package_file(self) -> Path:
         target = self.target()
@@ -181,12 +119,12 @@ class StudentModule:
     def place_notebook(self) -> None:
         """Write a fresh notebook for the student, and keep it as it was handed out."""
         if self.module.dev_file.is_file():
-            text = notebook_text(self.fresh(), MAKER)
+            text = files.text_of(self.fresh(), MAKER)
             self.pristine_file.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.pristine_file, text)
             write_text(self.notebook, text)
         elif self.pristine_file.is_file():
-            _reading(self.pristine_file)
+            files.read(self.pristine_file)
             write_text(self.notebook, self.pristine_file.read_text(encoding="utf-8"))
         else:
             raise TitoError(
@@ -211,28 +149,34 @@ class StudentModule:
 
     # ------------------------------------------------------------------------------------------- test
 
+    def settled(self, notebook: dict | None = None) -> Settled:
+        """What counts of the student's notebook, told as the grader tells it."""
+        notebook = notebook or self.read()
+        return settle(notebook, notebook if self.is_solutions() else self.pristine() or notebook)
+
     def test(self, time_limit: float, progress=None) -> Report:
         """Run the student's notebook and remember the result."""
         notebook = self.read()
-        cells, lost, notes = mend(notebook, self.pristine())
-        if not any(cell.is_test for cell in cells) and not lost:
+        settled = self.settled(notebook)
+        if not any(cell.is_test for cell in settled.cells):
             raise TitoError(f"{self.shown(self.notebook)} holds no graded part.")
-        try:
-            with Worker(root=self.project.root, cwd=self.notebook.parent) as worker:
-                report = worker.run(cells, time_limit=time_limit, progress=progress)
-        except RunnerError as error:
-            raise TitoError(str(error)) from None
-        report.parts += lost
-        report.notes[:0] = notes
+        with Worker(root=self.project.root, cwd=self.notebook.parent) as worker:
+            report = worker.run(settled.cells, time_limit=time_limit, progress=progress)
+        report.notes[:0] = settled.notes + settled.advice
         parts = [asdict(part) | {"output": ""} for part in report.parts]
-        self._remember(tested={"cells": cells_hash(notebook), "when": _now(), "parts": parts})
+        self._remember(tested={"cells": fingerprint(notebook), "when": _now(), "parts": parts})
         return report
 
     # ------------------------------------------------------------------------------------------- complete
 
-    def build(self) -> ExportedModule:
-        """The student's code as a package file; nothing of it is on disk yet."""
-        return build_module(self.notebook, self.project.root, self.target())
+    def export(self) -> Export:
+        """The student's code on its way into the package; nothing of it is on disk yet."""
+        target = self.target()
+        if not target:
+            raise TitoError(
+                f"Module {self.module.number} does not say where it exports to (`#| default_exp`)."
+            )
+        return Export(self.settled(), self.notebook, self.project.root, target)
 
     def install(self, built: ExportedModule) -> tuple[Path, Path | None]:
         """Put proven code into the package, in one step -> the file, where what it held before is kept."""
@@ -243,7 +187,7 @@ class StudentModule:
         _forget_bytecode(path)
         self._remember(
             completed={
-                "cells": cells_hash(self.read()),
+                "cells": fingerprint(self.read()),
                 "package": _sha256(path),
                 "when": _now(),
             }
@@ -282,11 +226,11 @@ class StudentModule:
             notebook = self.read()
         except TitoError as error:
             return Progress("unreadable", [], [], [], note=error.message)
-        record, cells = self.record(), cells_of(notebook)
+        record, cells = self.record(), self.settled(notebook).cells
         tested, completed = record.get("tested"), record.get("completed")
-        now = cells_hash(notebook)
+        now = fingerprint(notebook)
         parts = [Part(**part) for part in tested["parts"]] if tested else _untested(pristine or notebook)
-        questions = [(cell, _is_answered(cell)) for cell in cells if cell.is_written]
+        questions = [(cell, is_answered(cell.source)) for cell in cells if cell.is_written]
         to_write = [cell.label for cell in cells if cell.is_code and cell.solution and has_stub(cell.source)]
         progress = Progress("in progress", parts, questions, to_write)
         progress.changed = bool(tested) and tested["cells"] != now
@@ -294,11 +238,13 @@ class StudentModule:
             progress.state = "completed"
         elif completed:
             progress.note = "was completed; the notebook or the package file is another one now"
-        elif not tested and pristine and cells_hash(pristine) == now:
+        elif not tested and pristine and fingerprint(pristine) == now:
             progress.state = "started"
         if progress.state != "completed" and tested and not progress.changed:
             if all(part.status == PASSED for part in parts):
                 progress.state = "ready"
+        if progress.state in ("ready", "completed"):
+            progress.to_write = []  # a stub that is left over is never reached
         return progress
 
     def _still_completed(self, completed: dict, now: str) -> bool:
@@ -309,7 +255,7 @@ class StudentModule:
         if completed["cells"] == now:
             return True
         try:  # the notebook changed: perhaps only in cells that are not exported
-            return self.build().text.encode() == path.read_bytes()
+            return self.export().build().text.encode() == path.read_bytes()
         except TitoError:
             return False
 
@@ -335,61 +281,6 @@ UNTESTED = "not tested yet"
 
 def _untested(notebook: dict) -> list[Part]:
     return [Part(cell.grade_id, cell.points, UNTESTED) for cell in cells_of(notebook) if cell.is_test]
-
-
-def has_stub(source: str) -> bool:
-    """Whether a line of the cell is still the stub that was handed out."""
-    return any(line.strip() == CODE_STUB[-1] for line in source.splitlines())
-
-
-def _is_answered(cell: Cell) -> bool:
-    text = cell.source.strip().strip(".*_").casefold()
-    return text not in ("", TEXT_STUB.casefold(), "your answer here", "# your code here")
-
-
-def mend(notebook: dict, pristine: dict | None) -> tuple[list[Cell], list[Part], list[str]]:
-    """The cells to run, as a grader would: locked checks as handed out, copies of cells not counted twice.
-
-    -> cells, the parts whose check is gone, and what there is to say about it.
-    """
-    cells, notes, lost = cells_of(notebook), [], []
-    original = {cell.grade_id: cell for cell in cells_of(pristine)} if pristine else {}
-    seen: set[str] = set()
-    for cell in cells:
-        if cell.grade_id is None:
-            continue
-        if cell.grade_id in seen:
-            notes.append(f"`{cell.grade_id}` is there twice; delete the second one, which does not count")
-            cell.grade_id, cell.graded, cell.solution, cell.locked = None, False, False, False
-            continue
-        seen.add(cell.grade_id)
-        first = original.get(cell.grade_id)
-        if original and first is None and cell.is_test:
-            notes.append(f"`{cell.grade_id}` is no check of this module and does not count")
-            cell.graded = False
-        elif first is not None and first.is_test:
-            visible = _replace_region(cell.source, "HIDDEN TESTS", ())[0] if cell.is_code else ""
-            if visible.strip() != first.source.strip():
-                notes.append(f"`{cell.grade_id}` has been changed; the check was run as it was handed out")
-                cell.source = first.source
-            cell.is_code, cell.graded, cell.solution = True, True, False
-            cell.locked, cell.points = True, first.points
-    for first in original.values():
-        if first.is_test and first.grade_id not in seen:
-            message = (
-                "its check is gone from your notebook; `tito module reset` gives a fresh one, and keeps yours"
-            )
-            lost.append(Part(first.grade_id, first.points, MISSING, message))
-        elif first.solution and first.grade_id not in seen:
-            notes.append(f"`{first.grade_id}` is missing; a grader puts it back as it was handed out")
-    return cells, lost, notes
-
-
-def _reading(path: Path) -> dict:
-    try:
-        return read_notebook(path)
-    except RunnerError as error:
-        raise TitoError(str(error)) from None
 
 
 def _sha256(path: Path) -> str:

@@ -20,6 +20,7 @@ from tinytorch.tito.instructor.grading.results import (
 from tinytorch.tito.instructor.grading.setup import Setup
 from tinytorch.tito.instructor.grading.student import Graded, grade_one
 from tinytorch.tito.instructor.grading.submissions import Refused
+from tinytorch.tito.notebook.cells import cells_of
 from tinytorch.tito.project import Module, write_text
 
 
@@ -54,9 +55,9 @@ class Kept:
 
 
 def answers_in(notebook: dict) -> dict[str, str]:
-    """{written question: answer}."""
-    cells = submissions.by_grade_id(notebook)
-    return {name: cell["source"] for name, cell in cells.items() if not submissions.is_automatic(cell)}
+    """{written question: answer, with what is attached to it}."""
+    cells = [cell for cell in cells_of(notebook) if cell.is_written]
+    return {cell.grade_id: json.dumps([cell.source, cell.attachments], sort_keys=True) for cell in cells}
 
 
 def grade_course(

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import re
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,34 +10,26 @@ from tinytorch.tito.instructor.grading import submissions
 from tinytorch.tito.instructor.grading.second_check import Checked, run_checks
 from tinytorch.tito.instructor.grading.setup import Needs, Setup
 from tinytorch.tito.instructor.grading.student import run_cells
-from tinytorch.tito.process.worker import PASSED, Report
-from tinytorch.tito.project import TitoError, write_text
-from tinytorch.tito.student.module import CODE_STUB
-
-BEGIN, END = re.compile(r"[ \t]*### BEGIN SOLUTION"), re.compile(r"[ \t]*### END SOLUTION")
+from tinytorch.tito.notebook.markers import CODE_STUB, regions, replaced
+from tinytorch.tito.process.outcomes import PASSED, Report
+from tinytorch.tito.project import TitoError
 
 
-def solutions_of(notebook: dict) -> list[tuple[int, int, int]]:
-    """Every region between solution markers: cell, first line, last line."""
-    found = []
-    for index, cell in enumerate(notebook["cells"]):
-        first = None
-        for number, line in enumerate(cell["source"].split("\n")):
-            if BEGIN.match(line):
-                first = number
-            elif END.match(line) and first is not None:
-                found.append((index, first, number))
-    return [place for place in found if notebook["cells"][place[0]]["cell_type"] == "code"]
+def solutions_of(notebook: dict) -> list[tuple[int, int]]:
+    """Every region between solution markers: its cell, and which of the cell's it is."""
+    return [
+        (index, place)
+        for index, cell in enumerate(notebook["cells"])
+        if cell["cell_type"] == "code"
+        for place, _ in enumerate(regions(cell["source"], "SOLUTION"))
+    ]
 
 
-def without(notebook: dict, place: tuple[int, int, int]) -> dict:
+def without(notebook: dict, place: tuple[int, int]) -> dict:
     """The notebook with one solution replaced by its stub."""
-    index, first, last = place
     notebook = copy.deepcopy(notebook)
-    lines = notebook["cells"][index]["source"].split("\n")
-    indent = re.match(r"\s*", lines[first])[0]
-    lines[first : last + 1] = [indent + line for line in CODE_STUB]
-    notebook["cells"][index]["source"] = "\n".join(lines)
+    cell = notebook["cells"][place[0]]
+    cell["source"] = replaced(cell["source"], "SOLUTION", CODE_STUB, only=place[1])
     return notebook
 
 
@@ -47,12 +37,9 @@ def learn_needs(setup: Setup, jobs: int, tell: Callable[[], None] = lambda: None
     """Runs the reference, then the reference without each of its solutions. TitoError if it does not pass."""
 
     def run(notebook: dict) -> tuple[Report, Checked]:
-        with tempfile.TemporaryDirectory(prefix="tito-reference-") as folder:
-            file = Path(folder) / "reference.ipynb"
-            write_text(file, json.dumps(notebook))
-            submission = submissions.check("reference", file, setup.released, setup.source)
-        report, _ = run_cells(setup, submission.notebook)
-        checked = run_checks(setup, submission, set()) if setup.tests else Checked()
+        submission = submissions.check("reference", notebook, setup.released, setup.source)
+        report, _ = run_cells(setup, submission.full)
+        checked = run_checks(setup, submission, {}) if setup.tests else Checked()
         tell()
         return report, checked
 

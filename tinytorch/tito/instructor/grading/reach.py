@@ -6,7 +6,7 @@
 
 import ast
 
-from tinytorch.tito.project import parse_python
+from tinytorch.tito.notebook.python import parsed
 
 # builtins that run or find other code
 CALLS = {"eval", "exec", "compile", "__import__", "open", "breakpoint", "__builtins__", "__loader__"}
@@ -67,8 +67,8 @@ def reaching(cells: dict[int, str], reference: list[str]) -> dict[int, str]:
 
     What the `reference` cells reach for is allowed. A cell that is no Python is left out.
     """
-    trees = {index: tree for index, source in cells.items() if (tree := _parsed(source)) is not None}
-    known = [tree for source in reference if (tree := _parsed(source)) is not None]
+    trees = {index: tree for index, source in cells.items() if (tree := parsed(source)) is not None}
+    known = [tree for source in reference if (tree := parsed(source)) is not None]
     origins = {"np": "numpy"}  # {name: where it was imported from}, anywhere in the notebook
     for tree in [*known, *trees.values()]:
         origins |= _imported(tree)
@@ -79,13 +79,6 @@ def reaching(cells: dict[int, str], reference: list[str]) -> dict[int, str]:
         if new:
             found[index] = new[0]
     return found
-
-
-def _parsed(source: str) -> ast.Module | None:
-    try:
-        return parse_python(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def _imported(tree: ast.Module) -> dict[str, str]:

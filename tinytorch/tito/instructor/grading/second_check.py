@@ -7,19 +7,19 @@ import json
 import random
 import re
 import secrets
-import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinytorch.tito.author.export import build_module
-from tinytorch.tito.author.notebooks import cells_hash
-from tinytorch.tito.instructor.grading import submissions
 from tinytorch.tito.instructor.grading.setup import Needs, Setup
 from tinytorch.tito.instructor.grading.submissions import Submission
+from tinytorch.tito.notebook.cells import OWN, SOLUTION
+from tinytorch.tito.notebook.files import fingerprint
+from tinytorch.tito.notebook.package import Export, ExportedModule
+from tinytorch.tito.notebook.python import parse
+from tinytorch.tito.process.outcomes import BLOCKED, PASSED, UNWRITTEN, Report
 from tinytorch.tito.process.sandbox import bounded_lines
-from tinytorch.tito.process.worker import BLOCKED, PASSED, UNWRITTEN, Report
-from tinytorch.tito.project import PARSER, TitoError, parse_python, write_text
+from tinytorch.tito.project import TitoError
 
 MAX_EXAMPLES = 25  # of one property; the checkpoint itself may ask for hundreds
 
@@ -61,26 +61,35 @@ class Checked:
     problem: str = ""  # why none of it counts
     notes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)  # what of others' code was changed meanwhile
+    withheld: dict[str, str] = field(default_factory=dict)  # solution cell that did not count -> why
+    broken_line: int | None = None  # the line at which the exported code cannot be imported
+    broken_by: str = ""
 
 
-def run_checks(setup: Setup, submission: Submission, failed: set[int]) -> Checked:
-    """The checkpoint tests against the exported code, on top of the earlier modules."""
-    notebook, notes = submissions.for_export(submission, setup.released, setup.target, failed)
-    with setup.package_folder() as root:
-        file = root / "modules" / setup.label / f"{setup.name}.ipynb"
-        file.parent.mkdir(parents=True)
-        write_text(file, json.dumps(notebook))
-        try:
-            with PARSER:  # nbdev parses, and keeps state of its own
-                build_module(file, root, setup.target).write(root / "tinytorch")
-        except (TitoError, SyntaxError, ValueError) as error:
-            text = getattr(error, "message", None) or str(error)
-            return Checked(
-                problem=f"the code cannot be exported: {text.replace(str(file), file.name)}", notes=notes
-            )
-        shutil.rmtree(root / "modules")
-        checked = _run_tests(setup, root, cells_hash(submission.visible))
-    checked.notes = notes + checked.notes
+def run_checks(setup: Setup, submission: Submission, ended: dict[int, str]) -> Checked:
+    """The checkpoint tests against the exported code, on top of the earlier modules.
+
+    `ended`: the cells that did not come to their end when they were run, and why. They are withheld, like
+    those that reach for the machinery or break the import; the reference stands in for a withheld solution.
+    """
+    settled = submission.visible
+    export = Export(settled, Path(f"{setup.name}.ipynb"), None, setup.target, setup.source)
+    for index, why in sorted({**ended, **submission.reaching}.items()):
+        if settled.cells[index].role in (SOLUTION, OWN):
+            export.withhold(settled.cells[index], why)
+
+    def attempt(built: ExportedModule) -> Checked:
+        with setup.package_folder() as root:
+            built.write(root / "tinytorch")
+            return _run_tests(setup, root, fingerprint(settled.notebook()))
+
+    try:
+        checked = export.until_it_imports(attempt)
+    except TitoError as error:
+        return Checked(problem=f"the code cannot be exported: {error.message}", notes=export.notes)
+    checked.notes = export.notes + checked.notes
+    cells = ((settled.cells[index], why) for index, why in export.withheld.items())
+    checked.withheld = {cell.grade_id: why for cell, why in cells if cell.role == SOLUTION}
     return checked
 
 
@@ -103,6 +112,9 @@ def _run_tests(setup: Setup, root: Path, salt: str) -> Checked:
             _, name, outcome, message = json.loads(line)
             if name == "changed":
                 checked.changes = message
+            elif name == "import":
+                checked.broken_line, checked.broken_by = outcome, message
+                outcomes["collection"] = False, message
             elif name == "end":
                 ended = True
             else:
@@ -142,7 +154,7 @@ def disguised(source: str, secret: bytes) -> tuple[str, dict[str, str], set[str]
     lines = re.sub(r"max_examples=(\d+)", lambda m: f"max_examples={min(int(m[1]), MAX_EXAMPLES)}", source)
     lines = lines.split("\n")
     real, canaries, starts = {}, {}, []
-    for node in parse_python(source).body:
+    for node in parse(source).body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             real[name_of(node.name)] = node.name
             lines[node.lineno - 1] = lines[node.lineno - 1].replace(node.name, name_of(node.name), 1)
@@ -174,6 +186,11 @@ def disagreements(needs: Needs, report: Report, checked: Checked) -> dict[str, s
         if not checked.outcomes.get(name, (False, ""))[0]
     }
     open_, surely = set(), set()  # solutions that the cells themselves call wrong: perhaps, and surely
+    lost: dict[str, str] = {}
+    for n, cell in enumerate(needs.cells):
+        name = needs.first_part(n)
+        if cell in checked.withheld and name in earned:
+            lost.setdefault(name, f"its cell was withheld from the second check: {checked.withheld[cell]}")
     for n in range(len(needs.cells)):
         parts = [name for name, needed in needs.parts.items() if n in needed]
         if any(status.get(name) not in (PASSED, UNWRITTEN, BLOCKED) for name in parts):
@@ -181,7 +198,6 @@ def disagreements(needs: Needs, report: Report, checked: Checked) -> dict[str, s
         if needs.first_part(n) not in earned:
             open_.add(n)
             surely.add(n)
-    lost: dict[str, str] = {}
 
     def lose(solution: int, test: str) -> None:
         name = needs.first_part(solution)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinytorch.tito.instructor.course import prepare_course
-from tinytorch.tito.instructor.grading import submissions
+from tinytorch.tito.notebook import files
+from tinytorch.tito.notebook.cells import cells_of
 from tinytorch.tito.process.sandbox import Sandbox
-from tinytorch.tito.process.worker import read_notebook
 from tinytorch.tito.project import Module, Project, TitoError, write_text
 
 TOOL = Path(__file__).parents[2]
-OWN_FILES = sorted(file for room in ("process", "instructor/grading") for file in (TOOL / room).glob("*.py"))
+ROOMS = ("notebook", "process", "instructor/grading")
+OWN_FILES = sorted(file for room in ROOMS for file in (TOOL / room).glob("*.py"))
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,11 @@ class Setup:
     package: dict[str, str]  # {path: text} of the package: earlier modules only
     sandbox: Sandbox
     secret: bytes
-    shown: frozenset[str]  # the cells that only show something: as they were handed out, they are not run
     needs: Needs | None = None
 
     def written(self) -> dict[str, float]:
         """{grade_id: points} of every graded cell, automatic or not."""
-        cells = submissions.by_grade_id(self.source)
-        tags = {name: cell["metadata"]["nbgrader"] for name, cell in cells.items()}
-        return {
-            name: tag.get("points", 0) for name, tag in tags.items() if tag.get("grade") or tag.get("task")
-        }
+        return {cell.grade_id: cell.points for cell in cells_of(self.source) if cell.graded}
 
     @contextmanager
     def package_folder(self) -> Iterator[Path]:
@@ -75,39 +71,32 @@ def set_up(project: Project, module: Module, course: Path, sandbox: Sandbox) -> 
     source = course / "source" / module.label / module.notebook.name
     target = module.export_target()
     tests = project.root / "tests" / "checkpoints" / f"test_checkpoint_{module.label}.py"
-    files = {project.package_dir / "__init__.py"}
+    exported = {project.package_dir / "__init__.py"}
     for other in project.modules():
         place = other.export_target()
         if place:
             file = project.package_dir.joinpath(*place.split(".")).with_suffix(".py")
-            files |= {file} if other.number < module.number else set()
-            files |= {file.with_name("__init__.py")}
-    for file in sorted(files):
+            exported |= {file} if other.number < module.number else set()
+            exported |= {file.with_name("__init__.py")}
+    for file in sorted(exported):
         if not file.is_file():
             raise TitoError(f"{file} is missing; run `tito export` first.")
     secret = hashlib.sha256()
-    for file in [source, release, *sorted(files), *OWN_FILES, *([tests] if tests.is_file() else [])]:
+    for file in [source, release, *sorted(exported), *OWN_FILES, *([tests] if tests.is_file() else [])]:
         secret.update(hashlib.sha256(file.read_bytes()).digest())
-    notebook = read_notebook(source)
-    needed = {cell.source for cell in submissions.needed_cells(notebook)}
     return Setup(
         label=module.label,
         name=module.name,
         target=target or "",
-        released=read_notebook(release),
-        source=notebook,
+        released=files.read(release),
+        source=files.read(source),
         tests=tests.read_text(encoding="utf-8") if tests.is_file() else "",
         package={
             file.relative_to(project.root).as_posix(): file.read_text(encoding="utf-8")
-            for file in sorted(files)
+            for file in sorted(exported)
         },
         sandbox=sandbox,
         secret=secret.digest(),
-        shown=frozenset(
-            cell["source"]
-            for cell in notebook["cells"]
-            if cell["cell_type"] == "code" and cell["source"] not in needed
-        ),
     )
 
 

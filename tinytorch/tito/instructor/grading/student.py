@@ -1,18 +1,16 @@
 """One student's submission through both checks."""
 
-import copy
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from tinytorch.tito.instructor.grading import submissions
 from tinytorch.tito.instructor.grading.results import CRASHED, GRADED, REJECTED, TIMED_OUT, PartResult, Result
 from tinytorch.tito.instructor.grading.second_check import disagreements, run_checks
 from tinytorch.tito.instructor.grading.setup import Setup
 from tinytorch.tito.instructor.grading.submissions import Refused, Submission
+from tinytorch.tito.notebook.settle import Settled
+from tinytorch.tito.process.outcomes import FAILED, PASSED, Report
 from tinytorch.tito.process.sandbox import SandboxWorker
-from tinytorch.tito.process.worker import FAILED, PASSED, Report, cells_of
 
 
 @dataclass
@@ -46,12 +44,10 @@ def grade_one(setup: Setup, student: str, data: bytes, flags: list[str]) -> Grad
 
 
 def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
-    with tempfile.TemporaryDirectory(prefix="tito-submission-") as folder:
-        file = Path(folder) / f"{setup.name}.ipynb"
-        file.write_bytes(data)
-        submission = submissions.check(student, file, setup.released, setup.source)
+    notebook = submissions.notebook_in(data)
+    submission = submissions.check(student, notebook, setup.released, setup.source)
     result.flags += submission.flags
-    report, ended = run_cells(setup, submission.notebook)
+    report, ended = run_cells(setup, submission.full)
     errors = {outcome.error for outcome in report.outcomes.values()}
     too_long = False
     timed_out = "Timeout" in errors or any("seconds" in reason for reason in ended)
@@ -60,7 +56,7 @@ def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
         shown, _ = run_cells(setup, submission.visible)
     lost: dict[str, str] = {}
     if setup.tests and setup.needs and report.earned:
-        wrong = {index for index, outcome in report.outcomes.items() if not outcome.ok}
+        wrong = {i: o.message for i, o in report.outcomes.items() if o.error in ("Timeout", "Crash")}
         checked = run_checks(setup, submission, wrong)
         lost = disagreements(setup.needs, report, checked)
         if lost and "tamper" not in checked.problem:  # a test of time may fail on a busy machine
@@ -125,9 +121,9 @@ def _score(setup: Setup, submission: Submission, report: Report, result: Result)
     from nbformat import from_dict
     from nbgrader.utils import determine_grade
 
-    notebook = copy.deepcopy(submission.notebook)
+    notebook = submission.full.notebook()
     for index, cell in enumerate(notebook["cells"]):
-        if cell["cell_type"] != "code" or cell["source"] in setup.shown:
+        if cell["cell_type"] != "code" or not submission.full.cells[index].runs:
             continue
         outcome = report.outcomes.get(index)
         cell["outputs"] = outputs = []
@@ -141,23 +137,23 @@ def _score(setup: Setup, submission: Submission, report: Report, result: Result)
             )
             lines = [f"{error}: {message}"[:2000]]
             outputs.append({"output_type": "error", "ename": error, "evalue": message, "traceback": lines})
+    automatic = {cell.grade_id for cell in submission.full.cells if cell.is_test}
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("nbgrader", {})
         if not tags.get("grade"):
             continue
         auto, most = determine_grade(from_dict(cell))
         mine = result.parts[tags["grade_id"]]
-        if submissions.is_automatic(cell):
+        if tags["grade_id"] in automatic:
             mine.auto = min(auto, mine.auto or 0.0)
         else:
-            mine.auto = auto
-            mine.outcome = "no answer" if auto == 0 else "not marked yet"
+            mine.auto = None if tags["grade_id"] in submission.visible.elsewhere else auto
+            mine.outcome = "no answer" if mine.auto == 0 else "not marked yet"
     return notebook
 
 
-def run_cells(setup: Setup, notebook: dict) -> tuple[Report, list[str]]:
-    """The notebook's cells in the sandbox -> what became of each part, and why a process was ended."""
-    cells = [cell for cell in cells_of(notebook) if not cell.is_code or cell.source not in setup.shown]
+def run_cells(setup: Setup, settled: Settled) -> tuple[Report, list[str]]:
+    """A notebook's cells in the sandbox -> what became of each part, and why a process was ended."""
     with setup.package_folder() as root, SandboxWorker(setup.sandbox, root) as worker:
-        report = worker.run(cells, time_limit=setup.sandbox.limits.cell_seconds)
+        report = worker.run(settled.cells, time_limit=setup.sandbox.limits.cell_seconds)
         return report, worker.reasons
