@@ -2,14 +2,16 @@
 
 import os
 import re
+import shutil
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from tinytorch.tito.cli import COMMANDS
-from toy import REPO, run
+from toy import REPO, caches, run
 
 
 def runtime() -> set[str]:
@@ -41,9 +43,10 @@ def bare(tmp_path_factory):
 
 
 def test_this_environment_is_bare(bare):
-    """The fixture hides what it says: exporting finds no nbdev."""
+    """The fixture hides what it says: exporting finds no jupytext."""
     done = bare("export", "--check")
-    assert (done.returncode, done.stderr) == (1, "tito: Exporting needs nbdev: pip install -e '.[dev]'\n")
+    assert done.returncode == 1
+    assert re.fullmatch(r"tito: .* needs (jupytext|nbdev): pip install -e '.\[dev\]'\n", done.stderr)
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), ["module", "test"]], ids=" ".join)
@@ -75,3 +78,41 @@ def test_grading_says_what_to_install(bare, tmp_path):
     done = bare("grade", "04", "--course", str(tmp_path))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr == "tito: Grading needs nbgrader: pip install -e '.[dev,instructor]'\n"
+
+
+@pytest.fixture
+def bundles(tmp_path):
+    """Two students' bundles side by side; the tool of the second says that it is the second's."""
+    for label in ("01_first", "02_second"):
+        root = tmp_path / label
+        shutil.copytree(REPO / "tinytorch" / "tito", root / "tinytorch" / "tito", ignore=caches)
+        shutil.copy(REPO / "tinytorch" / "__init__.py", root / "tinytorch")
+        table = f'[project]\nname = "tinytorch"\n[tool.tinytorch]\nmodule = "{label}"\n'
+        (root / "pyproject.toml").write_text(table, encoding="utf-8")
+        cli = root / "tinytorch" / "tito" / "cli.py"
+        text = cli.read_text(encoding="utf-8")
+        cli.write_text(text.replace("The tool of the", f"The tool in {label} of the"), encoding="utf-8")
+    (root / "numpy.py").write_text("raise SystemExit('not this one')\n", encoding="utf-8")
+    return tmp_path
+
+
+def tool_in(installed: Path, where: Path) -> str:
+    """What `tito --help` says in a folder, in an environment that was installed from `installed`."""
+    code = "from tinytorch.tito.cli import main; main()"
+    done = run([sys.executable, "-P", "-c", code, "--help"], where, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    return re.search("The tool .*of the TinyTorch course", done.stdout)[0]
+
+
+def test_in_a_bundle_its_own_tool_works(bundles):
+    first, second = bundles / "01_first", bundles / "02_second"
+    (second / "deep").mkdir()
+    for where in (second, second / "deep"):
+        assert tool_in(first, where) == "The tool in 02_second of the TinyTorch course"
+    assert tool_in(second, first) == "The tool in 01_first of the TinyTorch course"
+    assert tool_in(first, bundles) == "The tool in 01_first of the TinyTorch course"
+
+
+def test_the_tool_of_a_clone_hands_nothing_over(bundles):
+    """An instructor's folders hold what students sent, which must not run for being looked at."""
+    assert tool_in(REPO, bundles / "02_second") == "The tool of the TinyTorch course"

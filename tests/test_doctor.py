@@ -1,7 +1,9 @@
 """`tito doctor`: every ailment is named, with what mends it, and a sound installation passes."""
 
 import os
+import shutil
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -206,3 +208,30 @@ def test_in_a_bundle_the_zip_is_what_to_mend_it_with(toy):
     path.write_text(own, encoding="utf-8")
     (own,) = doctor.check_modules(toy.project)
     assert own.advice.endswith("tensor.ipynb, then tito module complete")
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "nested", "state", "said"),
+    [
+        (False, False, "ok", None),
+        (True, False, "ok", "which must stay; in this folder its own tinytorch is used"),
+        (True, True, "mend", "notebooks in modules/ would use that one"),
+    ],
+)
+def test_an_environment_shared_by_bundles(toy, monkeypatch, tmp_path, elsewhere, nested, state, said):
+    root = toy.project.root
+    if not nested:
+        shutil.rmtree(toy.project.modules_dir)
+    (root / "pyproject.toml").write_text('[project]\nname = "tinytorch"\n[tool.tinytorch]\nmodule = "03_x"\n')
+    installed = root
+    if elsewhere:
+        installed = tmp_path / "first"
+        shutil.copytree(root / "tinytorch", installed / "tinytorch")
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    monkeypatch.setattr(doctor, "find_spec", lambda _: SimpleNamespace(origin=toy.project.package_dir / "x"))
+    monkeypatch.setattr(metadata, "version", lambda _: "0.1.0")
+    first, *more = doctor.check_package(toy.project)
+    assert first.state == "ok" and str(toy.project.package_dir) in first.text
+    assert [(each.state, str(installed) in each.text, said in each.text) for each in more] == (
+        [(state, True, True)] if said else []
+    )

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the package beside which this lies
 try:
     from chat import FOLDER, SHIPPED, Chat, exact_matches, load_chat, run_conversation, save_chat
     from dialogues import load_dialogues

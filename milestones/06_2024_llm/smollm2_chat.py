@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 MODULES = {"tinytorch.generation.kv_cache": "15, kvcaching", "tinytorch.models.llama": "16, llama"}
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the package beside which this lies
 try:
     from conversation import CONTEXT, INTERRUPTED, LIMIT, PIECE, Answer, Conversation
     from display import Display, edit_lines, forgiving_streams, note, notes, out, progress_bar

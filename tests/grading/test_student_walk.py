@@ -24,19 +24,23 @@ pytestmark = [pytest.mark.grading, pytest.mark.slow, pytest.mark.filterwarnings(
 MINE = "# written by a student"
 PACKAGE = "tinytorch/generation/kv_cache.py"
 
+# What `python -c` runs: code in a kernel that is started as JupyterLab does, in the notebook's folder.
+KERNEL = """
+import sys
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(cwd=sys.argv[1])
+client.execute_interactive(sys.argv[2], timeout=60)
+client.stop_channels()
+manager.shutdown_kernel(now=True)
+"""
+
 
 class Student:
-    """Somebody who was given a zip, has a Python, and does what the README says."""
+    """One who was given a zip, has a Python, and does what the README says."""
 
-    def __init__(self, archive: Path, folder: Path):
-        with zipfile.ZipFile(archive) as held:
-            held.extractall(folder)
-        self.home = folder / archive.stem
-        self.notebook = self.home / "kvcaching.ipynb"
-        self.readme = (self.home / "README.md").read_text(encoding="utf-8")
-        lines = re.findall(r"^(?:python3?|pip|tito|source|jupyter) .*", self.readme, re.MULTILINE)
-        self.commands = [line.split("#")[0].strip() for line in lines]
-        bin_folder = self.home / ".venv" / ("Scripts" if os.name == "nt" else "bin")
+    def __init__(self, folder: Path):
+        self.folder = folder
+        bin_folder = folder / ".venv" / ("Scripts" if os.name == "nt" else "bin")
         # what would lead back to the clone is taken away, what `activate` does is done
         self.env = {
             name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "IN_TEST")
@@ -47,12 +51,23 @@ class Student:
         }
         self.env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
+    def unzips(self, archive: Path) -> None:
+        """And goes into the folder."""
+        with zipfile.ZipFile(archive) as held:
+            held.extractall(self.folder)
+        self.home = self.folder / archive.stem
+        self.notebook = self.home / f"{archive.stem[3:]}.ipynb"
+        readme = (self.home / "README.md").read_text(encoding="utf-8")
+        lines = re.findall(r"^(?:python3?|pip|tito|source|jupyter) .*", readme, re.MULTILINE)
+        self.commands = [line.split("#")[0].strip() for line in lines]
+
     def does(self, command: str, *more: str, ok: bool = True) -> str:
         """Runs a command that the README names, with `more` arguments -> what it said."""
         assert command in self.commands, f"the README does not say {command!r}; it says {self.commands}"
         return self.runs([*command.split(), *more], ok)
 
-    def runs(self, words: list[str], ok: bool = True) -> str:
+    def runs(self, words: list[str], ok: bool | None = True) -> str:
+        """`ok`: whether it must succeed; None if that does not matter."""
         program = shutil.which(words[0], path=self.env["PATH"])
         done = subprocess.run(
             [program, *words[1:]],
@@ -63,7 +78,7 @@ class Student:
             timeout=600,
         )
         said = done.stdout + done.stderr
-        assert (done.returncode == 0) == ok, said
+        assert ok is None or (done.returncode == 0) == ok, said
         assert "Traceback" not in said, said
         return said
 
@@ -84,18 +99,25 @@ def solutions_of(dev_file: Path) -> dict[str, str]:
     return {cell["id"]: without_markers(cell["source"]) for cell in tagged}
 
 
+def zip_of(course: Course, number: str, folder: Path) -> Path:
+    """The bundle's zip; the folder that it was made of is gone again."""
+    module = course.project.module(number)
+    fill_bundle(course, module, folder / module.label, from_scratch=False)
+    archive = write_zip(folder / module.label, folder / f"{module.label}.zip")
+    shutil.rmtree(folder / module.label)
+    return archive
+
+
 def test_the_walk(tmp_path):
     course = Course(Project(REPO))
     module = course.project.module("15")
-    fill_bundle(course, module, tmp_path / module.label, from_scratch=False)
-    student = Student(
-        write_zip(tmp_path / module.label, tmp_path / f"{module.label}.zip"), tmp_path / "elsewhere"
-    )
-    shutil.rmtree(tmp_path / module.label)
+    student = Student(tmp_path / "elsewhere")
+    student.unzips(zip_of(course, "15", tmp_path))
     chat = "python milestones/05_2017_transformer/vaswani_chatgpt.py"
 
     # install
-    subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=student.home, env=student.env, check=True)
+    assert "python3 -m venv ../.venv" in student.commands
+    subprocess.run([sys.executable, "-m", "venv", "../.venv"], cwd=student.home, env=student.env, check=True)
     student.does("pip install -e .")
     where = student.runs(["python", "-c", "import tinytorch; print(tinytorch.__file__)"])
     assert Path(where.strip()) == student.home / "tinytorch" / "__init__.py"
@@ -139,3 +161,31 @@ def test_the_walk(tmp_path):
     (backup,) = (student.home / ".tito" / "backups" / "15_kvcaching").glob("*.ipynb")
     assert backup.read_bytes() == before and backup.name in said
     assert "raise NotImplementedError()" in student.notebook.read_text(encoding="utf-8")
+
+    the_next_module(student, zip_of(course, "16", tmp_path))
+
+
+def the_next_module(student: Student, archive: Path) -> None:
+    """Unzipped beside the first, with nothing installed: everything takes the second one's package."""
+    first = student.home
+    student.unzips(archive)
+    package = student.home / "tinytorch"
+    (package / "models" / "llama.py").write_text("WHERE = __file__\n", encoding="utf-8")  # 15 has none
+    assert "llama.ipynb is there already" in student.does("tito module start 16")
+    assert "0 of" in student.does("tito module test 16", ok=False)
+    said = student.runs(["tito", "doctor"], ok=None)
+    assert f"tinytorch is imported from {package}" in said and f"was installed from {first}" in said
+
+    look = "from tinytorch.models.llama import WHERE; print(WHERE)"
+    (student.home / "tests" / "test_look.py").write_text(f"def test_where():\n    {look}\n", encoding="utf-8")
+    chat = student.home / "milestones" / "06_2024_llm" / "look.py"
+    script = (chat.parent / "smollm2_chat.py").read_text(encoding="utf-8")
+    (by_place,) = re.findall(r"^sys\.path\.append.*", script, re.MULTILINE)
+    chat.write_text(f"import sys\nfrom pathlib import Path\n{by_place}\n{look}\n", encoding="utf-8")
+    for command in (
+        ["python", "-c", look],
+        ["python", str(chat)],
+        ["pytest", "-s", "-p", "no:cacheprovider", "tests/test_look.py"],
+        ["python", "-c", KERNEL, str(student.home), look],
+    ):
+        assert str(package / "models" / "llama.py") in student.runs(command), command

@@ -2,13 +2,15 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
-from tinytorch.tito.project import TitoError, find_project
+from tinytorch.tito.project import Project, TitoError, find_project
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: a user's mistake ends in one sentence on stderr, never in a traceback."""
+    if bundle := _another_bundle():
+        return _tool_of(bundle)()
     try:
         cli(prog_name="tito")
     except UnicodeDecodeError as error:
@@ -83,3 +87,25 @@ def main() -> None:
     except OSError as error:
         TitoError(f"{error.strerror or error}: {error.filename or 'no file'}.").show()
     sys.exit(1)
+
+
+def _another_bundle() -> Project | None:
+    """The student's bundle that holds the current folder, if this tool is part of another one.
+
+    One environment serves all bundles that lie side by side: pip knows the one it was installed from, and
+    each is worked on by its own tool, with its own package.
+    """
+    mine, here = Project(Path(__file__).resolve().parents[2]), find_project()
+    if here is None or here.root == mine.root or not (here.bundle_label and mine.bundle_label):
+        return None
+    return here
+
+
+def _tool_of(project: Project) -> Callable[[], None]:
+    """Puts this project's package in the place of the one that is loaded -> its tool's `main`."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tinytorch"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(project.root))
+    importlib.import_module("tinytorch")
+    sys.path.pop(0)  # its other files must not pass for modules
+    return importlib.import_module("tinytorch.tito.cli").main

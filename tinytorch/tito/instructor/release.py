@@ -363,7 +363,42 @@ module = {json.dumps(module.label)}
 {nbdev}
 
 [tool.pytest.ini_options]
+pythonpath = ["."]
 filterwarnings = ["error"]
+"""
+
+
+INSTALL_ALONE = """\
+## Install, once
+
+You need Python 3.11 or newer. In a terminal, in this folder:
+
+```bash
+python3 -m venv .venv            # Windows: py -m venv .venv
+source .venv/bin/activate        # Windows: .venv\\Scripts\\activate
+pip install -e .
+pip install jupyterlab           # or use VS Code
+```
+
+Everything goes into `.venv`. In a new terminal, activate it again.
+"""
+
+INSTALL_ONCE = """\
+## Install, once for all modules
+
+Keep the folders of all modules side by side: one environment, beside them, serves them all. You need Python \
+3.11 or newer. The first time, in a terminal, in this folder:
+
+```bash
+python3 -m venv ../.venv         # Windows: py -m venv ..\\.venv
+source ../.venv/bin/activate     # Windows: ..\\.venv\\Scripts\\activate
+pip install -e .
+pip install jupyterlab           # or use VS Code, and open the folder that holds .venv
+```
+
+For the next module, and in every new terminal, only activate it. Whichever folder you are in, its own \
+`tinytorch` is the one that `tito`, Jupyter and the scripts use. The folder that you installed from must \
+stay where it is; if it went, `pip install -e .` in another one, which takes seconds.
 """
 
 
@@ -380,27 +415,16 @@ The package `tinytorch` is empty: you build all of it. The earlier notebooks are
 take them in the order of their numbers (`tito module status` says which is next), module {number} last. \
 In the commands below put the number of the module that you are at.
 """
+        install = INSTALL_ALONE
     else:
         order = f"""
 The package `tinytorch` holds the modules before this one, solved. Module {number} is yours to write.
 """
+        install = INSTALL_ONCE
     text = f"""\
 # TinyTorch, module {number}: {title}
 {order}
-## Install, once
-
-You need Python 3.11 or newer. In a terminal, in this folder:
-
-```bash
-python3 -m venv .venv            # Windows: py -m venv .venv
-source .venv/bin/activate        # Windows: .venv\\Scripts\\activate
-pip install -e .
-pip install jupyterlab           # or use VS Code
-```
-
-Everything goes into `.venv`. In a new terminal, activate it again; another module's folder gets a `.venv` \
-of its own.
-
+{install}
 ## Work
 
 ```bash

@@ -106,7 +106,8 @@ def run_checkpoint(
     with tempfile.TemporaryDirectory(prefix="tito-checkpoint-") as folder:
         record = Path(folder) / "report.xml"
         command = [sys.executable, "-P", "-c", _PYTEST, str(Path(package_root or root).resolve())]
-        command += ["quick" if first_failure else "full", str(test_file), f"--rootdir={root}"]
+        # named from its folder: brackets in a longer path would be read as a test's parameters
+        command += ["quick" if first_failure else "full", test_file.name, f"--rootdir={root}"]
         command += [f"--junitxml={record}", "-q", "--tb=short", "--color=no"]
         command += ["--noconftest", "-p", "no:cacheprovider"]  # a checkpoint stands alone and leaves nothing
         command += ["-x"] if first_failure else []
@@ -115,7 +116,7 @@ def run_checkpoint(
         try:
             done = subprocess.run(
                 command,
-                cwd=root,
+                cwd=test_file.parent,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

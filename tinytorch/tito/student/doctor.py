@@ -83,6 +83,15 @@ def check_package(project: Project | None) -> Iterator[Diagnosis]:
         yield Diagnosis("mend", text, f"pip install -e {project.root}")
         return
     yield Diagnosis("ok", f"tinytorch is imported from {here}")
+    if project and project.bundle_label:
+        installed = _run_python(["-c", "import tinytorch; print(tinytorch.__path__[0])"])
+        if isinstance(installed, str):
+            yield Diagnosis("mend", f"this environment holds no tinytorch: {installed}", "pip install -e .")
+            return
+        installed = Path(installed.stdout.strip()).resolve()
+        if installed != here:
+            yield _shared(project, installed)
+            return
     written = project_version(here.parent)
     try:
         recorded = metadata.version("tinytorch")
@@ -90,6 +99,14 @@ def check_package(project: Project | None) -> Iterator[Diagnosis]:
         recorded = "no version"
     if recorded != written:
         yield Diagnosis("mend", f"pip has recorded {recorded}, the package is {written}", "pip install -e .")
+
+
+def _shared(project: Project, installed: Path) -> Diagnosis:
+    """Of an environment that was installed from another bundle than the one worked on."""
+    text = f"this environment was installed from {installed.parent}"
+    if len(project.unit_folders()) > 1:  # a kernel started in modules/NN_name does not see this folder
+        return Diagnosis("mend", f"{text}: notebooks in modules/ would use that one", "pip install -e .")
+    return Diagnosis("ok", f"{text}, which must stay; in this folder its own tinytorch is used")
 
 
 def check_requirements(project: Project | None) -> Iterator[Diagnosis]:
