@@ -13,7 +13,6 @@ import pytest
 from tinytorch.caches import CACHES, new_cache
 from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
 from tinytorch.models.llama import Llama
-from tinytorch.text.tokenization import StreamDecoder
 
 REPO = Path(__file__).resolve().parents[1]
 FOLDER = REPO / "milestones" / "06_2024_llm"
@@ -41,9 +40,6 @@ class Bytes:
 
     def closing(self):
         return [END, 10]
-
-    def stream(self):
-        return StreamDecoder(self)
 
 
 def new_model():

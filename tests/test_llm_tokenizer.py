@@ -155,7 +155,7 @@ def test_what_a_user_types_is_never_a_special_token(tokenizer):
 @pytest.mark.llm
 def test_a_stream_never_breaks_a_character(tokenizer):
     for text in ("👩‍👩‍👧 e\u0301 naïve 世界 \U0001f3f4\U000e0067 नमस्ते", *TEXTS):
-        ids, stream, parts = tokenizer.encode(text), tokenizer.stream(), []
+        ids, stream, parts = tokenizer.encode(text), StreamDecoder(tokenizer), []
         for i in ids:
             parts.append(stream.feed(i))
         parts.append(stream.finish())
@@ -171,8 +171,7 @@ def test_a_stream_is_the_text_for_any_tokens(tokenizer, data):
     halves = [i for i, token in enumerate(tokenizer.vocabulary) if not is_utf8(token)]
     assert len(halves) > 100
     ids = data.draw(st.lists(st.one_of(st.sampled_from(halves), st.integers(0, tokenizer.vocab_size - 1))))
-    stream = tokenizer.stream()
-    assert isinstance(stream, StreamDecoder)
+    stream = StreamDecoder(tokenizer)
     text = "".join([stream.feed(i) for i in ids]) + stream.finish()
     assert text == tokenizer.decode(ids)
     assert text == tokenizer._tokenizer.decode(ids, skip_special_tokens=False)

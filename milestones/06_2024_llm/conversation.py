@@ -8,6 +8,7 @@ import numpy as np
 from tinytorch.caches import new_cache
 from tinytorch.generation.kv_cache import KVCache, disable_kv_cache, enable_kv_cache
 from tinytorch.models.transformer import sample
+from tinytorch.text.tokenization import StreamDecoder
 
 PIECE = 256  # tokens of a long text that are read at a time
 ROOM_FOR_ANSWER = 64  # tokens: with less left, the oldest turns are forgotten first
@@ -112,7 +113,7 @@ class Conversation:
         """
         turn = self.tokenizer.turn(question)
         answer = Answer(forgotten=self.make_room(len(turn)))
-        begin, stream = len(turn), self.tokenizer.stream()
+        begin, stream = len(turn), StreamDecoder(self.tokenizer)
 
         def say(text: str) -> None:
             answer.text += text

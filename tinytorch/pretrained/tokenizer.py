@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 from tinytorch.pretrained import need
-from tinytorch.text.tokenization import StreamDecoder
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF; all others are ordinary
 PRE_TOKENIZERS = ("gpt-2", "smollm")
@@ -162,10 +161,6 @@ class ChatTokenizer:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"token {i} is outside the vocabulary of {self.vocab_size}")
         return b"".join(self.vocabulary[i] for i in ids).decode(errors="replace")
-
-    def stream(self) -> StreamDecoder:
-        """-> module 10's StreamDecoder: `.feed(token)` gives the text now whole, `.finish()` the rest."""
-        return StreamDecoder(self)
 
     # ChatML: <|im_start|>role\ncontent<|im_end|>\n for each message. The pieces of a conversation, one after
     # the other, are the tokens of the whole: opening, then for each turn turn, the answer, closing.

@@ -1,0 +1,58 @@
+"""How the hand-written parts of the package stand to what students export, told from their syntax trees."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tinytorch.tito.project import EXPORT_FOLDERS
+from toy import REPO
+
+PACKAGE = REPO / "tinytorch"
+STUDENTS = tuple(f"tinytorch.{part}" for part in EXPORT_FOLDERS)
+ON_THEM = ("tinytorch.caches",)  # written by hand, on top of what is exported
+TITO = sorted((PACKAGE / "tito").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every name of tinytorch that the file imports, at its top, in a function or by a constant string."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: write `from tinytorch... import ...`"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return {name for name in names if name.startswith("tinytorch.")}
+
+
+def is_in(name: str, parts: tuple[str, ...]) -> bool:
+    return any(f"{name}.".startswith(f"{part}.") for part in parts)
+
+
+def test_imports_are_found(tmp_path):
+    file = tmp_path / "file.py"
+    file.write_text(
+        "import tinytorch.core.tensor\n"
+        "def f():\n    from tinytorch import text\n    importlib.import_module('tinytorch.models.llama')\n"
+    )
+    assert imports(file) == {"tinytorch.core.tensor", "tinytorch.text", "tinytorch.models.llama"}
+    assert all(is_in(name, STUDENTS) for name in imports(file))
+
+
+@pytest.mark.parametrize("part", ["tito", "pretrained"])
+def test_nothing_exported_is_imported(part):
+    files = sorted((PACKAGE / part).rglob("*.py"))
+    assert len(files) > 5
+    for path in files:
+        wrong = [name for name in imports(path) if is_in(name, STUDENTS + ON_THEM)]
+        assert not wrong, f"{path.relative_to(REPO)} imports {', '.join(sorted(wrong))}, which students write"
+
+
+def test_the_tool_has_no_circle():
+    names = {".".join(path.relative_to(REPO).with_suffix("").parts): path for path in TITO}
+    graph = {name: imports(path) & names.keys() - {name} for name, path in names.items()}
+    assert list(TopologicalSorter(graph).static_order())  # CycleError names the circle
