@@ -404,6 +404,79 @@ def test_a_notebook_without_parts(started):
     assert "holds no graded part" in started.do("test", "3", ok=False)
 
 
+def test_a_dev_file_that_changed_since_start_is_told(started):
+    started.write(**RIGHT)
+    assert "has changed since" not in started.do("test", "3") + started.do("status", "3")
+    dev = started.root / "modules" / "03_numbers" / "numbers_dev.py"
+    dev.write_text(NUMBERS.replace("assert double(3) == 6", "assert double(3) == 7"), encoding="utf-8")
+    for command in ("test", "status"):
+        said = started.do(command, "3")
+        assert "Note: modules/03_numbers/numbers_dev.py has changed since your notebook was made" in said
+    started.do("reset", "3")
+    started.write(**RIGHT)
+    assert "has changed since" not in started.do("test", "3", ok=False)
+
+
+@pytest.mark.parametrize("in_a_bundle", [False, True])
+def test_a_renamed_notebook_is_found(started, in_a_bundle):
+    if in_a_bundle:
+        started.make_bundle()
+    started.notebook.rename(started.notebook.with_name("numbers-mine.ipynb"))
+    for command in ("test", "complete"):
+        said = started.do(command, "3", ok=False)
+        assert f"There is no notebook {NOTEBOOK}, only numbers-mine.ipynb; rename" in said
+
+
+def test_start_and_status_name_a_copy_that_does_not_count(started):
+    started.notebook.rename(started.notebook.with_name("numbers-mine.ipynb"))
+    assert "only numbers.ipynb counts, not numbers-mine.ipynb" in started.do("status", "3")
+    said = started.do("start", "3")
+    assert "only modules/03_numbers/numbers.ipynb counts, not numbers-mine.ipynb beside it" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends Ctrl-C as POSIX does")
+@pytest.mark.parametrize("last", ["right", "wrong"])
+def test_watch_tests_at_each_save_until_ctrl_c(started, tmp_path, last):
+    code = "from tinytorch.tito.cli import main; main()"
+    log = tmp_path / "said.txt"
+    with log.open("w", encoding="utf-8") as out:
+        env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-c", code, "module", "test", "3", "--watch"]
+        process = subprocess.Popen(command, cwd=started.root, env=env, stdout=out, stderr=out)
+
+    def runs(number):
+        """Waits until so many runs are done -> all that was said."""
+        end = time.monotonic() + 60
+        while (said := log.read_text(encoding="utf-8")).count("Waiting for the next save") < number:
+            assert process.poll() is None and time.monotonic() < end, said
+            time.sleep(0.05)
+        return said
+
+    try:
+        assert "0 of 2 parts passed" in runs(1)
+        started.notebook.write_text("{", encoding="utf-8")  # cut off while it is saved
+        assert "tito: " in runs(2)
+        started.toy.tito("module", "reset", "3")
+        assert runs(3).count("0 of 2 parts passed") == 2
+        started.write(**RIGHT)
+        assert "2 of 2 parts passed" in runs(4)
+        if last == "wrong":
+            started.write(double="#| export\ndef double(x):\n    return x * 3")
+            assert "1 of 2 parts passed" in runs(5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == (last == "wrong")
+        assert "Traceback" not in log.read_text(encoding="utf-8")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_watch_says_what_to_install(started, monkeypatch):
+    monkeypatch.setattr("tinytorch.tito.project.find_spec", lambda name: None)
+    said = started.do("test", "3", "--watch", ok=False)
+    assert said == "tito: --watch needs watchfiles: pip install -e '.[dev]'\n"
+
+
 # ------------------------------------------------------------------------------------------------- complete
 
 

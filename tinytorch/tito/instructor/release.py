@@ -36,8 +36,8 @@ from tinytorch.tito.project import (
     project_version,
 )
 
-# Besides the runtime's own: exporting, the checkpoint, the plots, and a kernel for Jupyter or VS Code.
-STUDENT_TOOLS = ("nbdev", "pytest", "hypothesis", "matplotlib", "ipykernel")
+# Besides the runtime's own: exporting, the checkpoint, the plots, a kernel for Jupyter or VS Code, --watch.
+STUDENT_TOOLS = ("nbdev", "pytest", "hypothesis", "matplotlib", "ipykernel", "watchfiles")
 STUDENT_COMMANDS = ("cli", "student.commands", "student.doctor")
 WRITTEN_BY_HAND = ("pretrained", "caches")  # parts of the package that no module exports
 LEFTOVERS = ("__pycache__", ".ipynb_checkpoints", ".*", "*.pyc", "*.pyo", "*.egg-info", "build", "dist")
@@ -430,7 +430,7 @@ The package `tinytorch` holds the modules before this one, solved. Module {numbe
 ```bash
 tito module start {number}       # says what there is to do
 jupyter lab {notebook}
-tito module test {number}        # part by part: passed, failed and why, or not written yet
+tito module test {number}        # part by part: passed, failed and why (--watch: at each save)
 tito module status {number}      # what is left to do
 tito module complete {number}    # once all parts pass: runs the checkpoint, puts your code into the package
 ```

@@ -7,12 +7,14 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import click
 
 from tinytorch.tito.console import Spinner, count, indented, say, show_table
 from tinytorch.tito.notebook.cells import cells_of
+from tinytorch.tito.notebook.files import fingerprint
 from tinytorch.tito.process.checkpoint import Checkpoint, run_checkpoint, try_import
 from tinytorch.tito.process.outcomes import (
     BLOCKED,
@@ -89,6 +91,8 @@ def start(number: str) -> None:
     else:
         unit.place_notebook()
         say(f"Made {where}: {_count_parts(unit.read())}.")
+    if others := unit.other_notebooks():
+        say(f"Note: only {where} counts, not {', '.join(others)} beside it.")
     install = "" if find_spec("jupyterlab") else "pip install jupyterlab, then "
     say(f"Open it in VS Code or Jupyter:  {install}jupyter lab {where}")
     say(f"Check your work at any time:    tito module test {unit.module.number}")
@@ -98,22 +102,60 @@ def start(number: str) -> None:
 @number_argument
 @time_limit_option
 @click.option("-v", "--verbose", is_flag=True, help="Also show what the parts' cells print.")
+@click.option("--watch", is_flag=True, help="Again each time that you save, until Ctrl-C.")
 @click.pass_context
-def test(ctx: click.Context, number: str, time_limit: float, verbose: bool) -> None:
+def test(ctx: click.Context, number: str, time_limit: float, verbose: bool, watch: bool) -> None:
     """Run your notebook of module NN and say what became of each part.
 
     The cells run as they are saved on disk, from top to bottom, in a fresh Python. Exit status 0 only if
-    every part passed.
+    every part passed (with --watch, in the last run).
     """
-    project = need_project()
-    unit = student_module(project, number)
+    unit = student_module(need_project(), number)
+    if watch:
+        need_package("watchfiles", "--watch")
+        passed = _test_each_save(unit, time_limit, verbose)
+    else:
+        passed = _test(unit, time_limit, verbose)
+    ctx.exit(0 if passed else 1)
+
+
+def _test(unit: StudentModule, time_limit: float, verbose: bool) -> bool:
     report = _run(unit, time_limit)
     show_report(report, verbose=verbose)
-    for hint in _hints(report, project):
+    for hint in _hints(report, unit.project):
         say(hint)
-    if not report.ok:
-        ctx.exit(1)
-    say(f"Next: tito module complete {unit.module.number}")
+    if report.ok:
+        say(f"Next: tito module complete {unit.module.number}")
+    return report.ok
+
+
+def _test_each_save(unit: StudentModule, time_limit: float, verbose: bool) -> bool:
+    """Tests now and whenever the cells have changed, until Ctrl-C -> whether the last run passed."""
+    from watchfiles import watch
+
+    # The folder is watched, since editors put a new file in the place of the old one; and each second is a
+    # look of its own, for what was saved while a test ran.
+    saves = watch(
+        unit.notebook.parent, recursive=False, rust_timeout=1000, yield_on_timeout=True, debounce=300
+    )
+    tested, passed = "", False
+    try:
+        for _ in chain([None], saves):
+            try:
+                now = fingerprint(unit.read())
+            except TitoError as error:  # perhaps only until it is wholly saved
+                now = error.message
+            if now == tested:
+                continue
+            tested, passed = now, False
+            try:
+                passed = _test(unit, time_limit, verbose)
+            except TitoError as error:
+                error.show()
+            say(f"Waiting for the next save of {unit.shown(unit.notebook)}; Ctrl-C ends.")
+    except KeyboardInterrupt:
+        say()
+    return passed
 
 
 @module.command()

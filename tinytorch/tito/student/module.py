@@ -76,11 +76,31 @@ class StudentModule:
     def read(self) -> dict:
         """The student's notebook; TitoError if it is not there or cannot be read."""
         if not self.notebook.is_file():
-            raise TitoError(
-                f"There is no notebook {self.shown(self.notebook)} yet; "
-                f"begin with: tito module start {self.module.number}"
-            )
+            where, others = self.shown(self.notebook), self.other_notebooks()
+            begin = f"begin with: tito module start {self.module.number}"
+            if others:
+                raise TitoError(
+                    f"There is no notebook {where}, only {', '.join(others)}; rename the one that is yours "
+                    f"to {self.notebook.name}, or {begin}"
+                )
+            raise TitoError(f"There is no notebook {where} yet; {begin}")
         return files.read(self.notebook)
+
+    def other_notebooks(self) -> list[str]:
+        """The notebooks beside the one that counts: renamed ones, copies."""
+        found = sorted(path.name for path in self.notebook.parent.glob("*.ipynb"))
+        return [name for name in found if name != self.notebook.name]
+
+    def note_of_source(self) -> str:
+        """What there is to say if the dev file is no longer the one that the notebook was made from."""
+        if not (self.module.dev_file.is_file() and self.pristine_file.is_file()) or self.is_solutions():
+            return ""
+        if fingerprint(self.fresh()) == fingerprint(files.read(self.pristine_file)):
+            return ""
+        return (
+            f"{self.shown(self.module.dev_file)} has changed since your notebook was made from it, and your "
+            f"checks are the old ones; `tito module reset {self.module.number}` makes it anew and keeps yours"
+        )
 
     def pristine(self) -> dict | None:
         """The notebook as handed out; None if nobody knows it any more."""
@@ -162,7 +182,8 @@ class StudentModule:
             raise TitoError(f"{self.shown(self.notebook)} holds no graded part.")
         with Worker(root=self.project.root, cwd=self.notebook.parent) as worker:
             report = worker.run(settled.cells, time_limit=time_limit, progress=progress)
-        report.notes[:0] = settled.notes + settled.advice
+        source = self.note_of_source()
+        report.notes[:0] = settled.notes + settled.advice + ([source] if source else [])
         parts = [asdict(part) | {"output": ""} for part in report.parts]
         self._remember(tested={"cells": fingerprint(notebook), "when": _now(), "parts": parts})
         return report
@@ -220,6 +241,8 @@ class StudentModule:
         pristine = self.pristine()
         if not self.notebook.is_file() or self.is_solutions():
             note = "its notebook holds the solutions (tito notebooks)" if self.notebook.is_file() else ""
+            if not note and (others := self.other_notebooks()):
+                note = f"only {self.notebook.name} counts, not {', '.join(others)}"
             parts = _untested(pristine) if pristine else []
             return Progress("not started", parts, [], [], note=note)
         try:
@@ -243,6 +266,7 @@ class StudentModule:
         if progress.state != "completed" and tested and not progress.changed:
             if all(part.status == PASSED for part in parts):
                 progress.state = "ready"
+        progress.note = progress.note or self.note_of_source()
         if progress.state in ("ready", "completed"):
             progress.to_write = []  # a stub that is left over is never reached
         return progress
