@@ -1159,6 +1159,66 @@ build_vocabulary = yours
 
 # %% [markdown]
 """
+Sometimes a text should end not at a token but at some words, say when the model begins to write the user's next line itself: "User:". Such a *stop string* may be spread over several tokens, and may begin in the middle of one. So what could become one must wait, like the bytes of half a character, until it is clear. `StopStream` is given: it stands around a stream and lets no stop string through.
+"""
+
+
+# %%
+#| export
+class StopStream:
+    """Around a stream with `feed` and `finish`: the text up to the first stop string, which is not shown.
+
+    stopped: whether one has come; nothing is shown any more then. The first is the one that is complete
+    first, of several the longest; so it does not matter how the text is cut into tokens.
+    """
+
+    def __init__(self, stream, stop_strings):
+        """stop_strings: a text or several. Raises TypeError if one is no text, ValueError if it is empty."""
+        self.stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
+        for stop in self.stop_strings:
+            if not isinstance(stop, str):
+                raise TypeError(f"a stop string is text, got {stop!r}")
+            if not stop:
+                raise ValueError(f"a stop string has at least 1 character, got {stop!r}")
+        self.stream, self.held, self.stopped = stream, "", False
+
+    def feed(self, token_id: int) -> str:
+        """-> the text that can be shown now; what may be the beginning of a stop string is held back."""
+        return self.show(self.stream.feed(token_id))
+
+    def finish(self) -> str:
+        """-> the rest: with the text at its end, what was held back is no stop string."""
+        shown = self.show(self.stream.finish())
+        rest, self.held = self.held, ""
+        return shown + rest
+
+    def show(self, text: str) -> str:
+        """Text that has come in addition -> what can be shown of all that is not shown yet."""
+        if self.stopped:
+            return ""
+        held = self.held + text
+        found = [(held.find(stop) + len(stop), -len(stop)) for stop in self.stop_strings if stop in held]
+        if found:
+            stop, length = min(found)
+            self.held, self.stopped = "", True
+            return held[: stop + length]
+        beginnings = (stop[:n] for stop in self.stop_strings for n in range(1, len(stop)))
+        waits = max((len(part) for part in beginnings if held.endswith(part)), default=0)
+        self.held = held[len(held) - waits :]
+        return held[: len(held) - waits]
+
+
+# %% [markdown]
+"""
+Tokens of one byte each. The text should end before "er:", and each part is shown as soon as it can be.
+"""
+
+# %%
+stream = StopStream(StreamDecoder(BPETokenizer([])), "er:")
+[stream.feed(byte) for byte in b"better user: no"], stream.stopped
+
+# %% [markdown]
+"""
 ## Questions
 
 **Question 1 (5 points).** You train a chat model with embed_dim 64 on 60,000 bytes of text, and may give your tokenizer 300 ids or 5,000. Say what the choice changes, and in which direction, for: the number of weights in the token embedding; the number of tokens of one answer and the time to compute it; how often the model sees each token while it learns. Which size would you take, and what would you measure to find out if you were right?

@@ -23,8 +23,11 @@ You need the loop and the sampling (13), the cache (15), and for one section Lla
 # %%
 #| export
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
+from threading import Event, Lock
+from time import perf_counter
 
 import numpy as np
 
@@ -33,6 +36,7 @@ from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, as_array
 from tinytorch.generation.kv_cache import CacheFull, KVCache, PoolFull, attention_with_cache, cache_sizes
 from tinytorch.models.transformer import check_sampling, check_tokens, sample
+from tinytorch.text.tokenization import StopStream
 
 # %% [markdown]
 """
@@ -41,7 +45,6 @@ For this notebook only: models to run, and a clock.
 
 # %%
 from itertools import pairwise
-from time import perf_counter
 from types import SimpleNamespace
 
 from tinytorch.core.attention import MultiHeadAttention
@@ -165,7 +168,9 @@ The constructor is given. `choose` is your `sample` of module 13 with the settin
 
 **Task, `unread` (4 points).** The tokens that the cache has not read yet, a list. 1 line.
 
-**Task, `done` (6 points).** True if it was `cancelled`; if it has an `error`; if it has `max_new_tokens` new tokens; or if the last *new* token is its `stop_token`. The same token in the prompt stops nothing. `new_tokens` is given. About 4 lines.
+A text may also end at words instead of at a token (module 10): then the request is given the stop strings and a stream that turns its tokens into text, and `text` is what may be shown of it. `text_stopped`, given, tells whether such a string has come.
+
+**Task, `done` (6 points).** True if it was `cancelled`; if it has an `error`; if it has `max_new_tokens` new tokens; if the last *new* token is one of its `stop_tokens`, a set; or if its `text_stopped`. A stop token in the prompt stops nothing. `new_tokens` is given. About 5 lines.
 
 **Task, `take` (6 points).** `logits` (V,) are those of the token that follows the text. Choose one (`self.choose` takes rows, (1, V), and gives (1,)), append it to `tokens` as an int. About 2 lines.
 """
@@ -195,6 +200,7 @@ class Request:
     cache: what has been read of it, any cache for one row; None while it waits, and again when it is done.
     error: what ended it, without its traceback, else None. cancelled: it was ended from outside.
     put_back: how often its cache was taken away again, for an older request.
+    arrived, joined, first_token, finished: when, in seconds of perf_counter; None as long as it has not.
     """
 
     def __init__(
@@ -207,16 +213,28 @@ class Request:
         rng=None,
         stop_token=None,
         cache=None,
+        stop_tokens=(),
+        stop_strings=(),
+        stream=None,
     ):
-        """prompt: (T,) ints. rng: a seed or a generator that no other request uses. Others as in `sample`."""
+        """prompt: (T,) ints. rng: a seed or a generator that no other request uses. Others as in `sample`.
+
+        stop_token, stop_tokens: it ends with any of them. stream: of module 10, makes `text` of its new
+        tokens; it ends before the first of the stop_strings, which takes a stream.
+        """
         self.tokens = [int(token) for token in prompt]
         self.num_prompt, self.max_new_tokens = len(self.tokens), max_new_tokens
         self.rng, self.drawn = np.random.default_rng(rng), (None, None)
         self.sample = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=self.rng)
-        self.stop_token = stop_token
+        self.stop_tokens = {*stop_tokens} if stop_token is None else {stop_token, *stop_tokens}
+        if stop_strings and stream is None:
+            raise ValueError(f"to find {stop_strings!r} in its text takes a stream that makes text of tokens")
+        self.stream = None if stream is None else StopStream(stream, stop_strings)
+        self.shown, self.heard, self.is_complete = "", 0, False  # the text of so many new tokens
         self.cache, self.brought_cache = cache, cache
         self.error, self.cancelled, self.put_back = None, False, 0
         self.turn = self.mark = 0  # when, and up to where, it has last read
+        self.arrived, self.joined, self.first_token, self.finished = perf_counter(), None, None, None
 
     @property
     def error(self):
@@ -236,6 +254,8 @@ class Request:
             if not np.isfinite(np.max(logits)):
                 raise NothingToDraw(f"the largest logit is {np.max(logits)}: nothing can be drawn from it")
             state = self.rng.bit_generator.state
+            if self.first_token is None:
+                self.first_token = perf_counter()
             try:
                 self.drawn = place, self.sample(logits)
             except BaseException:
@@ -248,6 +268,41 @@ class Request:
         """What has been written after the prompt."""
         return self.tokens[self.num_prompt :]
 
+    def hear(self) -> None:
+        """Turn the tokens that are not text yet into text; those that stop it have none."""
+        for token in self.new_tokens[self.heard :]:
+            shown = "" if token in self.stop_tokens else self.stream.feed(token)
+            self.shown, self.heard = self.shown + shown, self.heard + 1
+
+    @property
+    def text(self) -> str:
+        """What may be shown of its new tokens, by its stream; when it is done, all up to a stop string."""
+        if self.stream is None:
+            raise ValueError(f"this request of {self.num_prompt} tokens has no stream to make text of tokens")
+        self.hear()
+        if self.done and not self.is_complete:
+            self.shown, self.is_complete = self.shown + self.stream.finish(), True
+        return self.shown
+
+    @property
+    def text_stopped(self) -> bool:
+        """Whether one of the stop strings has come."""
+        if self.stream is None or not self.stream.stop_strings:
+            return False
+        self.hear()
+        return self.stream.stopped
+
+    @property
+    def finish_reason(self) -> str | None:
+        """None while it is not done, then "error", "stop", "length" or "cancelled"."""
+        if self.error is not None:
+            return "error"
+        if self.text_stopped or self.new_tokens[-1:] and self.tokens[-1] in self.stop_tokens:
+            return "stop"
+        if len(self.new_tokens) >= self.max_new_tokens:
+            return "length"
+        return "cancelled" if self.cancelled else None
+
     def unread(self) -> list:
         """-> the tokens that the cache has not read yet."""
         ### BEGIN SOLUTION
@@ -258,10 +313,10 @@ class Request:
     def done(self) -> bool:
         """Whether nothing more is to be written: complete, stopped, failed or cancelled."""
         ### BEGIN SOLUTION
-        if self.cancelled or self.error is not None:
+        if self.cancelled or self.error is not None or self.text_stopped:
             return True
         written = len(self.tokens) - self.num_prompt
-        return written >= self.max_new_tokens or (written > 0 and self.tokens[-1] == self.stop_token)
+        return written >= self.max_new_tokens or (written > 0 and self.tokens[-1] in self.stop_tokens)
         ### END SOLUTION
 
     def take(self, logits: np.ndarray) -> None:
@@ -349,6 +404,28 @@ assert request.done, "0 is a token like any other, and may be the stop token"
 request = Request([7], 5)
 request.tokens += [0, 1]
 assert not request.done, "without a stop token nothing stops it before its 5 tokens"
+request = Request([7], 5, stop_token=2, stop_tokens=(4, 3))
+for token, stops in ((1, False), (2, True), (3, True), (4, True), (5, False)):
+    request.tokens = [7, token]
+    assert request.done == stops, f"it ends with 2, 3 or 4, and not with {token}"
+
+
+class Spelled:
+    """A stream that makes a letter of each token."""
+
+    def feed(self, token):
+        return chr(97 + token)
+
+    def finish(self):
+        return ""
+
+
+request = Request([1, 2], 9, stop_strings=["bc"], stream=Spelled())
+for token in (1, 0, 1):
+    request.tokens.append(token)
+    assert not request.done, "the text 'b', 'ba', 'bab' does not hold 'bc', and the prompt does not count"
+request.tokens.append(2)
+assert request.done, "the text 'babc' holds the stop string 'bc'"
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-take", "locked": true, "points": 6, "schema_version": 3, "solution": false}
@@ -752,7 +829,7 @@ for mistake in (ZeroDivisionError("a bug"), ValueError("two shapes do not fit"),
 """
 ## 6. One pass
 
-`FlatModel` is to this module what `CachedModel` was to module 15: it holds what stands in front of the model. The position embedding is asked for column 0 and answers with the positions of the list; each attention is a `FlatLayer`. But it stands there only during a pass. `in_front`, given, puts everything on and takes it off again, which costs a few microseconds a layer. Between two passes your model is untouched, and after an error as well.
+`FlatModel` is to this module what `CachedModel` was to module 15: it holds what stands in front of the model. The position embedding is asked for column 0 and answers with the positions of the list; each attention is a `FlatLayer`. But it stands there only during a pass. `in_front`, given, puts everything on and takes it off again, which costs a few microseconds a layer. Between two passes your model is untouched, and after an error as well. And if another thread uses the model during the pass, it finds the model as it is: what stands in front looks whose pass it is (`READING`, a variable that each thread has for itself) and steps aside.
 
 **Task, `read` (8 points).** `pieces` is a list of (request, n): each request reads the next n of its unread tokens. The first lines are given: they flatten the pieces and note who reads where. What comes out of `self.model.hidden_states(tokens)` is (N, 1, C), and most of it is of no interest: logits are only wanted for the *last* token of a request, if it has read to its end, and has not failed. In a model with a large vocabulary that saves a good part of the pass.
 
@@ -765,6 +842,10 @@ for mistake in (ZeroDivisionError("a bug"), ValueError("two shapes do not fit"),
 
 # %% nbgrader={"grade": false, "grade_id": "flat-model", "locked": false, "schema_version": 3, "solution": true}
 #| export
+READING = ContextVar("reading", default=None)  # the FlatModel whose pass runs in this thread
+WIRING = Lock()  # only one thread at a time puts something in front of a model, or takes it off
+
+
 class FlatModel:
     """Stands in front of a finished language model, during each pass over tokens of many requests.
 
@@ -773,10 +854,14 @@ class FlatModel:
 
     def __init__(self, model):
         self.model, self.positions, self.reading = model, None, []
-        self.wraps = [(model.position_embedding, self.position)]
+        self.wraps = [(model.position_embedding, partial(self.only_here, self.position))]
         for layer_idx, block in enumerate(model.blocks):
             layer = FlatLayer(self, block.attention, layer_idx)
-            self.wraps.append((block.attention, layer.forward))
+            self.wraps.append((block.attention, partial(self.only_here, layer.forward)))
+
+    def only_here(self, forward, inner, *args, **options):
+        """`forward` in our own pass; what others ask of the model meanwhile goes to the model."""
+        return forward(inner, *args, **options) if READING.get() is self else inner(*args, **options)
 
     def position(self, inner, columns):
         """(1,) column of N texts of one token -> what the model does with the positions of all N."""
@@ -785,11 +870,18 @@ class FlatModel:
     @contextmanager
     def in_front(self):
         """Inside the block the model reads for `reading`; afterwards no object holds a trace."""
-        with ExitStack() as stack:
-            for module, wrapper in self.wraps:
-                module.wrap("forward", wrapper)
-                stack.callback(module.unwrap, "forward", wrapper)
+        mine = READING.set(self)
+        try:
+            with WIRING:
+                for module, wrapper in self.wraps:
+                    module.wrap("forward", wrapper)
             yield
+        finally:
+            READING.reset(mine)
+            with WIRING:
+                for module, wrapper in self.wraps:
+                    with suppress(ValueError):  # not there yet, if the putting on was broken off
+                        module.unwrap("forward", wrapper)
 
     def read(self, pieces: list) -> list:
         """[(request, n)] -> for each the logits (V,) of the token after its text, or None.
@@ -953,7 +1045,11 @@ Caches may share a memory that is smaller than all of them together, the pool of
 - who was put back once joins only if there is room for all that it may still write, so that it is not put back over and over;
 - the oldest is never put back, so somebody always comes to an end, and whatever fits alone is completed. Only who is alone and has no room ends with an error.
 
-All of that is in `plan`, `has_room`, `put_back` and `open_cache`, and is given, but for one decision, which is yours.
+All of that is in `plan`, `make_room`, `put_back` and `open_cache`, and is given, but for one decision, which is yours.
+
+### Threads
+
+A batch belongs to one thread, the one that steps; nothing in it is locked. Other threads may do three things at any time: `submit` a request, which checks it at once, puts it into the batch's inbox, and the next step takes it from there; set `request.cancelled = True`, and the next step lets it go; and look at `tokens`, `error` and `finish_reason`, which only grow. When nobody is there, the thread that steps can sleep in `wait` until somebody submits. How many may wait can be bounded (`max_waiting`): a service that is too busy should say so at once, `QueueFull`, and not after a minute.
 
 By default each request gets a `KVCache` that is exactly as long as it needs: of `num_prompt + max_new_tokens` tokens the last is never read. `make_cache(request)` may give any other. A cache may also be passed with the request; it may have read the beginning of the prompt already, and then only the rest is read. What the batch has made it gives back when the request is done: it calls `close()`, if the cache has that, and lets go of it. What you have passed in stays yours.
 
@@ -984,7 +1080,11 @@ def check_model(model) -> None:
         )
 
 
-def check_request(model, prompt, max_new_tokens, stop_token) -> np.ndarray:
+class QueueFull(RuntimeError):
+    """So many requests wait that no other is taken. Nothing was changed; later there may be room again."""
+
+
+def check_request(model, prompt, max_new_tokens, stop_tokens) -> np.ndarray:
     """-> the prompt as (T,) ints. Raises ValueError or TypeError for what the model cannot take."""
     prompt = as_array(prompt)
     if prompt.ndim != 1:
@@ -996,8 +1096,9 @@ def check_request(model, prompt, max_new_tokens, stop_token) -> np.ndarray:
             f"{len(prompt)} prompt tokens and {max_new_tokens} new ones make {total}, "
             f"the model takes {model.max_seq_len}"
         )
-    if stop_token is not None and whole_number("stop_token", stop_token, 0) >= model.vocab_size:
-        raise ValueError(f"stop_token {stop_token} is outside the vocabulary of {model.vocab_size}")
+    for token in stop_tokens:
+        if whole_number("stop_token", token, 0) >= model.vocab_size:
+            raise ValueError(f"stop_token {token} is outside the vocabulary of {model.vocab_size}")
     return prompt
 
 
@@ -1037,6 +1138,7 @@ class ContinuousBatch:
 
     Yu et al. 2022 (Orca), with chunked prefill (Agrawal et al. 2023, arXiv:2308.16369).
     waiting, running: the requests, in order of arrival. If memory runs out, the youngest wait again.
+    Its methods are for one thread, but `submit` is for any.
 
     with ContinuousBatch(model) as batch:
         request = batch.add(prompt, max_new_tokens=20)
@@ -1044,10 +1146,13 @@ class ContinuousBatch:
     request.tokens, request.error
     """
 
-    def __init__(self, model, make_cache=None, max_requests: int = 16, chunk: int = 64):
+    def __init__(
+        self, model, make_cache=None, max_requests: int = 16, chunk: int = 64, max_waiting: int | None = None
+    ):
         """make_cache: called with a Request, gives any cache for one row; by default a KVCache of its size.
 
-        max_requests: that run at a time. chunk: how many tokens of prompts a step reads.
+        max_requests: that run at a time. chunk: how many tokens of prompts a step reads at most.
+        max_waiting: how many may wait besides; None, any number.
         Raises TypeError if the model is no such model or a number no whole number; ValueError if a number is
         below 1, and if the model is training or has a cache in front of it.
         """
@@ -1056,9 +1161,17 @@ class ContinuousBatch:
         self.make_cache = self.plain_cache if make_cache is None else make_cache
         self.max_requests = whole_number("max_requests", max_requests, 1)
         self.chunk = whole_number("chunk", chunk, 1)
+        self.max_waiting = None if max_waiting is None else whole_number("max_waiting", max_waiting, 0)
         self.waiting, self.running, self.clock = deque(), [], 0
+        self.inbox, self.door, self.news = deque(), Lock(), Event()
 
-    def add(
+    def add(self, prompt, max_new_tokens, **options) -> Request:
+        """(T,) ints -> the Request, which waits for its turn. Options and errors as of `submit`."""
+        request = self.submit(prompt, max_new_tokens, **options)
+        self.take_in()
+        return request
+
+    def submit(
         self,
         prompt,
         max_new_tokens,
@@ -1068,30 +1181,57 @@ class ContinuousBatch:
         rng=None,
         stop_token=None,
         cache=None,
+        stop_tokens=(),
+        stop_strings=(),
+        stream=None,
     ) -> Request:
-        """(T,) ints -> the Request, which waits for its turn. Settings as in `model.generate`.
+        """(T,) ints -> the Request, in the inbox until the next step; any thread may call it.
 
-        rng: a seed, or a Generator that no other request uses. cache: for this request, empty or with the
-        first of the prompt's tokens read; it stays yours.
+        Settings as in `model.generate`. rng: a seed, or a Generator that no other request uses. cache: for
+        this request, empty or with the first of the prompt's tokens read; it stays yours. stop_tokens: more
+        of them. stop_strings: the text ends before the first of them; stream: its own, for text of tokens.
         Raises ValueError or TypeError for what `generate` would refuse, for a cache that does not fit, and
-        for a cache or a Generator of a request that is not done.
+        for a cache or a Generator of a request that is not done; QueueFull if max_waiting are waiting.
         """
-        prompt = check_request(self.model, prompt, max_new_tokens, stop_token)
+        stops = [*stop_tokens] if stop_token is None else [stop_token, *stop_tokens]
+        prompt = check_request(self.model, prompt, max_new_tokens, stops)
         check_sampling(temperature, top_k, top_p)
-        others = (*self.running, *self.waiting)
+        options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_tokens=stops)
+        options.update(stop_strings=stop_strings, stream=stream, cache=cache)
+        with self.door:
+            self.check_alone(rng, cache, len(prompt), max_new_tokens)
+            request = Request(prompt, int(max_new_tokens), **options)
+            self.inbox.append(request)
+        self.news.set()
+        return request
+
+    def check_alone(self, rng, cache, num_prompt: int, max_new_tokens: int) -> None:
+        """Raises ValueError if another request has this rng or cache or the cache does not fit; QueueFull."""
+        others = (*self.running, *self.waiting, *self.inbox)
+        queued = len(self.waiting) + len(self.inbox)
+        if self.max_waiting is not None and queued >= self.max_waiting and max_new_tokens:
+            raise QueueFull(f"{queued} requests wait, of {self.max_waiting} that may: come back later")
         if any(other.rng.bit_generator is getattr(rng, "bit_generator", rng) for other in others):
             raise ValueError("this Generator belongs to 1 other request of the batch: each needs its own")
         if cache is not None:
             if any(other.brought_cache is cache for other in others):
                 raise ValueError("this cache belongs to 1 other request of the batch: each needs its own")
-            check_cache(self.model, cache, len(prompt), len(prompt) + max_new_tokens - 1)
-        options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
-        request = Request(prompt, int(max_new_tokens), **options, cache=cache)
-        if max_new_tokens:
-            self.waiting.append(request)
-        else:
+            check_cache(self.model, cache, num_prompt, num_prompt + max_new_tokens - 1)
+
+    def take_in(self) -> None:
+        """What was submitted waits from now on; who is done already, being cancelled, waits no more."""
+        while self.inbox:
+            self.waiting.append(self.inbox.popleft())
+        for request in [request for request in self.waiting if request.done]:
             self.release(request)
-        return request
+            self.waiting.remove(request)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until there is something to do, or `timeout` seconds are over -> whether there is."""
+        if not (self.running or self.waiting):
+            self.news.wait(timeout)
+        self.news.clear()
+        return bool(self.running or self.waiting or self.inbox)
 
     def plain_cache(self, request) -> KVCache:
         """-> a KVCache that is exactly long enough: the last token is never read."""
@@ -1109,6 +1249,7 @@ class ContinuousBatch:
         num_read = request.num_prompt + request.max_new_tokens - 1
         check_cache(self.model, request.cache, len(request.tokens), num_read)
         request.turn, request.mark = self.clock, request.cache.seq_pos
+        request.joined = request.joined or perf_counter()
         everything = request.put_back and self.running
         reserve(request.cache, (num_read if everything else len(request.tokens)) - request.cache.seq_pos)
 
@@ -1119,7 +1260,7 @@ class ContinuousBatch:
             request.cache.close()
         request.cache = None
         if request.done:
-            request.brought_cache = None
+            request.brought_cache, request.finished = None, perf_counter()
 
     def plan(self) -> list:
         """-> [(request, n)], how many tokens each running request reads in this step; n >= 1.
@@ -1215,9 +1356,7 @@ class ContinuousBatch:
         goes through, and leaves the batch so that the step can be made again.
         """
         check_model(self.model)
-        for request in [request for request in self.waiting if request.done]:
-            self.waiting.remove(request)
-            self.release(request)
+        self.take_in()
         ### BEGIN SOLUTION
         self.retire()
         self.admit()
@@ -1240,7 +1379,7 @@ class ContinuousBatch:
 
     def run(self) -> None:
         """Step until every request is done."""
-        while self.waiting or self.running:
+        while self.waiting or self.running or self.inbox:
             self.step()
 
     def cancel(self, request) -> None:
@@ -1248,6 +1387,7 @@ class ContinuousBatch:
 
         Raises ValueError if it is not of this batch.
         """
+        self.take_in()
         if request not in self.running and request not in self.waiting:
             if request.done:
                 return
@@ -1261,6 +1401,7 @@ class ContinuousBatch:
 
     def close(self) -> None:
         """Cancel all that are not done; all memory is given back."""
+        self.take_in()
         for request in (*self.waiting, *self.running):
             self.cancel(request)
 
@@ -1340,8 +1481,7 @@ class FakeCache:
 
 def fake_batch(running=(), waiting=(), max_requests=3):
     """A batch whose caches, plan and passes are stand-ins; the log is its requests'."""
-    batch = ContinuousBatch.__new__(ContinuousBatch)
-    batch.model, batch.max_requests, batch.chunk = GPT(5, 4, 1, 1, 8, seed=0), max_requests, 9
+    batch = ContinuousBatch(GPT(5, 4, 1, 1, 8, seed=0), max_requests=max_requests, chunk=9)
     batch.running, batch.waiting = list(running), deque(waiting)
 
     def open_cache(request):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinytorch.text import tokenization
-from tinytorch.text.tokenization import BPETokenizer, CharTokenizer, StreamDecoder
+from tinytorch.text.tokenization import BPETokenizer, CharTokenizer, StopStream, StreamDecoder
 
 TEXT = (
     "She sells sea shells by the sea shore. The shells she sells are sea shells, I'm sure; and if she sells\n"
@@ -416,6 +416,38 @@ def test_a_stream_never_shows_half_a_character(trained):
 
 
 # files
+
+
+def before_the_first(text, stops):
+    """The text up to the stop string that is complete first, found by looking at each of its beginnings."""
+    for end in range(len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - max(map(len, found))], True
+    return text, False
+
+
+@quick
+@given(
+    st.lists(st.text("abé", min_size=1, max_size=3), min_size=1, max_size=3),
+    st.lists(st.text("abé", max_size=4), max_size=9),
+)
+def test_a_text_ends_before_its_first_stop_string_however_it_is_cut(stops, parts):
+    text = "".join(parts)
+    want, is_stopped = before_the_first(text, stops)
+    byte_by_byte, once = (StopStream(StreamDecoder(BPETokenizer([])), stops) for _ in "ab")
+    shown = ""
+    for byte in text.encode():
+        shown += byte_by_byte.feed(byte)
+        assert want.startswith(shown), "nothing is shown that is taken back later"
+    assert (shown + byte_by_byte.finish(), byte_by_byte.stopped) == (want, is_stopped)
+    assert ("".join([*map(once.show, parts), once.finish()]), once.stopped) == (want, is_stopped)
+
+
+@pytest.mark.parametrize(("stops", "error"), [([""], ValueError), ([3], TypeError), (["a", None], TypeError)])
+def test_stop_strings_that_are_none_are_refused(stops, error):
+    with pytest.raises(error, match="stop string"):
+        StopStream(StreamDecoder(BPETokenizer([])), stops)
 
 
 def test_a_saved_tokenizer_is_the_same_one(trained, tmp_path):

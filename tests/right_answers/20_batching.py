@@ -27,7 +27,7 @@ RIGHT = [
             """,
             "Request.done": """
                 new = self.new_tokens
-                stopped = self.stop_token is not None and bool(new) and new[-1] == self.stop_token
+                stopped = self.text_stopped or not self.stop_tokens.isdisjoint(new[-1:])
                 return any([self.cancelled, self.error is not None, len(new) >= self.max_new_tokens, stopped])
             """,
             "Request.take": """
@@ -241,7 +241,9 @@ RIGHT = [
                 new = self.tokens[self.num_prompt:]
                 if len(new) == self.max_new_tokens:
                     return True
-                return self.stop_token is not None and new[-1:] == [self.stop_token]
+                if any(new[-1:] == [stop] for stop in self.stop_tokens):
+                    return True
+                return self.text_stopped
             """,
             "Request.take": """
                 rows = np.expand_dims(logits, 0)

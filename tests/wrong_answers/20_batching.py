@@ -42,8 +42,8 @@ WRONG = [
     Wrong(
         name="a stop token at the end of the prompt stops it",
         part="test-done",
-        old="return written >= self.max_new_tokens or (written > 0 and self.tokens[-1] == self.stop_token)",
-        new="return written >= self.max_new_tokens or self.tokens[-1] == self.stop_token",
+        old="return written >= self.max_new_tokens or (written > 0 and self.tokens[-1] in self.stop_tokens)",
+        new="return written >= self.max_new_tokens or self.tokens[-1] in self.stop_tokens",
     ),
     Wrong(
         name="one token more than was asked for",
@@ -54,8 +54,20 @@ WRONG = [
     Wrong(
         name="who was cancelled goes on",
         part="test-done",
-        old="if self.cancelled or self.error is not None:",
-        new="if self.error is not None:",
+        old="if self.cancelled or self.error is not None or self.text_stopped:",
+        new="if self.error is not None or self.text_stopped:",
+    ),
+    Wrong(
+        name="a stop string stops nothing",
+        part="test-done",
+        old="if self.cancelled or self.error is not None or self.text_stopped:",
+        new="if self.cancelled or self.error is not None:",
+    ),
+    Wrong(
+        name="of several stop tokens one is looked for",
+        part="test-done",
+        old="self.tokens[-1] in self.stop_tokens)",
+        new="self.tokens[-1] == min(self.stop_tokens, default=None))",
     ),
     Wrong(
         name="always the likeliest token",

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CharTokenizer', 'to_bytes', 'check_ids', 'count_pairs', 'best_pair', 'merge_pair', 'learn_merges_slowly',
            'learn_merges', 'split_words', 'build_vocabulary', 'encode_word', 'split_special', 'special_token_names',
-           'write_whole', 'BPETokenizer', 'StreamDecoder']
+           'write_whole', 'BPETokenizer', 'StreamDecoder', 'StopStream']
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #cell-2
 import codecs
@@ -380,3 +380,46 @@ class StreamDecoder:
     def finish(self) -> str:
         """-> U+FFFD if a character was left unfinished, else ""; the decoder can then be used again."""
         return self.decoder.decode(b"", final=True)
+
+# %% ../../modules/10_tokenization/tokenization_dev.py #cell-77
+class StopStream:
+    """Around a stream with `feed` and `finish`: the text up to the first stop string, which is not shown.
+
+    stopped: whether one has come; nothing is shown any more then. The first is the one that is complete
+    first, of several the longest; so it does not matter how the text is cut into tokens.
+    """
+
+    def __init__(self, stream, stop_strings):
+        """stop_strings: a text or several. Raises TypeError if one is no text, ValueError if it is empty."""
+        self.stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
+        for stop in self.stop_strings:
+            if not isinstance(stop, str):
+                raise TypeError(f"a stop string is text, got {stop!r}")
+            if not stop:
+                raise ValueError(f"a stop string has at least 1 character, got {stop!r}")
+        self.stream, self.held, self.stopped = stream, "", False
+
+    def feed(self, token_id: int) -> str:
+        """-> the text that can be shown now; what may be the beginning of a stop string is held back."""
+        return self.show(self.stream.feed(token_id))
+
+    def finish(self) -> str:
+        """-> the rest: with the text at its end, what was held back is no stop string."""
+        shown = self.show(self.stream.finish())
+        rest, self.held = self.held, ""
+        return shown + rest
+
+    def show(self, text: str) -> str:
+        """Text that has come in addition -> what can be shown of all that is not shown yet."""
+        if self.stopped:
+            return ""
+        held = self.held + text
+        found = [(held.find(stop) + len(stop), -len(stop)) for stop in self.stop_strings if stop in held]
+        if found:
+            stop, length = min(found)
+            self.held, self.stopped = "", True
+            return held[: stop + length]
+        beginnings = (stop[:n] for stop in self.stop_strings for n in range(1, len(stop)))
+        waits = max((len(part) for part in beginnings if held.endswith(part)), default=0)
+        self.held = held[len(held) - waits :]
+        return held[: len(held) - waits]
