@@ -165,7 +165,7 @@ Two remedies against nonsense, often used together. *Top-k* (Fan, Lewis and Daup
 
 Both work on logits and give logits: what is cut off becomes minus infinity. So they can follow one another, and the draw does not change.
 
-**Task (8 points).** Write `keep_top_k(logits, k)`. The k-th largest logit of each row is the bar; everything below it goes. Tokens equal to the bar stay, so that the result does not depend on the order in which equal ones were sorted. `np.partition(logits, -k)` puts the k-th largest at index −k without sorting the rest. If k is V or more, nothing goes. About 4 lines.
+**Task (8 points).** Write `keep_top_k(logits, k)`. The k-th largest logit of each row is the bar; everything below it goes. Tokens equal to the bar stay, even if they are then more than k: nothing distinguishes them, and which of them went would depend on the order in which they happened to be sorted. (The library transformers decides the same here; in top-p it cuts through the middle of equals.) `np.partition(logits, -k)` puts the k-th largest at index −k without sorting the rest. If k is V or more, nothing goes. About 4 lines.
 """
 
 
@@ -280,14 +280,43 @@ assert np.array_equal(keep_top_p(flat, 1.0), flat), "p = 1 keeps all 50,257 equa
 """
 Now the parts in their order: temperature, top-k, top-p, draw. Temperature 0 skips them all.
 
-One trap: a temperature that comes as `np.float64(0.7)`, for example from a NumPy calculation, would turn the logits into float64. `float(temperature)` does not.
+Dividing by the temperature has a trap at either end. A logit of 5 divided by 1e-39 is infinite in float32, and infinity minus infinity, the next thing that the softmax computes, is no number; 1e-50 is 0 in float32 before anything was divided by it. So let the largest logit of each row be 0 first, which changes no probability: then what is large becomes minus infinity at worst, and that is a probability of 0, as it should be. And compute in float64, where 1e-50 is a number, but give back the type that came: 50,000 float64 logits would make all that follows slower.
 
-**Task (6 points).** Write the rest of `sample`. The checks are given; a row of logits without a finite largest value (NaN, or minus infinity everywhere) comes from a broken model, and it is better to say so than to draw token 0 for ever. About 8 lines.
+**Task (6 points).** Write `at_temperature(logits, temperature)`: (B, V) to (B, V), less the largest of its row and divided by the temperature, in float64 and then, `astype(logits.dtype)`, in the type of the logits. What overflows on the way is meant to: `with np.errstate(over="ignore"):`. About 3 lines.
+
+Then write the rest of `sample`. The checks are given; a row of logits without a finite largest value (NaN, or minus infinity everywhere) comes from a broken model, and it is better to say so than to draw token 0 for ever. About 8 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "sample", "locked": false, "schema_version": 3, "solution": true}
 #| export
+def check_logits(logits) -> np.ndarray:
+    """Logits in any form -> (B, V) array, float32 or float64.
+
+    Raises ValueError for another number of axes, an empty vocabulary, and a row whose largest logit is not
+    finite.
+    """
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits have shape (B, V) with at least 1 token, got shape {logits.shape}")
+    if logits.dtype not in (np.float32, np.float64):  # half precision is too coarse to calculate in
+        logits = logits.astype(np.float32)
+    largest = logits.max(axis=-1)
+    if not np.isfinite(largest).all():
+        row = np.flatnonzero(~np.isfinite(largest))[0]
+        raise ValueError(f"the largest logit of row {row} is {largest[row]}: nothing can be drawn from it")
+    return logits
+
+
+def at_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """(B, V), temperature > 0 -> (B, V): (logits - the largest of the row) / temperature, none above 0."""
+    ### BEGIN SOLUTION
+    with np.errstate(over="ignore"):
+        scaled = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64) / temperature
+        return scaled.astype(logits.dtype)
+    ### END SOLUTION
+
+
 def sample(logits, temperature=1.0, top_k=None, top_p=None, rng=None) -> np.ndarray:
     """(B, V) -> (B,): one token for each row. Temperature 0 takes the likeliest.
 
@@ -296,15 +325,11 @@ def sample(logits, temperature=1.0, top_k=None, top_p=None, rng=None) -> np.ndar
     Raises ValueError or TypeError for settings out of range and for logits that are not finite.
     """
     check_sampling(temperature, top_k, top_p)
-    logits = np.asarray(logits)
-    largest = logits.max(axis=-1)
-    if not np.isfinite(largest).all():
-        row = np.flatnonzero(~np.isfinite(largest))[0]
-        raise ValueError(f"the largest logit of row {row} is {largest[row]}: nothing can be drawn from it")
+    logits = check_logits(logits)
     ### BEGIN SOLUTION
     if temperature == 0:
         return greedy(logits)
-    logits = logits / float(temperature)
+    logits = at_temperature(logits, temperature)
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None:
@@ -365,7 +390,16 @@ assert set(drawn.tolist()) == {1}, (
     f"token 1 alone has probability 0.67; with top_p=0.5 you drew {set(drawn.tolist())}"
 )
 assert (sample(logits, rng=7) == sample(logits, rng=7)).all(), "the same seed should draw the same tokens"
+for tiny in (1e-5, 1e-39, 1e-50):
+    drawn = sample(np.float32([[0, 5, 1]]), temperature=tiny, top_p=0.9, rng=0)
+    assert drawn.tolist() == [1], f"at temperature {tiny} token 1 has all the probability, you drew {drawn}"
+halved = at_temperature(np.float32([[1, 3, 2]]), 0.5)
+assert halved.tolist() == [[-4, 0, -2]], f"1, 3, 2 less 3, divided by 0.5, is -4, 0, -2, not {halved[0]}"
 ### BEGIN HIDDEN TESTS
+assert at_temperature(np.float32([[-3e38, 3e38]]), 1e38).tolist()[0][0] == np.float32(-6), (
+    "-3e38 less 3e38 fits only into float64"
+)
+assert at_temperature(np.float64([[0, 1]]), 0.1).dtype == np.float64, "float64 logits stay float64"
 warm = np.log(np.tile(np.float32([0.5, 0.25, 0.15, 0.1]), (3000, 1)))
 drawn = sample(warm, temperature=4.0, top_p=0.6, rng=1)  # made flatter first, 3 tokens are needed, not 2
 assert set(drawn.tolist()) == {0, 1, 2}, f"temperature comes before top-p; you drew {set(drawn.tolist())}"

@@ -1,11 +1,12 @@
 """Checkpoint 13: GPT-2 against a forward pass in float64 loops, sampling and writing against plain lists."""
 
 import math
+import re
 import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tinytorch.core.autograd import enable_autograd
@@ -340,6 +341,69 @@ def test_draws_have_the_shares_that_the_settings_say(temperature, top_k, top_p):
         assert abs((drawn == token).mean() - want) <= 5 * math.sqrt(want * (1 - want) / n), (
             f"token {token} of {nucleus}"
         )
+
+
+LOGITS = st.one_of(
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.floats(-20, 20, width=32),
+    st.sampled_from([-math.inf, 0.0, 1.0, 3e38, -3e38, 1e-45]),
+)
+TEMPERATURES = st.one_of(st.floats(5e-324, 1e308), st.floats(0.1, 3.0), st.sampled_from([1e-39, 1e-50, 1e38]))
+
+
+@given(
+    row=st.lists(LOGITS, min_size=1, max_size=9).filter(lambda row: max(row) > -math.inf),
+    temperature=TEMPERATURES,
+    top_k=st.none() | st.integers(1, 10),
+    top_p=st.none() | st.floats(1e-6, 1.0),
+    point=st.floats(0, 1, exclude_max=True),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+@settings(max_examples=300, deadline=None)
+def test_at_any_temperature_the_draw_is_that_of_exact_arithmetic(
+    row, temperature, top_k, top_p, point, dtype
+):
+    """The oracle computes in float64, with lists; float32 may differ by 1e-5 in where a piece ends."""
+
+    class Point:
+        def random(self, size):
+            return np.full(size, point)
+
+    def apart(a, b):
+        return -math.inf if a == -math.inf else (a - b) / temperature
+
+    exact = [apart(x, max(row)) for x in row]
+    rank = sorted(range(len(row)), key=lambda t: -exact[t])
+    bar = exact[rank[min(top_k or len(row), len(row)) - 1]]
+    kept = [t for t in rank if exact[t] >= bar]
+    total = math.fsum(math.exp(exact[t]) for t in kept)
+    probs = {t: math.exp(exact[t]) / total for t in kept}
+    if top_p is not None and top_p < 1:
+        before = {t: math.fsum(probs[u] for u in kept if probs[u] > probs[t]) for t in kept}
+        assume(all(abs(b - top_p) > 1e-4 for b in before.values()))
+        probs = {t: p for t, p in probs.items() if before[t] < top_p or p == max(probs.values())}
+    assume(all(abs(exact[t] - bar) > 1e-4 or exact[t] == bar for t in range(len(row))))
+    assume(all(p == q or abs(p - q) > 1e-5 * p for p in probs.values() for q in probs.values()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer.np.random, "default_rng", lambda rng: rng)
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        (token,) = sample(np.array([row], dtype), **settings, rng=Point())
+    total = math.fsum(probs.values())
+    start = math.fsum(probs[t] for t in probs if t < token) / total
+    assert token in probs and start - 1e-5 <= point <= start + probs[token] / total + 1e-5
+
+
+def test_half_precision_is_calculated_in_single():
+    row = np.float16([[10.0, 10.01, 9.0]])
+    assert sample(row, temperature=1e-3, rng=0).tolist() == sample(row, temperature=0).tolist() == [1]
+    assert sample([[0, 5, 1]], temperature=1e-39, top_p=0.9, rng=0).tolist() == [1]
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 0), (0, 0), (2, 3, 4)])
+def test_logits_of_another_shape_are_refused_at_any_temperature(shape, temperature):
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
+        sample(np.zeros(shape, np.float32), temperature=temperature)
 
 
 def test_temperature_zero_is_greedy_and_needs_no_random_number():

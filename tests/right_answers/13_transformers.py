@@ -41,10 +41,17 @@ RIGHT = [
             "sample": """
                 if temperature == 0:
                     return greedy(logits)
-                scaled = logits * (1 / float(temperature))
+                scaled = at_temperature(logits, temperature)
                 scaled = scaled if top_k is None else keep_top_k(scaled, top_k)
                 scaled = scaled if top_p is None else keep_top_p(scaled, top_p)
                 return draw(scaled, rng=np.random.default_rng(rng))
+            """,
+            "at_temperature": """
+                wide = logits.astype(np.float64)
+                wide -= wide.max(axis=1)[:, None]
+                with np.errstate(all="ignore"):
+                    wide /= temperature
+                    return np.asarray(wide, logits.dtype)
             """,
             "write": """
                 running = np.ones(len(tokens), dtype=bool)
@@ -146,7 +153,7 @@ RIGHT = [
                 zufall = np.random.default_rng(rng)
                 if temperature == 0 or temperature == 0.0:
                     return greedy(logits)
-                x = logits / float(temperature)
+                x = at_temperature(logits, temperature)
                 if top_k != None:
                     x = keep_top_k(x, top_k)
                 if top_p != None:

@@ -114,14 +114,26 @@ WRONG = [
     Wrong(
         name="the logits are multiplied by the temperature",
         part="test-sample",
-        old="logits = logits / float(temperature)",
-        new="logits = logits * float(temperature)",
+        old="dtype=np.float64) / temperature",
+        new="dtype=np.float64) * temperature",
     ),
     Wrong(
-        name="a NumPy temperature makes the logits float64",
+        name="the logits become float64",
         part="test-sample",
-        old="logits = logits / float(temperature)",
-        new="logits = logits / np.float64(temperature)",
+        old="scaled.astype(logits.dtype)",
+        new="scaled",
+    ),
+    Wrong(
+        name="float32 logits are divided as they come",
+        part="test-sample",
+        old="np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64) / temperature",
+        new="logits / float(temperature)",
+    ),
+    Wrong(
+        name="less the largest, but in float32",
+        part="test-sample",
+        old="np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64) / temperature",
+        new="(logits - logits.max(axis=-1, keepdims=True)) / float(temperature)",
     ),
     Wrong(
         name="temperature 0 divides by 0",
@@ -138,8 +150,8 @@ WRONG = [
     Wrong(
         name="the temperature comes last",
         part="test-sample",
-        old="    logits = logits / float(temperature)\n    if top_k is not None:\n        logits = keep_top_k(logits, top_k)\n    if top_p is not None:\n        logits = keep_top_p(logits, top_p)\n",
-        new="    if top_k is not None:\n        logits = keep_top_k(logits, top_k)\n    if top_p is not None:\n        logits = keep_top_p(logits, top_p)\n    logits = logits / float(temperature)\n",
+        old="    logits = at_temperature(logits, temperature)\n    if top_k is not None:\n        logits = keep_top_k(logits, top_k)\n    if top_p is not None:\n        logits = keep_top_p(logits, top_p)\n",
+        new="    if top_k is not None:\n        logits = keep_top_k(logits, top_k)\n    if top_p is not None:\n        logits = keep_top_p(logits, top_p)\n    logits = at_temperature(logits, temperature)\n",
     ),
     Wrong(
         name="top-p is forgotten when there is a top-k",
