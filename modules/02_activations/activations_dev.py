@@ -486,7 +486,7 @@ naive
 - the number subtracted is at least the lowest finite number of the type, `np.finfo(x.dtype).min`; `x.max(..., initial=lowest)` takes the maximum with it for free. So the row of −∞ stays −∞, and exp makes it 0;
 - divide by at least 1. An ordinary row has a sum of at least 1 anyway, so for it nothing changes, and 0 / 1 is 0.
 
-**Task (18 points, and 12 for the masked scores).** Write `softmax(x, axis=-1)`. Same shape; `as_floats` first; in place where you can, but never in `x`. About 8 lines. Two test cells: the first is about finite scores, the second about −∞.
+**Task (18 points, and 12 for the masked scores).** Write `softmax(x, axis=-1)`. Same shape; `as_floats` first; in place where you can, but never in `x`. (The difference of two numbers without axes is a plain NumPy number; `np.asarray` makes an array of it that can be changed in place.) About 8 lines. Two test cells: the first is about finite scores, the second about −∞.
 """
 
 
@@ -500,10 +500,10 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     ### BEGIN SOLUTION
     x = as_floats(x)
     lowest = np.finfo(x.dtype).min
-    shares = x - x.max(axis=axis, keepdims=True, initial=lowest)
+    shares = np.asarray(x - x.max(axis=axis, keepdims=True, initial=lowest))
     np.exp(shares, out=shares)
     total = shares.sum(axis=axis, keepdims=True)
-    shares /= np.maximum(total, 1, out=total)  # below 1 only where all scores are -inf
+    shares /= np.maximum(total, 1)  # below 1 only where all scores are -inf
     return shares
     ### END SOLUTION
 

@@ -24,8 +24,20 @@ import math
 
 import numpy as np
 
+from tinytorch.core.activations import as_floats
 from tinytorch.core.layers import check_sizes
 from tinytorch.core.tensor import Tensor, apply, as_array
+
+
+# %%
+#| export
+def floats(x) -> Tensor:
+    """A Tensor of floats as it is; arrays, lists, integers and booleans as a new float32 Tensor."""
+    if isinstance(x, Tensor) and x.dtype.kind == "f":
+        return x
+    x = as_array(x)
+    return Tensor(x, dtype=None if x.dtype.kind == "f" else np.float32)
+
 
 # %% [markdown]
 """
@@ -33,9 +45,11 @@ from tinytorch.core.tensor import Tensor, apply, as_array
 
 The oldest loss is for numbers: square the differences, take the mean. Squares make one error of 10 as bad as a hundred errors of 1, and the constant that minimises them is the average of the targets.
 
+Integers need care: bytes from a picture, `np.uint8([0]) - np.uint8([1])`, give 255, because a byte has no minus. So `floats(x)`, given, makes a Tensor of floats of whatever comes, before anything is subtracted.
+
 One trap lies in it, and it has cost people days. Predictions of shape (3,) and targets of shape (3, 1) do not raise an error when subtracted. They broadcast to (3, 3), every prediction is compared with every target, and the loss is a number that looks like a loss. The best that a model can do against it is to predict the average of all targets for everything.
 
-**Task (10 points).** Write `MSELoss.__call__`. Raise a `ValueError` with both shapes if they differ, and one if there is nothing to compare (no entries). Then the mean of the squared differences, in Tensor operations so that module 05 can follow: subtract, multiply, `.mean()`. About 7 lines. `prediction` may be a Tensor or an array; `Tensor(x)` makes one of an array.
+**Task (10 points).** Write `MSELoss.__call__`. Raise a `ValueError` with both shapes if they differ, and one if there is nothing to compare (no entries). Then the mean of the squared differences, in Tensor operations so that module 05 can follow: subtract, multiply, `.mean()`. About 7 lines. `prediction` and `target` may be Tensors or arrays, of any numbers: `floats` first.
 """
 
 
@@ -47,8 +61,7 @@ class MSELoss:
     def __call__(self, prediction, target) -> Tensor:
         """Raises ValueError if the shapes differ, or if they hold nothing."""
         ### BEGIN SOLUTION
-        prediction = prediction if isinstance(prediction, Tensor) else Tensor(prediction)
-        target = target if isinstance(target, Tensor) else Tensor(target)
+        prediction, target = floats(prediction), floats(target)
         if prediction.shape != target.shape:
             raise ValueError(f"the prediction has shape {prediction.shape}, the target {target.shape}")
         if prediction.size == 0:
@@ -72,6 +85,10 @@ assert isinstance(loss, Tensor) and loss.shape == (), f"the loss is a Tensor of 
 assert abs(float(loss) - 5 / 3) < 1e-6, f"(1 + 0 + 4) / 3 = 1.667, yours is {float(loss)}"
 loss = MSELoss()(Tensor([[1.0, 0.0], [0.0, 0.0]]), np.zeros((2, 2), np.float32))
 assert abs(float(loss) - 0.25) < 1e-6, f"the mean runs over all 4 entries: 0.25, yours is {float(loss)}"
+loss = MSELoss()(np.uint8([0, 255]), np.uint8([1, 0]))
+assert float(loss) == 32513, (
+    f"(0 - 1)^2 and (255 - 0)^2 have the mean 32,513, yours is {float(loss)}: floats first"
+)
 try:
     MSELoss()(Tensor([1.0, 2.0, 3.0]), Tensor([[1.0], [2.0], [3.0]]))
 except ValueError as error:
@@ -131,7 +148,7 @@ high - rounded_first, high - high.max() - np.log(np.exp(high - high.max()).sum()
 """
 The second line is right to seven digits: it is the same as for 2, 1, 0, as it has to be.
 
-**Task (18 points).** Write `log_softmax(x, axis)` for arrays, in the form that shifts first and keeps its digits. About 2 lines; `keepdims=True` keeps the shapes fitting. The array that came in stays as it is.
+**Task (18 points).** Write `log_softmax(x, axis)` for arrays, in the form that shifts first and keeps its digits; `as_floats` of module 02 first, for logits that come as integers. About 3 lines; `keepdims=True` keeps the shapes fitting. The array that came in stays as it is.
 """
 
 
@@ -140,6 +157,7 @@ The second line is right to seven digits: it is the same as for 2, 1, 0, as it h
 def log_softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """log(softmax(x)) along `axis`, without overflow and without losing digits, for logits of any size."""
     ### BEGIN SOLUTION
+    x = as_floats(x)
     shifted = x - x.max(axis=axis, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
     ### END SOLUTION
@@ -191,6 +209,7 @@ for offset in (0, 1e3, -1e3, 1e5):
         f"wrong at {offset}: {got}"
     )
     assert got.dtype == np.float32, f"float32 in, float32 out; yours is {got.dtype}"
+assert np.allclose(log_softmax(np.uint8([200, 100, 200])), [-math.log(2), -100 - math.log(2), -math.log(2)])
 masked = log_softmax(np.array([0.0, -np.inf, 0.0], np.float32))
 assert np.allclose(masked[[0, 2]], -np.log(2.0)) and masked[1] == -np.inf, "a logit of -inf takes no part"
 ### END HIDDEN TESTS

@@ -24,6 +24,8 @@ You need modules 01 to 04: `Tensor`, the activations, `Linear`, the losses. None
 #| export
 import math
 from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
 
 import numpy as np
 
@@ -818,12 +820,17 @@ assert np.array_equal(sum_to_shape(np.ones((1, 1)), (1, 1)), [[1]]), "an axis of
 
 The recorder of module 01's door is an object with two methods, and both are one line on top of what you have written. `record` hears of every operation of the whole program, so the first thing it does is look whether anybody wants it to.
 
-`backward` checks that every function on the way has a rule *before* it writes a gradient, so that a missing rule leaves no half-finished gradients behind.
+`backward` checks that every function on the way has a rule *before* it writes a gradient. A rule may still fail half-way, or give no gradient where one was wanted; then every leaf gets back the gradient that it had, so that an error leaves no half-finished gradients behind.
+
+Whether to record belongs to the thread that asks: one thread may train while another answers with the same model. So `recording` is kept in a `ContextVar`, a variable that each thread, and each task of asyncio, has for itself.
 """
 
 
 # %%
 #| export
+_recording = ContextVar("recording", default=True)
+
+
 class Autograd:
     """The recorder: writes into each result how it was made, and walks that history back.
 
@@ -831,17 +838,23 @@ class Autograd:
     `backward` gives the gradients at its new values. It lives exactly as long as the tensor it leads to.
     """
 
-    def __init__(self):
-        self.recording = True
+    @property
+    def recording(self) -> bool:
+        """Whether this thread's operations are recorded; setting it changes nothing for other threads."""
+        return _recording.get()
+
+    @recording.setter
+    def recording(self, value: bool) -> None:
+        _recording.set(value)
 
     def record(self, function, inputs: tuple, options: dict, output: Tensor) -> None:
-        if self.recording:
+        if _recording.get():
             remember(function, inputs, options, output)
 
     def backward(self, tensor: Tensor, grad=None) -> None:
-        """Add to `.grad` of every leaf that `tensor` was made from; errors come before any change.
+        """Add to `.grad` of every leaf that `tensor` was made from; after an error all are as they were.
 
-        Raises NotImplementedError if a function on the way has no rule.
+        Raises NotImplementedError if a function on the way has no rule, or its rule gives no gradient.
         """
         grad = first_gradient(tensor, grad)
         order = history_order(tensor)
@@ -851,7 +864,13 @@ class Autograd:
                 raise NotImplementedError(
                     f"{name} has no gradient rule: register one with @gradient_of({name})"
                 )
-        flow_back(order, grad)
+        leaves = [(x, copy(x.grad)) for x in order if x.history is None]
+        try:
+            flow_back(order, grad)
+        except BaseException:
+            for leaf, before in leaves:
+                leaf.grad = before
+            raise
 
 
 _autograd = Autograd()
@@ -1018,7 +1037,7 @@ The one difficulty is the shape. (2, 3) summed over axis 1 without `keepdims` gi
 def spread(grad: np.ndarray, shape: tuple[int, ...], axis, keepdims: bool) -> np.ndarray:
     """-> `shape`, read-only: the gradient of a reduction over `axis`, repeated for all that was reduced."""
     ### BEGIN SOLUTION
-    if axis is not None and not keepdims:
+    if axis is not None and not keepdims and shape:
         grad = np.expand_dims(grad, axis)
     return np.broadcast_to(grad, shape)
     ### END SOLUTION
@@ -1034,7 +1053,7 @@ def _(grad, output, a, axis=None, keepdims=False):
 @gradient_of(np.mean)
 def _(grad, output, a, axis=None, keepdims=False):
     ### BEGIN SOLUTION
-    return (spread(grad, a.shape, axis, keepdims) * (output.size / a.size),)
+    return (spread(grad, a.shape, axis, keepdims) * (output.size / max(a.size, 1)),)
     ### END SOLUTION
 
 
@@ -1086,7 +1105,7 @@ The variance and the maximum are given. In the variance $\frac1n \sum (a_i - \ba
 @gradient_of(np.var)
 def _(grad, output, a, axis=None, keepdims=False):
     centred = a - a.mean(axis=axis, keepdims=True)
-    return (spread(grad, a.shape, axis, keepdims) * centred * (2 * output.size / a.size),)
+    return (spread(grad, a.shape, axis, keepdims) * centred * (2 * output.size / max(a.size, 1)),)
 
 
 @gradient_of(np.max)
@@ -1200,7 +1219,7 @@ r"""
 
 In principle we are done: everything else is made of what we have. But a function that runs often deserves a rule of its own. It is faster, because one note replaces six and no intermediate array is kept; and often it is simpler, because the terms of the long way cancel.
 
-The activations of module 02 are given. They are the chain rule written out once; the longest is the tanh form of GELU, $\tfrac12 x (1 + t)$ with $t = \tanh(s(x + 0.044715 x^3))$, where the product rule gives $\tfrac12 (1 + t) + \tfrac12 x (1 - t^2) \, s (1 + 3 \cdot 0.044715 x^2)$. It works in place on two arrays, because in a transformer this one sees more numbers than any other function.
+The activations of module 02 are given. They are the chain rule written out once; the longest is the tanh form of GELU, $\tfrac12 x (1 + t)$ with $t = \tanh(s(x + 0.044715 x^3))$, where the product rule gives $\tfrac12 (1 + t) + \tfrac12 x (1 - t^2) \, s (1 + 3 \cdot 0.044715 x^2)$. It works in place on two arrays, because in a transformer this one sees more numbers than any other function. Beyond 50 the tanh has been 1 to the last digit for long, but $x^3$ would soon be too large for a float32, and infinity times 0 is no number; so x is cut off there.
 """
 
 
@@ -1225,7 +1244,8 @@ def _(grad, output, x):
 @gradient_of(gelu)
 def _(grad, output, x):
     s = math.sqrt(2 / math.pi)
-    square = x * x
+    x = np.clip(x, -50, 50)
+    square = np.asarray(x * x)
     slope = square * (3 * 0.044715 * s)  # of the argument of tanh
     slope += s
     t = square  # becomes s * (x + 0.044715 x^3), then its tanh

@@ -378,9 +378,11 @@ class Optimizer:
     A subclass has an `update` for arrays, and names what it needs:
     buffer_names: arrays to keep for each parameter, of its shape, zero at first.
     limits: setting -> what it must stay below.
+    squares: those buffers that hold squares, which may need float64 where float32 holds what is squared.
     """
 
     buffer_names: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
     limits: dict[str, float] = {}
 
     def __init__(self, parameters, **settings):
@@ -477,8 +479,9 @@ class Optimizer:
                 raise ValueError(f"{name} has shape {array.shape}, this optimizer needs {mine.shape}")
             if array.dtype.kind not in ("iu" if name == "steps" else "f"):
                 raise TypeError(f"{name} holds {array.dtype}, this optimizer has {mine.dtype} there")
+            size = np.sqrt(np.abs(array)) if name.partition(".")[0] in self.squares else array
             with np.errstate(over="ignore"):
-                finite = np.isfinite(array.astype(mine.dtype, copy=False))
+                finite = np.isfinite(size.astype(mine.dtype, copy=False))
             if not finite.all():
                 raise ValueError(f"{name} holds {finite.size - finite.sum()} numbers that are not finite")
         if (checked["steps"] < 0).any():
@@ -492,8 +495,9 @@ class Optimizer:
             setattr(self, name, checked[name])
         self.steps = checked["steps"].tolist()
         for name, arrays in self.buffers.items():
-            for i, array in enumerate(arrays):
-                array[...] = checked[f"{name}.{i}"]
+            for i, p in enumerate(self.parameters):
+                saved = checked[f"{name}.{i}"]
+                arrays[i] = saved.astype(np.result_type(saved, p.data) if name in self.squares else p.dtype)
 
 
 # %% [markdown]
@@ -678,6 +682,8 @@ r"""
 
 Put the same $\lambda w$ into Adam's gradient, and something odd happens. Adam divides by the size of the gradients, and $\lambda w$ is divided along with the rest: a weight with large gradients is hardly pulled to zero, a weight with small ones strongly. Nobody had meant that. Loshchilov and Hutter ("Decoupled weight decay regularization", ICLR 2019, arXiv:1711.05101) noticed, and took the decay out of the gradient: first shrink the weight, $w \leftarrow (1 - \text{lr} \cdot \lambda) \, w$, then take the plain Adam step. That is AdamW. (In the paper $\lambda$ stands without the lr, which is a setting of its own there; libraries multiply, and so do we.)
 
+A gradient of 2e19 is finite in float32; its square is not, and a $v$ that is infinite once stays so and freezes its weight for good. `with_gradient`, given, sees to it: where the squares of a gradient are too large, this gradient and its $v$ become float64, which your formulas do not notice.
+
 **Task (6 + 6 points).** Write `Adam.update` (add `weight_decay * weight` to the gradient, if there is any; then the moments; then the step) and `AdamW.update` (shrink the weight; the gradient stays pure). `self.beta1`, `self.beta2`, `self.eps` are there. About 4 and 3 lines.
 """
 
@@ -692,6 +698,7 @@ class Adam(Optimizer):
 
     limits = {"beta1": 1.0, "beta2": 1.0}
     buffer_names = ("m", "v")
+    squares = ("v",)
 
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         try:
@@ -699,6 +706,15 @@ class Adam(Optimizer):
         except (TypeError, ValueError):
             raise TypeError(f"betas are two numbers, got {betas!r}") from None
         super().__init__(parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+    def with_gradient(self) -> list[int]:
+        """As for any optimizer; where squares would pass float32, the gradient and its v become float64."""
+        found = super().with_gradient()
+        for i in found:
+            p, v = self.parameters[i], self.buffers["v"]
+            if not math.isfinite(np.vdot(p.grad, p.grad)):
+                p.grad, v[i] = p.grad.astype(np.float64), v[i].astype(np.float64)
+        return found
 
     @property
     def betas(self) -> tuple[float, float]:

@@ -24,6 +24,7 @@ import math
 
 import numpy as np
 
+from tinytorch.core.activations import as_floats
 from tinytorch.core.autograd import enable_autograd, gradient_of
 from tinytorch.core.layers import Linear, Module, Sequential, as_rows, check_sizes
 from tinytorch.core.tensor import Tensor, apply
@@ -69,7 +70,7 @@ For one row x of C numbers:
 
 Two details. The variance could also be had as `mean(x²) - m²`, in one pass over the row. Do not: for a row around 1000 both terms are about a million, float32 keeps seven digits, and what you want is the difference. Centre first. And `eps` stands *inside* the root: a row of equal numbers has v = 0, and `sqrt(eps)`, 0.003, is the smallest number that is ever divided by. Next to the root it would be a different function for small rows, and weights trained with one do not fit the other.
 
-Two small helpers are given. `mean_square` is the mean of the squares of each row, kept as an axis of length 1. `np.vecdot` multiplies and sums in one pass, without an array of squares in between, which makes RMSNorm below nearly twice as fast on 512 rows of 768.
+Two small helpers are given. `mean_square` is the mean of the squares of each row, kept as an axis of length 1. `np.vecdot` multiplies and sums in one pass, without an array of squares in between, which makes RMSNorm below nearly twice as fast on 512 rows of 768. Where a square is too large for float32, above 2e19, it computes in float64; else a row of such numbers would be divided by infinity, and silently become 0.
 
 The other is for the other end of the scale. A model that writes normalizes one row at a time, and the arithmetic of 128 numbers takes a fraction of a microsecond: the time goes into NumPy's preparations. For two arrays of one shape, or an array and a plain number, it takes a short way; when it must broadcast, (1, 1, 128) with (128,), a long one, on our machine twice as long. So a single row is treated as the plain vector that it is (`as_rows`, from module 03), and its mean as the plain number that it is (`column`). The whole function takes 0.6 of the time for one row of 128, and no longer for many.
 """
@@ -83,8 +84,13 @@ def column(numbers: np.ndarray) -> np.ndarray:
 
 
 def mean_square(x: np.ndarray) -> np.ndarray:
-    """(..., C) -> (..., 1): the mean of the squares of each row."""
-    return column(np.vecdot(x, x)) / x.shape[-1]
+    """(..., C) -> (..., 1): the mean of the squares of each row; float64 if float32 cannot hold them."""
+    x = as_floats(x)
+    with np.errstate(over="ignore"):
+        total = np.vecdot(x, x)
+    if not math.isfinite(total.max(initial=0) if total.ndim else total):
+        total = np.vecdot(x, x, dtype=np.float64)
+    return column(total) / x.shape[-1]
 
 
 # %% [markdown]

@@ -1,6 +1,7 @@
 """Module 05 as the package has it: recording, walking back, every rule against central differences."""
 
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tinytorch.core.activations import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from tinytorch.core.autograd import (
+    RULES,
     describe_history,
     enable_autograd,
     gradient_of,
@@ -690,3 +692,57 @@ def test_a_network_learns_xor():
     assert float(loss) < 0.05
     with no_grad():
         assert np.array_equal(model(Tensor(x)).data.argmax(axis=-1), y)
+
+
+# errors, and threads
+
+
+def half_way(kind):
+    """A function whose rule fails, or gives nothing, and a sum that needs it and another leaf."""
+
+    def strange(x):
+        return x * 2.0
+
+    @gradient_of(strange)
+    def _(grad, output, x):
+        if kind == "raises":
+            raise ZeroDivisionError("in the rule")
+        return (None,)
+
+    return strange
+
+
+@pytest.mark.parametrize("had", [False, True])
+@pytest.mark.parametrize(("kind", "error"), [("raises", ZeroDivisionError), ("nothing", NotImplementedError)])
+def test_a_rule_that_fails_leaves_every_gradient_as_it_was(kind, error, had):
+    strange = half_way(kind)
+    leaves = [Tensor([1.0, 2.0], requires_grad=True) for _ in range(3)]
+    if had:
+        (leaves[0] * leaves[1] * leaves[2]).sum().backward()
+    before = [None if leaf.grad is None else leaf.grad.copy() for leaf in leaves]
+    total = (leaves[0] * apply(strange, leaves[1]) * leaves[2]).sum() + leaves[2].sum()
+    with pytest.raises(error):
+        total.backward()
+    for leaf, grad in zip(leaves, before, strict=True):
+        assert (leaf.grad is None) if grad is None else np.array_equal(leaf.grad, grad)
+    del RULES[strange]
+
+
+def test_no_grad_in_one_thread_does_not_touch_another():
+    inside, leave = threading.Event(), threading.Event()
+
+    def answer():
+        with no_grad():
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=answer)
+    other.start()
+    assert inside.wait(10)
+    x = Tensor([2.0], requires_grad=True)
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [4.0], "another thread's no_grad switched recording off here"
+    with no_grad():
+        leave.set()
+        other.join()
+        assert not (x * x).requires_grad, "another thread's leaving switched recording on here"

@@ -30,7 +30,7 @@ RIGHT = [
             "softmax": """
                 x = as_floats(x)
                 top = np.max(x, axis=axis, keepdims=True)
-                e = np.exp(x - np.where(np.isneginf(top), 0, top))
+                e = np.asarray(np.exp(x - np.where(np.isneginf(top), 0, top)))
                 total = np.sum(e, axis=axis, keepdims=True)
                 return np.divide(e, total, out=np.zeros_like(e), where=total != 0)
             """,
@@ -65,13 +65,12 @@ RIGHT = [
             """,
             "softmax": """
                 x = as_floats(x)
-                m = x.max(axis=axis, keepdims=True)
+                m = np.array(x.max(axis=axis, keepdims=True))
                 m[m == -np.inf] = 0
                 shares = np.exp(x - m)
-                total = shares.sum(axis=axis, keepdims=True)
+                total = np.array(shares.sum(axis=axis, keepdims=True))
                 total[total == 0] = 1
-                shares /= total
-                return shares
+                return shares / total
             """,
             "Sigmoid.__call__": """
                 tensor = apply(sigmoid, x)

@@ -7,15 +7,16 @@ RIGHT = [
         name="take_along_axis, numpy instead of math",
         bodies={
             "MSELoss.__call__": """
-                if not isinstance(prediction, Tensor):
-                    prediction = Tensor(prediction)
-                if not isinstance(target, Tensor):
-                    target = Tensor(target)
+                prediction, target = (
+                    Tensor(np.asarray(x), dtype=np.float32) if np.asarray(x).dtype.kind != "f" else floats(x)
+                    for x in (prediction, target)
+                )
                 if prediction.shape != target.shape or 0 in target.shape:
                     raise ValueError(f"prediction {prediction.shape}, target {target.shape}")
                 return ((prediction - target) ** 2).mean()
             """,
             "log_softmax": """
+                x = as_floats(x)
                 x = x - np.amax(x, axis=axis, keepdims=True)
                 total = np.exp(x).sum(axis=axis, keepdims=True, dtype=np.float64)
                 return x - np.log(total).astype(x.dtype)
@@ -54,8 +55,8 @@ RIGHT = [
         name="loops over rows, sums instead of means",
         bodies={
             "MSELoss.__call__": """
-                p = Tensor(prediction) if not isinstance(prediction, Tensor) else prediction
-                t = Tensor(target) if not isinstance(target, Tensor) else target
+                p = floats(prediction)
+                t = floats(target)
                 if p.shape != t.shape:
                     raise ValueError("Formen verschieden: " + str(p.shape) + " und " + str(t.shape))
                 if p.size < 1:
@@ -64,6 +65,7 @@ RIGHT = [
                 return (d * d).sum() / p.size
             """,
             "log_softmax": """
+                x = as_floats(x)
                 m = np.max(x, axis=axis, keepdims=True)
                 s = np.sum(np.exp(x - m), axis=axis, keepdims=True)
                 return (x - m) - np.log(s)

@@ -184,14 +184,14 @@ WRONG = [
     Wrong(
         name="nothing is subtracted",
         part="test-softmax",
-        old="shares = x - x.max(axis=axis, keepdims=True, initial=lowest)",
+        old="shares = np.asarray(x - x.max(axis=axis, keepdims=True, initial=lowest))",
         new="shares = x.copy()",
         also=("test-softmax-masked",),
     ),
     Wrong(
         name="the largest score of all rows is subtracted",
         part="test-softmax",
-        old="shares = x - x.max(axis=axis, keepdims=True, initial=lowest)",
+        old="shares = np.asarray(x - x.max(axis=axis, keepdims=True, initial=lowest))",
         new="shares = x - x.max(initial=lowest)",
         also=("test-softmax-masked",),
     ),
@@ -218,7 +218,7 @@ WRONG = [
     Wrong(
         name="softmax writes into its input",
         part="test-softmax",
-        old="    shares = x - x.max(axis=axis, keepdims=True, initial=lowest)\n",
+        old="    shares = np.asarray(x - x.max(axis=axis, keepdims=True, initial=lowest))\n",
         new="    x -= x.max(axis=axis, keepdims=True, initial=lowest)\n    shares = x\n",
         also=("test-softmax-masked",),
     ),
@@ -231,19 +231,19 @@ WRONG = [
     Wrong(
         name="a row without choice gives NaN",
         part="test-softmax-masked",
-        old="shares /= np.maximum(total, 1, out=total)",
+        old="shares /= np.maximum(total, 1)",
         new="shares /= total",
     ),
     Wrong(
         name="minus infinity less minus infinity",
         part="test-softmax-masked",
-        old="shares = x - x.max(axis=axis, keepdims=True, initial=lowest)",
-        new="shares = x - x.max(axis=axis, keepdims=True)",
+        old="shares = np.asarray(x - x.max(axis=axis, keepdims=True, initial=lowest))",
+        new="shares = np.asarray(x - x.max(axis=axis, keepdims=True))",
     ),
     Wrong(
         name="a row without choice is shared evenly",
         part="test-softmax-masked",
-        old="    shares = x - x.max(axis=axis, keepdims=True, initial=lowest)\n",
+        old="    shares = np.asarray(x - x.max(axis=axis, keepdims=True, initial=lowest))\n",
         new="    shares = np.maximum(x, lowest)\n    shares = shares - shares.max(axis=axis, keepdims=True)\n",
     ),
     Wrong(

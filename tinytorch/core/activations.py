@@ -64,10 +64,10 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """
     x = as_floats(x)
     lowest = np.finfo(x.dtype).min
-    shares = x - x.max(axis=axis, keepdims=True, initial=lowest)
+    shares = np.asarray(x - x.max(axis=axis, keepdims=True, initial=lowest))
     np.exp(shares, out=shares)
     total = shares.sum(axis=axis, keepdims=True)
-    shares /= np.maximum(total, 1, out=total)  # below 1 only where all scores are -inf
+    shares /= np.maximum(total, 1)  # below 1 only where all scores are -inf
     return shares
 
 # %% ../../modules/02_activations/activations_dev.py #classes

@@ -8,6 +8,8 @@ __all__ = ['RULES', 'numerical_gradient', 'slopes_by_hand', 'gradient_of', 'reme
 # %% ../../modules/05_autograd/autograd_dev.py #cell-2
 import math
 from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
 
 import numpy as np
 
@@ -212,6 +214,9 @@ def sum_to_shape(grad: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return grad.sum(axis=(*range(added), *ones), keepdims=True).reshape(shape)
 
 # %% ../../modules/05_autograd/autograd_dev.py #cell-61
+_recording = ContextVar("recording", default=True)
+
+
 class Autograd:
     """The recorder: writes into each result how it was made, and walks that history back.
 
@@ -219,17 +224,23 @@ class Autograd:
     `backward` gives the gradients at its new values. It lives exactly as long as the tensor it leads to.
     """
 
-    def __init__(self):
-        self.recording = True
+    @property
+    def recording(self) -> bool:
+        """Whether this thread's operations are recorded; setting it changes nothing for other threads."""
+        return _recording.get()
+
+    @recording.setter
+    def recording(self, value: bool) -> None:
+        _recording.set(value)
 
     def record(self, function, inputs: tuple, options: dict, output: Tensor) -> None:
-        if self.recording:
+        if _recording.get():
             remember(function, inputs, options, output)
 
     def backward(self, tensor: Tensor, grad=None) -> None:
-        """Add to `.grad` of every leaf that `tensor` was made from; errors come before any change.
+        """Add to `.grad` of every leaf that `tensor` was made from; after an error all are as they were.
 
-        Raises NotImplementedError if a function on the way has no rule.
+        Raises NotImplementedError if a function on the way has no rule, or its rule gives no gradient.
         """
         grad = first_gradient(tensor, grad)
         order = history_order(tensor)
@@ -239,7 +250,13 @@ class Autograd:
                 raise NotImplementedError(
                     f"{name} has no gradient rule: register one with @gradient_of({name})"
                 )
-        flow_back(order, grad)
+        leaves = [(x, copy(x.grad)) for x in order if x.history is None]
+        try:
+            flow_back(order, grad)
+        except BaseException:
+            for leaf, before in leaves:
+                leaf.grad = before
+            raise
 
 
 _autograd = Autograd()
@@ -278,7 +295,7 @@ def _(grad, output, a, b):
 # %% ../../modules/05_autograd/autograd_dev.py #reductions
 def spread(grad: np.ndarray, shape: tuple[int, ...], axis, keepdims: bool) -> np.ndarray:
     """-> `shape`, read-only: the gradient of a reduction over `axis`, repeated for all that was reduced."""
-    if axis is not None and not keepdims:
+    if axis is not None and not keepdims and shape:
         grad = np.expand_dims(grad, axis)
     return np.broadcast_to(grad, shape)
 
@@ -290,13 +307,13 @@ def _(grad, output, a, axis=None, keepdims=False):
 
 @gradient_of(np.mean)
 def _(grad, output, a, axis=None, keepdims=False):
-    return (spread(grad, a.shape, axis, keepdims) * (output.size / a.size),)
+    return (spread(grad, a.shape, axis, keepdims) * (output.size / max(a.size, 1)),)
 
 # %% ../../modules/05_autograd/autograd_dev.py #cell-81
 @gradient_of(np.var)
 def _(grad, output, a, axis=None, keepdims=False):
     centred = a - a.mean(axis=axis, keepdims=True)
-    return (spread(grad, a.shape, axis, keepdims) * centred * (2 * output.size / a.size),)
+    return (spread(grad, a.shape, axis, keepdims) * centred * (2 * output.size / max(a.size, 1)),)
 
 
 @gradient_of(np.max)
@@ -358,7 +375,8 @@ def _(grad, output, x):
 @gradient_of(gelu)
 def _(grad, output, x):
     s = math.sqrt(2 / math.pi)
-    square = x * x
+    x = np.clip(x, -50, 50)
+    square = np.asarray(x * x)
     slope = square * (3 * 0.044715 * s)  # of the argument of tanh
     slope += s
     t = square  # becomes s * (x + 0.044715 x^3), then its tanh

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from .activations import as_floats
 from .autograd import enable_autograd, gradient_of
 from .layers import Linear, Module, Sequential, as_rows, check_sizes
 from .tensor import Tensor, apply
@@ -20,8 +21,13 @@ def column(numbers: np.ndarray) -> np.ndarray:
 
 
 def mean_square(x: np.ndarray) -> np.ndarray:
-    """(..., C) -> (..., 1): the mean of the squares of each row."""
-    return column(np.vecdot(x, x)) / x.shape[-1]
+    """(..., C) -> (..., 1): the mean of the squares of each row; float64 if float32 cannot hold them."""
+    x = as_floats(x)
+    with np.errstate(over="ignore"):
+        total = np.vecdot(x, x)
+    if not math.isfinite(total.max(initial=0) if total.ndim else total):
+        total = np.vecdot(x, x, dtype=np.float64)
+    return column(total) / x.shape[-1]
 
 # %% ../../modules/09_normalization/normalization_dev.py #layer-norm
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> np.ndarray:

@@ -83,9 +83,11 @@ class Optimizer:
     A subclass has an `update` for arrays, and names what it needs:
     buffer_names: arrays to keep for each parameter, of its shape, zero at first.
     limits: setting -> what it must stay below.
+    squares: those buffers that hold squares, which may need float64 where float32 holds what is squared.
     """
 
     buffer_names: tuple[str, ...] = ()
+    squares: tuple[str, ...] = ()
     limits: dict[str, float] = {}
 
     def __init__(self, parameters, **settings):
@@ -178,8 +180,9 @@ class Optimizer:
                 raise ValueError(f"{name} has shape {array.shape}, this optimizer needs {mine.shape}")
             if array.dtype.kind not in ("iu" if name == "steps" else "f"):
                 raise TypeError(f"{name} holds {array.dtype}, this optimizer has {mine.dtype} there")
+            size = np.sqrt(np.abs(array)) if name.partition(".")[0] in self.squares else array
             with np.errstate(over="ignore"):
-                finite = np.isfinite(array.astype(mine.dtype, copy=False))
+                finite = np.isfinite(size.astype(mine.dtype, copy=False))
             if not finite.all():
                 raise ValueError(f"{name} holds {finite.size - finite.sum()} numbers that are not finite")
         if (checked["steps"] < 0).any():
@@ -193,8 +196,9 @@ class Optimizer:
             setattr(self, name, checked[name])
         self.steps = checked["steps"].tolist()
         for name, arrays in self.buffers.items():
-            for i, array in enumerate(arrays):
-                array[...] = checked[f"{name}.{i}"]
+            for i, p in enumerate(self.parameters):
+                saved = checked[f"{name}.{i}"]
+                arrays[i] = saved.astype(np.result_type(saved, p.data) if name in self.squares else p.dtype)
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #sgd
 class SGD(Optimizer):
@@ -228,6 +232,7 @@ class Adam(Optimizer):
 
     limits = {"beta1": 1.0, "beta2": 1.0}
     buffer_names = ("m", "v")
+    squares = ("v",)
 
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         try:
@@ -235,6 +240,15 @@ class Adam(Optimizer):
         except (TypeError, ValueError):
             raise TypeError(f"betas are two numbers, got {betas!r}") from None
         super().__init__(parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+    def with_gradient(self) -> list[int]:
+        """As for any optimizer; where squares would pass float32, the gradient and its v become float64."""
+        found = super().with_gradient()
+        for i in found:
+            p, v = self.parameters[i], self.buffers["v"]
+            if not math.isfinite(np.vdot(p.grad, p.grad)):
+                p.grad, v[i] = p.grad.astype(np.float64), v[i].astype(np.float64)
+        return found
 
     @property
     def betas(self) -> tuple[float, float]:
