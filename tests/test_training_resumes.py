@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from tinytorch.core.dataloader import DataLoader, TokenDataset
+from tinytorch.core.dataloader import DataLoader, TensorDataset, TokenDataset
+from tinytorch.core.layers import Linear
+from tinytorch.core.losses import MSELoss
 from tinytorch.core.optimizers import AdamW
-from tinytorch.core.training import CosineSchedule, Trainer
+from tinytorch.core.training import CosineSchedule, Trainer, load_arrays
 from tinytorch.models.transformer import GPT
 
 TOKENS = np.random.default_rng(0).integers(0, 19, 100)
@@ -55,3 +57,32 @@ def test_another_loader_changes_nothing(tmp_path):
         other.load(tmp_path / "x.npz", loader)
     assert other.steps == 0
     assert all(np.array_equal(before[name], array) for name, array in other.model.state_dict().items())
+
+
+def test_measuring_on_the_same_loader_changes_nothing(tmp_path):
+    """Neither the batches nor what is saved: `evaluate` in on_step is a pass within a pass."""
+
+    def run(measure):
+        data = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+        loader = DataLoader(TensorDataset(data, data[:, :1]), 3, shuffle=True, seed=5)
+        model = Linear(4, 1, rng=0)
+        trainer = Trainer(model, AdamW(model.parameters()), loss=MSELoss())
+        losses = []
+
+        def on_step(step, loss):
+            losses.append(loss)
+            if measure and step % 3 == 1:
+                trainer.evaluate(loader)
+                next(iter(loader))
+            trainer.save(tmp_path / f"{measure}-{step}.npz", loader)
+
+        trainer.fit(loader, 6, on_step)
+        state = loader.state_dict()
+        trainer.fit(loader, 11, on_step)
+        return losses, state, loader.state_dict()
+
+    plain, measured = run(False), run(True)
+    assert plain == measured and plain[1]["epoch"] == 1 and plain[1]["batch"] == 2
+    for step in range(1, 12):
+        one, other = (load_arrays(tmp_path / f"{measure}-{step}.npz") for measure in (False, True))
+        assert one[1] == other[1]

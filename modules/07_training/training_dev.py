@@ -28,7 +28,7 @@ import math
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -537,7 +537,8 @@ def between_steps(loader):
     here = threading.current_thread() is threading.main_thread()  # only there may signals be handled
     before = signal.signal(signal.SIGINT, remember) if here else None
     try:
-        yield check
+        with loader.going_on() if hasattr(loader, "going_on") else nullcontext():
+            yield check
     finally:
         if here:
             signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

@@ -25,6 +25,8 @@ You need module 01 (`Tensor`), and nothing else. Each part is graded alone: in t
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 
 import numpy as np
 
@@ -570,12 +572,14 @@ The loader puts the parts in a row: an order for the epoch, the order cut into b
 
 What a run of hours needs besides is a way to stop and go on. The loader's position is two integers: `self.epoch` and `self.batch` say which batch comes *next*. They move before a batch is handed out, so whoever saves the state after training on a batch will not train on it again; and after the last batch of epoch 3 comes batch 0 of epoch 4.
 
-A `for` loop that is broken off before the last batch counts for nothing: the next loop shows the same epoch from its beginning. So `next(iter(loader))`, to have a look, does not change what you train on. Only a loaded state begins in the middle, at batch `self.start`, which is 0 otherwise.
+A `for` loop that is broken off before the last batch counts for nothing: the next loop shows the same epoch from its beginning, and the position says so. So `next(iter(loader))`, to have a look, does not change what you train on. Only a loaded state begins in the middle, at batch `self.start`, which is 0 otherwise. (The Trainer of module 07 stops in the middle of an epoch and wants to go on there; it says so with `going_on`.)
+
+And what if somebody measures the loss on the same data while a loop over it is under way? Two loops must not push each other's position. So `__iter__`, given, runs each pass on a copy of the loader, where your generator moves the position; the loader follows the pass that began first, and any other, begun meanwhile, is a whole epoch that leaves no trace.
 
 **Task (4 + 8 + 6 points).**
 
 - `__len__()`: the number of batches in a whole epoch, calculated, not counted. About 3 lines.
-- `__iter__()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling), cut it, and for each batch from number `self.start` on move the position on, then `yield` the collated samples. With the last batch, `self.epoch` goes up by one, `self.batch` and `self.start` to 0. About 7 lines.
+- `one_epoch()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling), cut it, and for each batch from number `self.start` on move the position on, then `yield` the collated samples. With the last batch, `self.epoch` goes up by one, `self.batch` and `self.start` to 0. About 7 lines.
 - `state_dict()` and `load_state_dict(state)`. The state has three integers that say which batch comes next, `epoch`, `batch` and `seed`, and four that say for what they are valid, `num_samples`, `batch_size`, `shuffle` and `drop_last`; `self.fixed()` returns those four. Loading checks first: a `ValueError` if a name is missing, if one of the four differs (with both values), if epoch or seed is negative, or if the batch is not one of 0 … len(self) − 1. Then it sets `self.epoch` and `self.seed`, and both `self.batch` and `self.start` to the batch. Nothing is set if anything is wrong. About 14 lines together.
 """
 
@@ -591,13 +595,13 @@ class DataLoader:
         batch_size: int,
         shuffle: bool = False,
         drop_last: bool = False,
-        seed: int | None = None,
-        rng: np.random.Generator | None = None,
+        seed: int | np.random.Generator | None = None,
+        rng: int | np.random.Generator | None = None,
     ):
         """dataset: anything with a length and samples by number.
 
-        shuffle needs a seed, or an rng, of which one number is drawn now as the seed: the order of an epoch
-        then depends on the seed and the number of the epoch alone.
+        shuffle needs one of seed and rng, which mean the same: a whole number, or a Generator, of which one
+        number is drawn now. The order of an epoch then depends on that and the number of the epoch alone.
         Raises ValueError if batch_size is smaller than 1, if there is no sample, or if drop_last drops all.
         """
         num_samples, batch_size = len(dataset), operator.index(batch_size)
@@ -611,14 +615,17 @@ class DataLoader:
             raise ValueError("give a seed or an rng, not both")
         if shuffle and seed is None and rng is None:
             raise ValueError("shuffle=True needs a seed or an rng, so that the order can be had again")
-        if shuffle and rng is not None:
-            seed = rng.integers(2**63)
+        seed = rng if seed is None else seed
+        if isinstance(seed, np.random.Generator):
+            seed = seed.integers(2**63) if shuffle else 0
         self.seed = 0 if seed is None else operator.index(seed)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, it is {self.seed}")
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.epoch = self.batch = self.start = 0
+        self.first = None  # the pass under way whose position is ours, a copy of this loader
+        self.breaks_count = False
 
     @property
     def order_seed(self) -> int | None:
@@ -642,6 +649,44 @@ class DataLoader:
         ### END SOLUTION
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
+        """One pass: the batches of this epoch, from `start` on; `epoch` and `batch` follow it.
+
+        A pass that is begun while another is under way goes over the whole epoch, and no position moves.
+        """
+        own = copy(self)
+        if self.first is not None:
+            own.start = 0
+            return own.one_epoch()
+        return self.follow(own)
+
+    def follow(self, own: "DataLoader") -> Iterator[tuple[Tensor, ...] | Tensor]:
+        """The pass of a copy of this loader, which takes the copy's position unless it is set meanwhile."""
+        if self.first is not None:  # another one has begun since this one was asked for
+            own.start = 0
+            yield from own.one_epoch()
+            return
+        self.first, place = own, (self.epoch, self.batch, self.start)
+        try:
+            for batch in own.one_epoch():
+                if (self.epoch, self.batch, self.start) == place:
+                    place = own.epoch, own.batch, own.start
+                    self.epoch, self.batch, self.start = place
+                yield batch
+        finally:
+            self.first = None
+            if (self.epoch, self.batch, self.start) == place:
+                self.start = self.batch = self.batch if self.breaks_count else self.start
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Inside the block a pass that is broken off counts: the next one goes on behind it."""
+        before, self.breaks_count = self.breaks_count, True
+        try:
+            yield
+        finally:
+            self.breaks_count = before
+
+    def one_epoch(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
         """The batches of this epoch, from `start` on; `epoch` and `batch` move before each is handed out."""
         ### BEGIN SOLUTION
         order = epoch_order(len(self.dataset), self.epoch, self.order_seed)

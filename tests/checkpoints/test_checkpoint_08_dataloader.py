@@ -21,6 +21,12 @@ def batches_of(loader):
     return [tuple(part.data.tolist() for part in batch) for batch in loader]
 
 
+def endless(loader):
+    """Epoch after epoch."""
+    while True:
+        yield from loader
+
+
 class Squares(Dataset):
     """A dataset of somebody else: no arrays, plain numbers."""
 
@@ -325,19 +331,15 @@ def test_an_rng_is_used_once_for_the_seed():
 @quick
 @given(st.integers(6, 20), loaders, st.integers(0, 40))
 def test_a_saved_state_goes_on_exactly(num_samples, options, stop):
-    def stream(loader):
-        while True:
-            yield from loader
-
     whole = DataLoader(Squares(num_samples), **options)
-    batches = stream(whole)
+    batches = endless(whole)
     for _ in range(stop):
         next(batches)
     state = json.loads(json.dumps(whole.state_dict()))
     fresh = DataLoader(Squares(num_samples), **{**options, "seed": 77})
     fresh.load_state_dict(state)
     assert fresh.state_dict() == state
-    rest = stream(fresh)
+    rest = endless(fresh)
     for _ in range(2 * len(whole) + 1):
         assert [p.data.tolist() for p in next(rest)] == [p.data.tolist() for p in next(batches)]
     assert fresh.state_dict() == whole.state_dict()
@@ -379,6 +381,66 @@ def test_a_look_costs_nothing():
     next(iter(loader))
     assert len(batches_of(loader)) == 2, "not even after a state was loaded"
     assert len(batches_of(loader)) == 3
+
+
+def test_a_look_leaves_no_trace_in_the_state():
+    loader = DataLoader(Squares(12), 4, shuffle=True, seed=1)
+    loader.load_state_dict(loader.state_dict() | {"epoch": 3, "batch": 1})
+    before = loader.state_dict()
+    for _ in range(3):
+        next(iter(loader))
+        assert loader.state_dict() == before, "the state says which batch the next loop begins with"
+
+
+@given(
+    plan=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=12),
+    shuffle=st.booleans(),
+    batch=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_other_passes_change_nothing_in_the_first_nor_in_its_state(plan, shuffle, batch):
+    """plan: before its next batches the first pass is interrupted by others, which take so many batches."""
+    loader, alone = (DataLoader(Squares(8), 3, shuffle=shuffle, seed=4) for _ in range(2))
+    for each in (loader, alone):
+        each.load_state_dict(each.state_dict() | {"batch": batch})
+    others, first, want = [], endless(loader), endless(alone)
+    next(first), next(want)
+    for kind, batches in plan:
+        if kind == 0:
+            others.append(iter(loader))
+        elif others:
+            for _ in range(batches):
+                next(others[-1], None)
+        if kind == 3 and others:
+            others.pop()
+        for _ in range(batches % 3):
+            assert [p.data.tolist() for p in next(first)] == [p.data.tolist() for p in next(want)]
+        assert loader.state_dict() == alone.state_dict()
+
+
+def test_a_pass_within_a_pass_is_a_whole_epoch():
+    loader = DataLoader(Squares(7), 3)
+    first = iter(loader)
+    next(first)
+    assert [batch for batch, _ in batches_of(loader)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert next(first)[0].data.tolist() == [3, 4, 5]
+
+
+def test_inside_going_on_a_broken_pass_counts():
+    loader = DataLoader(Squares(7), 3)
+    with loader.going_on():
+        next(iter(loader))
+    assert loader.state_dict()["batch"] == 1
+    assert [batch for batch, _ in batches_of(loader)] == [[3, 4, 5], [6]]
+
+
+def test_a_seed_may_be_an_rng_and_an_rng_a_seed():
+    def orders(**options):
+        return [batches_of(DataLoader(Squares(9), 2, shuffle=True, **options)) for _ in range(2)]
+
+    assert orders(rng=3) == orders(seed=3) == orders(rng=np.int64(3))
+    drawn = batches_of(DataLoader(Squares(9), 2, shuffle=True, rng=np.random.default_rng(5)))
+    assert drawn == batches_of(DataLoader(Squares(9), 2, shuffle=True, seed=np.random.default_rng(5)))
 
 
 def test_an_epoch_is_over_with_its_last_batch_even_if_nobody_asks_for_another():

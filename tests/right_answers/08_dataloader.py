@@ -76,7 +76,7 @@ RIGHT = [
                     return n // self.batch_size
                 return -(-n // self.batch_size)
             """,
-            "DataLoader.__iter__": """
+            "DataLoader.one_epoch": """
                 epoch = self.epoch
                 order = epoch_order(len(self.dataset), epoch, seed=self.order_seed)
                 batches = list(split_batches(order, self.batch_size, self.drop_last))

@@ -8,6 +8,8 @@ __all__ = ['Dataset', 'common_length', 'TensorDataset', 'count_windows', 'TokenD
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 
 import numpy as np
 
@@ -139,13 +141,13 @@ class DataLoader:
         batch_size: int,
         shuffle: bool = False,
         drop_last: bool = False,
-        seed: int | None = None,
-        rng: np.random.Generator | None = None,
+        seed: int | np.random.Generator | None = None,
+        rng: int | np.random.Generator | None = None,
     ):
         """dataset: anything with a length and samples by number.
 
-        shuffle needs a seed, or an rng, of which one number is drawn now as the seed: the order of an epoch
-        then depends on the seed and the number of the epoch alone.
+        shuffle needs one of seed and rng, which mean the same: a whole number, or a Generator, of which one
+        number is drawn now. The order of an epoch then depends on that and the number of the epoch alone.
         Raises ValueError if batch_size is smaller than 1, if there is no sample, or if drop_last drops all.
         """
         num_samples, batch_size = len(dataset), operator.index(batch_size)
@@ -159,14 +161,17 @@ class DataLoader:
             raise ValueError("give a seed or an rng, not both")
         if shuffle and seed is None and rng is None:
             raise ValueError("shuffle=True needs a seed or an rng, so that the order can be had again")
-        if shuffle and rng is not None:
-            seed = rng.integers(2**63)
+        seed = rng if seed is None else seed
+        if isinstance(seed, np.random.Generator):
+            seed = seed.integers(2**63) if shuffle else 0
         self.seed = 0 if seed is None else operator.index(seed)
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, it is {self.seed}")
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.epoch = self.batch = self.start = 0
+        self.first = None  # the pass under way whose position is ours, a copy of this loader
+        self.breaks_count = False
 
     @property
     def order_seed(self) -> int | None:
@@ -188,6 +193,44 @@ class DataLoader:
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
+        """One pass: the batches of this epoch, from `start` on; `epoch` and `batch` follow it.
+
+        A pass that is begun while another is under way goes over the whole epoch, and no position moves.
+        """
+        own = copy(self)
+        if self.first is not None:
+            own.start = 0
+            return own.one_epoch()
+        return self.follow(own)
+
+    def follow(self, own: "DataLoader") -> Iterator[tuple[Tensor, ...] | Tensor]:
+        """The pass of a copy of this loader, which takes the copy's position unless it is set meanwhile."""
+        if self.first is not None:  # another one has begun since this one was asked for
+            own.start = 0
+            yield from own.one_epoch()
+            return
+        self.first, place = own, (self.epoch, self.batch, self.start)
+        try:
+            for batch in own.one_epoch():
+                if (self.epoch, self.batch, self.start) == place:
+                    place = own.epoch, own.batch, own.start
+                    self.epoch, self.batch, self.start = place
+                yield batch
+        finally:
+            self.first = None
+            if (self.epoch, self.batch, self.start) == place:
+                self.start = self.batch = self.batch if self.breaks_count else self.start
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Inside the block a pass that is broken off counts: the next one goes on behind it."""
+        before, self.breaks_count = self.breaks_count, True
+        try:
+            yield
+        finally:
+            self.breaks_count = before
+
+    def one_epoch(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
         """The batches of this epoch, from `start` on; `epoch` and `batch` move before each is handed out."""
         order = epoch_order(len(self.dataset), self.epoch, self.order_seed)
         batches = split_batches(order, self.batch_size, self.drop_last)
