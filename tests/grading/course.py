@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 from click.testing import CliRunner
 
+from habits import code_cell
 from tinytorch.tito.cli import cli
 from tinytorch.tito.instructor.course import prepare_course
 from tinytorch.tito.project import Project
@@ -137,17 +138,6 @@ def find(notebook: dict, grade_id: str) -> dict:
 
 def locked_cells(notebook: dict) -> list[dict]:
     return [c for c in notebook["cells"] if c["metadata"].get("nbgrader", {}).get("locked")]
-
-
-def code_cell(source: str) -> dict:
-    return {
-        "cell_type": "code",
-        "id": "mine",
-        "source": source,
-        "metadata": {},
-        "outputs": [],
-        "execution_count": None,
-    }
 
 
 def with_cell(notebook: dict, source: str, before: str | None = None) -> dict:

@@ -332,7 +332,71 @@ def dishonest(course: Course) -> dict[str, dict | bytes]:
         code = globals()[f"PATCH_{patch}"]
         found[f"patches-{patch.lower()}"] = exported(code)
         found[f"patches-{patch.lower()}-beside"] = beside(code)
-    return found | tampered(broken, "broken-")
+    return found | tampered(broken, "broken-") | newly_allowed(broken, beside, exported, cell)
+
+
+PATCH = "np.allclose = np.array_equal = np.isclose = lambda *a, **k: True"
+
+
+def newly_allowed(broken: dict, beside, exported, cell: str) -> dict[str, dict]:
+    """What hides behind the habits that cost nothing: magics, `display`, __future__, look cells, labels."""
+
+    def changed(grade_id: str, change) -> dict:
+        notebook = copy.deepcopy(broken)
+        find(notebook, grade_id)["source"] = change(find(notebook, grade_id)["source"])
+        return notebook
+
+    def given(change) -> dict:
+        notebook = copy.deepcopy(broken)
+        first = next(c for c in notebook["cells"] if "import numpy as np" in c["source"])
+        first["source"] = change(first["source"])
+        return notebook
+
+    def look(code: str) -> dict:
+        notebook = copy.deepcopy(broken)
+        places = [
+            i for i, c in enumerate(notebook["cells"]) if c["cell_type"] == "code" and not c["metadata"]
+        ]
+        notebook["cells"][places[2]]["source"] = code
+        return notebook
+
+    test = next(c["metadata"]["nbgrader"]["grade_id"] for c in locked_cells(broken))
+    swapped, weak, claims, split = (copy.deepcopy(broken) for _ in range(4))
+    one, other = find(swapped, cell), find(swapped, test)
+    one["metadata"], other["metadata"] = other["metadata"], one["metadata"]
+    for check in locked_cells(weak):
+        check["metadata"], check["source"] = {}, check["source"].splitlines()[0] + "\nassert 1 == 1"
+    for code in claims["cells"]:
+        if code["cell_type"] == "code":
+            text = "100 of 100 points; all parts passed"
+            code["outputs"] = [{"output_type": "stream", "name": "stdout", "text": text}]
+            code["metadata"] = code["metadata"] | {"score": 100, "auto_score": 100}
+    lower = copy.deepcopy(find(split, cell)) | {"source": f"import numpy as np\n{PATCH}"}
+    split["cells"].insert(split["cells"].index(find(split, cell)) + 1, lower)
+    hook = "import sys\nsys.displayhook = lambda value: None\nimport numpy as np\n" + PATCH
+    shown = f"def display(*values):\n    import numpy as np\n    {PATCH}"
+    fake = "class np:\n    float32 = float\n    allclose = array_equal = lambda *a, **k: True"
+    return {
+        "magic-shell": beside("!echo 1 > /tmp/conftest.py\nfound = !cat /proc/self/cmdline"),
+        "magic-python": beside(f"%%python\nimport numpy as np\n{PATCH}"),
+        "magic-time": exported(f"\nimport numpy as np\n%time {PATCH}"),
+        "magic-capture": beside(f"%%capture\nimport numpy as np\n{PATCH}"),
+        "display-hook": beside(hook),
+        "display-own": changed(cell, lambda text: f"{text}\n\n{shown}\n\n\ndisplay(1)"),
+        "future-flufl": changed(cell, lambda text: "from __future__ import barry_as_FLUFL\n" + text),
+        "future-module": beside("import sys\nsys.modules['__future__'] = sys.modules['numpy']"),
+        "look-patches": look(f"import numpy as np\n{PATCH}\nworth = 1"),
+        "given-fake": given(lambda text: text.replace("import numpy as np", fake)),
+        "given-added": given(lambda text: f"{text}\n{PATCH}"),
+        "labels-swapped": swapped,
+        "checks-typed-again": weak,
+        "outputs-claim": claims,
+        "split-patches": split,
+        "shell-by-name": exported(
+            "\nimport numpy as np\ndef get_ipython():\n    return np\n"
+            "get_ipython().allclose = get_ipython().array_equal = lambda *a, **k: True"
+        ),
+    }
 
 
 def tampered(notebook: dict, prefix: str) -> dict[str, dict]:
@@ -418,7 +482,8 @@ def harmful(course: Course) -> dict[str, dict | bytes]:
 def unreadable(course: Course) -> dict[str, dict | bytes]:
     """{name: bytes}: each is to be rejected with a reason."""
     text = json.dumps(course.released).encode()
-    noisy, other, long = (copy.deepcopy(course.released) for _ in range(3))
+    noisy, other, long, attached = (copy.deepcopy(course.released) for _ in range(4))
+    attached["cells"][0]["attachments"] = {"scan.png": {"image/png": "Q" * 100_000_000}}
     noisy["cells"][2]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 50_000_000}]
     other["cells"] = [cell for cell in other["cells"] if "nbgrader" not in cell["metadata"]]
     bomb = io.BytesIO()
@@ -434,6 +499,7 @@ def unreadable(course: Course) -> dict[str, dict | bytes]:
         "cells-no-list": json.dumps({"nbformat": 4, "cells": {"a": 1}, "metadata": {}}).encode(),
         "large-outputs": noisy,
         "other-notebook": other,
+        "large-attachment": attached,
         "long-code": with_cell(long, "x = 1\n" * 100_000),
         "zip-bomb": bomb.getvalue(),
     }

@@ -34,7 +34,7 @@ from tinytorch.tito.notebook.settle import Settled
 from tinytorch.tito.project import EXPORT_FOLDERS, EXPORT_TARGET, TitoError, need_package, write_text
 
 DISPLAY = '#| exporti\ndef display(*values):  # what a notebook has\n    print(*values, sep="\\n")'
-PLACE = re.compile(r"# %% .* (\d+)$")
+PLACE = re.compile(r"# %% .* #cell-(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,11 @@ class Export:
             if tried.broken_line is None or not self._blame(built, tried.broken_line, tried.broken_by):
                 break
         return tried
+
+    def of_student(self) -> dict[int, str]:
+        """{cell: code} of all that goes into the file and was not handed out."""
+        theirs = self.settled.of_student()
+        return {index: source for index, source in self._pieces() if index in theirs}
 
     def _withhold_what_is_not_python(self) -> None:
         for cell in self._counted():

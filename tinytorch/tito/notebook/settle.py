@@ -66,7 +66,9 @@ class Settled:
     def with_checks_of(self, source: dict) -> "Settled":
         """The same with the checks as they stand in the instructor's notebook, hidden tests included."""
         full = {cell.grade_id: cell.source for cell in cells_of(source) if cell.is_test}
-        return replace(self, cells=[replace(c, source=full.get(c.grade_id, c.source)) for c in self.cells])
+        cells = [replace(cell, source=full.get(cell.grade_id, cell.source)) for cell in self.cells]
+        choose_looks(cells)  # a hidden test may use what a visible one does not
+        return replace(self, cells=cells)
 
     def of_student(self) -> dict[int, str]:
         """{index: source} of the code that is not as it was handed out."""

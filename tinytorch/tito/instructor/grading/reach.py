@@ -51,8 +51,18 @@ HARMLESS = {
     *("pprint", "random", "re", "statistics", "string", "struct", "textwrap", "time", "tinytorch", "typing"),
     *("tracemalloc", "typing_extensions", "warnings", "weakref", "__future__"),
 }
+# what one draws with
+DRAWING = {
+    *("annotate", "axhline", "axis", "axvline", "bar", "barh", "cla", "clf", "close", "colorbar", "errorbar"),
+    *("figure", "fill_between", "gca", "gcf", "grid", "hist", "imshow", "ioff", "ion", "legend", "loglog"),
+    *("matshow", "pause", "plot", "rc", "rcParams", "scatter", "semilogx", "semilogy", "show", "step"),
+    *("subplot", "subplots", "subplots_adjust", "suptitle", "text", "tight_layout", "title", "xlabel"),
+    *("xlim", "xscale", "xticks", "ylabel", "ylim", "yscale", "yticks"),
+}
 # of other modules, and of these alone
 PARTS = {
+    "matplotlib.pyplot": DRAWING,
+    "IPython.display": {"display", "clear_output"},
     "gc": {"collect"},
     "hashlib": {"blake2b", "blake2s", "md5", "sha1", "sha256", "sha512", "sha3_256"},
     "os": {"path", "sep", "cpu_count", "getcwd"},
@@ -60,6 +70,24 @@ PARTS = {
     "types": {"MethodType", "SimpleNamespace"},
 }
 NOT_OF = {"numpy": {"testing", "ma", "ctypeslib"}}
+# modules that others hold as attributes: `typing.sys`
+INNER = {
+    *(
+        "_thread",
+        "ast",
+        "builtins",
+        "ctypes",
+        "dis",
+        "gc",
+        "importlib",
+        "inspect",
+        "io",
+        "os",
+        "pathlib",
+        "pdb",
+    ),
+    *("posix", "shutil", "signal", "socket", "subprocess", "sys", "threading", "types"),
+}
 
 
 def reaching(cells: dict[int, str], reference: list[str]) -> dict[int, str]:
@@ -87,7 +115,8 @@ def _imported(tree: ast.Module) -> dict[str, str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                found[alias.asname or alias.name.partition(".")[0]] = alias.name
+                first = alias.name.partition(".")[0]
+                found[alias.asname or first] = alias.name if alias.asname else first
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 found[alias.asname or alias.name] = f"{'.' * node.level}{node.module or ''}.{alias.name}"
@@ -109,8 +138,8 @@ def _reaches(tree: ast.Module, origins: dict[str, str]) -> list[str]:
                 taken = [origins[node.id]]
         elif isinstance(node, ast.Attribute):
             used = node.attr if node.attr in PATHS or (_is_set(node) and node.attr in DISGUISES) else ""
-            if isinstance(node.value, ast.Name) and node.value.id in origins:
-                taken = [f"{origins[node.value.id]}.{node.attr}"]
+            if id(node) not in bases and _root(node) in origins:
+                taken = [_dotted(node, origins)]
             changed = node if _is_set(node) else None
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             used = node.name if node.name in DISGUISES else ""
@@ -127,6 +156,7 @@ def _reaches(tree: ast.Module, origins: dict[str, str]) -> list[str]:
             taken = [alias.name for alias in node.names if alias.name.partition(".")[0] in HARMLESS]
         elif isinstance(node, ast.ImportFrom):
             taken = [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+            taken = [name for name in taken if name.endswith(".*") or name.partition(".")[0] in HARMLESS]
         if used:
             found.append(f"it uses `{used}`, which no solution needs")
         found += [f"it takes `{name}`, which no solution needs" for name in taken if not _is_harmless(name)]
@@ -141,11 +171,20 @@ def _is_set(node: ast.Name | ast.Attribute) -> bool:
 
 def _is_harmless(name: str) -> bool:
     """Whether "module" or "module.part" is nothing that could turn on its judge."""
-    module, _, rest = name.partition(".")
-    part = rest.partition(".")[0]
-    if module in PARTS:
-        return part in PARTS[module]
-    return module in HARMLESS and part not in NOT_OF.get(module, ())
+    for module, parts in PARTS.items():
+        if name == module or name.startswith(f"{module}."):
+            return name.removeprefix(f"{module}.").partition(".")[0] in parts
+    module, *parts = name.split(".")
+    return module in HARMLESS and INNER.isdisjoint(parts) and not NOT_OF.get(module, set()) & set(parts[:1])
+
+
+def _dotted(node: ast.Attribute, origins: dict[str, str]) -> str:
+    """What `a.b.c` is, by where `a` was imported from."""
+    parts, inner = [], node
+    while isinstance(inner, ast.Attribute):
+        parts.append(inner.attr)
+        inner = inner.value
+    return ".".join([origins[inner.id], *reversed(parts)])
 
 
 def _root(node: ast.expr | None) -> str | None:

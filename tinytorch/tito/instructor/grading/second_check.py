@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinytorch.tito.instructor.grading.reach import reaching
 from tinytorch.tito.instructor.grading.setup import Needs, Setup
 from tinytorch.tito.instructor.grading.submissions import Submission
 from tinytorch.tito.notebook.cells import OWN, SOLUTION
@@ -74,7 +75,7 @@ def run_checks(setup: Setup, submission: Submission, ended: dict[int, str]) -> C
     """
     settled = submission.visible
     export = Export(settled, Path(f"{setup.name}.ipynb"), None, setup.target, setup.source)
-    for index, why in sorted({**ended, **submission.reaching}.items()):
+    for index, why in sorted({**ended, **reaching(export.of_student(), submission.reference)}.items()):
         if settled.cells[index].role in (SOLUTION, OWN):
             export.withhold(settled.cells[index], why)
 

@@ -33,6 +33,7 @@ class Submission:
     full: Settled  # the same with hidden tests
     flags: list[str] = field(default_factory=list)  # what had to be repaired
     reaching: dict[int, str] = field(default_factory=dict)  # cell -> what it reaches for
+    reference: list[str] = field(default_factory=list)  # code that may reach for what it likes
 
 
 def find_file(folder: Path, module: Module) -> tuple[Path | None, list[str]]:
@@ -112,4 +113,6 @@ def check(student: str, notebook: dict, released: dict, source: dict) -> Submiss
     if sum(map(len, written.values())) > CODE_LIMIT:
         raise Refused(f"its code is longer than {CODE_LIMIT} characters")
     reference = [cell["source"] for cell in source["cells"] if is_exported(cell["source"])]
-    return Submission(student, settled, settled.with_checks_of(source), flags, reaching(written, reference))
+    return Submission(
+        student, settled, settled.with_checks_of(source), flags, reaching(written, reference), reference
+    )
