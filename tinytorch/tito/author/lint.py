@@ -19,8 +19,8 @@ from tinytorch.tito.project import (
     Module,
     Project,
     TitoError,
-    is_exported,
     need_project,
+    was_exported,
 )
 
 LINE_LENGTH = 110
@@ -461,7 +461,7 @@ def lint_package(project: Project) -> list[Finding]:
     """Plain nbdev-export copies docstrings of more than three lines into tinytorch/__init__.py."""
     findings = []
     for path in sorted(project.package_dir.rglob("*.py")):
-        if path.name.startswith("_") or is_exported(path):
+        if path.name.startswith("_") or was_exported(path):
             continue
         try:
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

@@ -45,7 +45,7 @@ class Secrets:
         known = [cell["source"] for notebook in shown for cell in notebook["cells"]]
         for notebook in opened:
             for cell in notebook["cells"]:
-                known += ["\n".join(regions(cell).get(name, ())) for name in ("", SOLUTION)]
+                known += ["\n".join(regions_of(cell).get(name, ())) for name in ("", SOLUTION)]
         known = "\n".join(map(squeeze, known))
         for table in (secrets.solution, secrets.hidden):
             for line in [line for line in table if line in known]:
@@ -54,7 +54,7 @@ class Secrets:
 
     def _add(self, notebook: dict, name: str, table: dict, whose: str) -> None:
         for cell in notebook["cells"]:
-            lines = [line for line in regions(cell).get(name, ()) if line.strip()]
+            lines = [line for line in regions_of(cell).get(name, ()) if line.strip()]
             for line in lines:
                 code = line.split("  #")[0].strip()
                 if len(squeeze(code)) >= TELLING and not BOILERPLATE.match(code):
@@ -85,7 +85,7 @@ class Secrets:
         return None
 
 
-def regions(cell: dict) -> dict[str, list[str]]:
+def regions_of(cell: dict) -> dict[str, list[str]]:
     """{"" | "SOLUTION" | "HIDDEN TESTS" | "MARK SCHEME": lines, ...} of a cell.
 
     A code cell to be solved that marks no region is a solution as a whole.

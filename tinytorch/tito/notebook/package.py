@@ -21,11 +21,11 @@ from tinytorch.tito.notebook.markers import (
 from tinytorch.tito.notebook.python import (
     PARSER,
     as_python,
-    changes,
     defines,
     is_future,
     names_bound,
     names_used,
+    objects_changed,
     only_shows,
     parsed,
     statements,
@@ -295,7 +295,7 @@ class Export:
                 cell.index
                 for cell in others
                 if names_bound(code[cell.index]) & wanted.get(cell.role, used | public)
-                or (cell.role != LOOK and changes(code[cell.index]) & bound)
+                or (cell.role != LOOK and objects_changed(code[cell.index]) & bound)
             } - chosen
             if not more:
                 return sorted(chosen)

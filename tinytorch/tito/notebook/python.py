@@ -213,7 +213,7 @@ def names_used_at_once(source: str) -> frozenset[str]:
 
 
 @_remembered
-def changes(source: str) -> frozenset[str]:
+def objects_changed(source: str) -> frozenset[str]:
     """The names of other cells whose objects a cell changes: `Tensor.relu = relu`, `setattr(Tensor, …)`, a
     decorator that registers what it decorates.
     """

@@ -27,7 +27,8 @@ from tinytorch.tito.process.outcomes import (
 )
 from tinytorch.tito.process.worker import TIME_LIMIT
 from tinytorch.tito.project import Project, TitoError, need_package, need_project
-from tinytorch.tito.student.module import Progress, StudentModule, student_module, student_modules
+from tinytorch.tito.student.module import StudentModule, student_module, student_modules
+from tinytorch.tito.student.progress import Progress, progress_of
 
 COLOURS = {
     PASSED: "green",
@@ -293,7 +294,7 @@ def _summary(report: Report) -> str:
 def _show_all(project: Project) -> None:
     rows = []
     for unit in student_modules(project):
-        progress = unit.progress()
+        progress = progress_of(unit)
         done, total = _points(progress.parts)
         known = bool(progress.parts) and progress.state not in ("unreadable",)
         about = [_in_words(progress)] if known else []
@@ -319,14 +320,14 @@ def _points(parts: list[Part]) -> tuple[float, float]:
 
 def _next_step(project: Project) -> str:
     for unit in student_modules(project):
-        progress = unit.progress()
+        progress = progress_of(unit)
         if progress.state != "completed":
             return _next_step_of(unit, progress)
     return "Every module here is completed."
 
 
 def _show_one(unit: StudentModule) -> None:
-    progress = unit.progress()
+    progress = progress_of(unit)
     rows = _rows(progress.parts)
     for cell, answered in progress.questions:
         state = "answered" if answered else "no answer yet"

@@ -13,16 +13,15 @@ from pathlib import Path
 
 from tinytorch.tito.author.notebooks import MAKER as SOLUTIONS_MAKER
 from tinytorch.tito.notebook import files
-from tinytorch.tito.notebook.cells import Cell, cells_of
 from tinytorch.tito.notebook.files import back_up, fingerprint, is_untouched
-from tinytorch.tito.notebook.markers import for_student, has_stub, is_answered, target_of
+from tinytorch.tito.notebook.markers import for_student, target_of
 from tinytorch.tito.notebook.package import Export, ExportedModule
 from tinytorch.tito.notebook.settle import Settled, settle
-from tinytorch.tito.process.outcomes import PASSED, Part, Report
+from tinytorch.tito.process.outcomes import Report
 from tinytorch.tito.process.worker import Worker
 from tinytorch.tito.project import Module, Project, TitoError, need_package, write_text
 
-MAKER = "tito module start"
+START = "tito module start"
 
 
 def student_modules(project: Project) -> list["StudentModule"]:
@@ -139,7 +138,7 @@ class StudentModule:
     def place_notebook(self) -> None:
         """Write a fresh notebook for the student, and keep it as it was handed out."""
         if self.module.dev_file.is_file():
-            text = files.text_of(self.fresh(), MAKER)
+            text = files.text_of(self.fresh(), START)
             self.pristine_file.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.pristine_file, text)
             write_text(self.notebook, text)
@@ -236,42 +235,7 @@ class StudentModule:
         self.record_file.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.record_file, json.dumps(self.record() | news, indent=1) + "\n")
 
-    def progress(self) -> "Progress":
-        """What the files and the last test run say."""
-        pristine = self.pristine()
-        if not self.notebook.is_file() or self.is_solutions():
-            note = "its notebook holds the solutions (tito notebooks)" if self.notebook.is_file() else ""
-            if not note and (others := self.other_notebooks()):
-                note = f"only {self.notebook.name} counts, not {', '.join(others)}"
-            parts = _untested(pristine) if pristine else []
-            return Progress("not started", parts, [], [], note=note)
-        try:
-            notebook = self.read()
-        except TitoError as error:
-            return Progress("unreadable", [], [], [], note=error.message)
-        record, cells = self.record(), self.settled(notebook).cells
-        tested, completed = record.get("tested"), record.get("completed")
-        now = fingerprint(notebook)
-        parts = [Part(**part) for part in tested["parts"]] if tested else _untested(pristine or notebook)
-        questions = [(cell, is_answered(cell.source)) for cell in cells if cell.is_written]
-        to_write = [cell.label for cell in cells if cell.is_code and cell.solution and has_stub(cell.source)]
-        progress = Progress("in progress", parts, questions, to_write)
-        progress.changed = bool(tested) and tested["cells"] != now
-        if completed and self._still_completed(completed, now):
-            progress.state = "completed"
-        elif completed:
-            progress.note = "was completed; the notebook or the package file is another one now"
-        elif not tested and pristine and fingerprint(pristine) == now:
-            progress.state = "started"
-        if progress.state != "completed" and tested and not progress.changed:
-            if all(part.status == PASSED for part in parts):
-                progress.state = "ready"
-        progress.note = progress.note or self.note_of_source()
-        if progress.state in ("ready", "completed"):
-            progress.to_write = []  # a stub that is left over is never reached
-        return progress
-
-    def _still_completed(self, completed: dict, now: str) -> bool:
+    def is_still_completed(self, completed: dict, now: str) -> bool:
         """The package file is the export of the notebook as it is, and passed the checkpoint."""
         path = self.package_file()
         if not path.is_file() or _sha256(path) != completed["package"]:
@@ -282,29 +246,6 @@ class StudentModule:
             return self.export().build().text.encode() == path.read_bytes()
         except TitoError:
             return False
-
-
-@dataclass
-class Progress:
-    """Where a student stands in one module."""
-
-    state: str  # not started, started, in progress, ready, completed, unreadable
-    parts: list[Part]
-    questions: list[tuple[Cell, bool]]  # the written ones, and whether there is an answer
-    to_write: list[str]  # cells that still hold a stub
-    changed: bool = False  # the notebook is not the one of the last test run
-    note: str = ""
-
-    @property
-    def passed(self) -> int:
-        return sum(part.status == PASSED for part in self.parts)
-
-
-UNTESTED = "not tested yet"
-
-
-def _untested(notebook: dict) -> list[Part]:
-    return [Part(cell.grade_id, cell.points, UNTESTED) for cell in cells_of(notebook) if cell.is_test]
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from tinytorch.tito.project import write_text
 
 GRADED, MANUAL, ABSENT = "graded", "needs manual marks", "not submitted"
 TIMED_OUT, CRASHED, REJECTED = "timed out", "crashed", "rejected"
-COLUMNS = ("module", "student", "score", "max_score", "status", "reason", "flags", "seconds")
+GRADE_COLUMNS = ("module", "student", "score", "max_score", "status", "reason", "flags", "seconds")
 
 
 @dataclass
@@ -58,7 +58,7 @@ def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] 
 
     `fresh`: only these students' rows are new, the module's other rows stay too.
     """
-    rows, columns = [], list(COLUMNS)
+    rows, columns = [], list(GRADE_COLUMNS)
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
