@@ -269,6 +269,7 @@ def test_a_ratio_below_its_share_is_named():
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_no_ratio_has_fallen(committed):
     """The best of three tries for each ratio: another busy process halves some of them for a while."""
     best = {}
@@ -283,6 +284,7 @@ def test_no_ratio_has_fallen(committed):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_guard_notices_a_slower_package(committed):
     fallen = guard.regressions(
         guard.measure(plan_of(committed), cached="slowed:SlowAttention"), committed["guard"]

@@ -186,6 +186,7 @@ def test_the_metadata_are_what_gguf_reads(tmp_path):
 
 
 @llm
+@pytest.mark.alone
 def test_smollm2_loads_in_seconds_and_without_a_second_copy():
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "tests" / "benchmarks")])}
     code = MEASURE.format(path=str(smollm2()))

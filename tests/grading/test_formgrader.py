@@ -23,13 +23,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from course import learnt_course
 from tinytorch.tito.instructor.course import prepare_course
 from tinytorch.tito.instructor.release import Course as ReleaseCourse
 from tinytorch.tito.instructor.release import fill_bundle
 from tinytorch.tito.project import Project
 from toy import REPO, run
 
-pytestmark = pytest.mark.grading
+pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("formgrader")]
 
 
 LABEL, NOTEBOOK = "04_losses", "losses.ipynb"
@@ -302,7 +303,7 @@ def mark_of(course: Path, student: str, part: str):
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
     """Ada solved everything, Bob one part, Eve nothing; each test takes a copy of the folder."""
-    course = Course(tmp_path_factory.mktemp("graded") / "course")
+    course = Course(learnt_course(tmp_path_factory.mktemp("graded") / "course", "04").folder)
     course.submit(
         "ada", course.solved(question_padding="They would count.", question_first_loss="log V, by chance")
     )

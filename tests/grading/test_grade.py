@@ -10,13 +10,13 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from course import HAS_BWRAP, Course, find, points, with_cell
-from hostile import dishonest, harmful, unreadable
+from course import HAS_BWRAP, find, learnt_course, points, with_cell
+from hostile import NAP, dishonest, harmful, unreadable
 from tinytorch.tito.cli import cli
 from tinytorch.tito.instructor.grading.results import Result, summary
 from toy import REPO
 
-pytestmark = pytest.mark.grading
+pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("grade")]
 
 
 HELPER = "def absolute(x):\n    return np.maximum(x, -x)"
@@ -24,7 +24,7 @@ HELPER = "def absolute(x):\n    return np.maximum(x, -x)"
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    return Course(tmp_path_factory.mktemp("course"), "04")
+    return learnt_course(tmp_path_factory.mktemp("course"), "04")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_statuses_tell_what_happened(graded):
 
 
 def test_nothing_is_left_behind(graded):
-    assert not [p for p in psutil.process_iter(["cmdline"]) if "87.65" in (p.info["cmdline"] or [])]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if NAP in (p.info["cmdline"] or [])]
     assert not list(Path("/tmp").glob("conftest.py")) and not Path("/usr/written-by-student").exists()
 
 

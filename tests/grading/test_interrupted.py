@@ -1,6 +1,5 @@
 """A grading run that is interrupted, or killed, goes on where it was; one without a sandbox says so."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -9,27 +8,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course import Course, points, students_of, wait_for, wait_for_end
-from hostile import harmful
+from course import Course, learnt_course, points, students_of, wait_for, wait_for_end
+from hostile import NAP, harmful
 from toy import REPO
 
 pytestmark = pytest.mark.grading
 
 
-@pytest.fixture(scope="module")
-def learnt(tmp_path_factory):
-    """A course in which the reference has been run."""
-    course = Course(tmp_path_factory.mktemp("learnt"), "04")
-    course.submit("empty", course.released)
-    course.grade()
-    return course
-
-
 @pytest.fixture
-def course(learnt, tmp_path):
-    course = Course(tmp_path / "course", "04")
-    shutil.copytree(learnt.folder / ".tito" / "reference", course.folder / ".tito" / "reference")
-    return course
+def course(tmp_path):
+    return learnt_course(tmp_path / "course", "04")
 
 
 def start(course: Course, *options: str) -> subprocess.Popen:
@@ -91,7 +79,7 @@ def test_without_a_sandbox(course):
     assert points(rows["reference"]) == course.automatic
     assert sum(map(points, rows.values())) == course.automatic
     assert rows["endless"]["status"] == "timed out"
-    assert not [p for p in psutil.process_iter(["cmdline"]) if "87.65" in (p.info["cmdline"] or [])]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if NAP in (p.info["cmdline"] or [])]
 
 
 def test_the_sandbox_is_not_left_out_silently(course, monkeypatch, tmp_path):
