@@ -9,13 +9,13 @@ import json
 
 import pytest
 
-from course import Course, find, points, with_cell
+from course import find, learnt_course, points, with_cell
 from habits import with_habits
 from judging import run
 from tinytorch.tito.notebook.files import from_bytes
 from tinytorch.tito.notebook.settle import settle
 
-pytestmark = pytest.mark.grading
+pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("honest")]
 
 ALL = 90
 UNUSED = "from pathlib import Path"
@@ -44,7 +44,7 @@ OWN = {  # name -> a cell of the student's own before the solution, and the defa
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    return Course(tmp_path_factory.mktemp("course"), "04")
+    return learnt_course(tmp_path_factory.mktemp("course"), "04")
 
 
 def imports(course, change):
