@@ -23,6 +23,7 @@ You need modules 01 and 02. Nothing here computes a gradient: that is module 05,
 #| export
 import math
 from collections.abc import Iterator, Mapping
+from threading import Lock
 
 import numpy as np
 
@@ -156,6 +157,9 @@ The rest of the class follows from walking that tree. Its short methods are give
 
 # %% nbgrader={"grade": false, "grade_id": "module", "locked": false, "schema_version": 3, "solution": true}
 #| export
+WRAPPING = Lock()  # one thread at a time puts something in front of a method, or takes it off
+
+
 class Module:
     """A part of a model: holds weights (Tensors) and smaller parts (Modules), and knows how to run forward.
 
@@ -236,16 +240,18 @@ class Module:
     def wrap(self, method: str, wrapper) -> None:
         """From now on `self.method(...)` calls `wrapper(inner, ...)`, `inner` being what it called before.
 
-        Only this object changes. Raises ValueError if the class has no such method.
+        Only this object changes, for all threads. Raises ValueError if the class has no such method.
         """
-        wrap_method(self, method, wrapper)
+        with WRAPPING:
+            wrap_method(self, method, wrapper)
 
     def unwrap(self, method: str, wrapper) -> None:
         """Take `wrapper` off again, wherever it sits; if it was put on twice, the outer one.
 
         Raises ValueError if it is not there.
         """
-        unwrap_method(self, method, wrapper)
+        with WRAPPING:
+            unwrap_method(self, method, wrapper)
 
 
 # %% [markdown]
@@ -924,6 +930,9 @@ def unwrap_method(owner, method: str, wrapper) -> None:
         raise ValueError(f"{type(owner).__name__}.{method} is not wrapped by {wrapper!r}")
     if outer is not None:
         outer.inner = link.inner
+        return
+    if isinstance(link.inner, Wrapped):
+        setattr(owner, method, link.inner)
         return
     delattr(owner, method)
     if getattr(owner, method) != link.inner:

@@ -24,6 +24,7 @@ You need attention (12), LayerNorm (09), embeddings (11), Linear and Module (03)
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from numbers import Real
 
@@ -1373,12 +1374,15 @@ All rows of a batch have the same length, and texts do not. The short ones are f
 
 That takes two corrections. A row with 12 pad columns has its first token in column 12, but it is still the token at position 0, and you have just seen what a wrong position costs. So the position of a token is its column less the row's padding. And no token may look at a pad column: a mask of shape (B, 1, 1, S) is added to the scores of every layer, 0 for a real column and −10³⁰ for a pad column, of which the softmax makes a share of exactly 0. (Minus infinity would do as well for the real tokens. But a pad column sees nothing except pad columns, and an attention that does not provide for a query without any key would give NaN there.)
 
-Nothing of your model has to change for that. `Padding` stands in front of two methods that it has anyway: of the position embedding, which is asked for columns and answers with positions, and of each block, which takes a mask. `generate` with `lengths`, the number of real tokens in each row, puts it there and takes it away again. All of it is given.
+Nothing of your model has to change for that. `Padding` stands in front of two methods that it has anyway: of the position embedding, which is asked for columns and answers with positions, and of each block, which takes a mask. `generate` with `lengths`, the number of real tokens in each row, puts it there and takes it away again. What another thread asks of the same model meanwhile has nothing to do with this padding: `PADDED` says which one the thread at hand is reading with. All of it is given.
 """
 
 
 # %%
 #| export
+PADDED = ContextVar("padded", default=None)  # the Padding that this thread is reading with
+
+
 class Padding:
     """Stands in front of a model's positions and blocks while it reads one text with pad columns in front.
 
@@ -1397,11 +1401,15 @@ class Padding:
 
     def position(self, inner, columns) -> Tensor:
         """(T,) columns, the newest last -> (B, T, C): the embedding of each row's own positions."""
+        if PADDED.get() is not self:
+            return inner(columns)
         self.seen = int(columns[-1]) + 1
         return inner(np.maximum(columns - self.padding, 0))
 
     def block(self, inner, x, mask=None) -> Tensor:
         """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden."""
+        if PADDED.get() is not self:
+            return inner(x, mask)
         pads = self.mask[..., : self.seen]
         return inner(x, pads if mask is None else mask + pads)
 
@@ -1416,9 +1424,11 @@ def padded(model, padding):
     front = Padding(model, padding)
     for module, wrapper in front.wraps:
         module.wrap("forward", wrapper)
+    before = PADDED.set(front)
     try:
         yield
     finally:
+        PADDED.reset(before)
         for module, wrapper in front.wraps:
             module.unwrap("forward", wrapper)
         if front.seen:

@@ -21,6 +21,8 @@ You need RMSNorm (09), rotary positions (11), attention (12), the language model
 
 # %%
 #| export
+from threading import get_ident
+
 import numpy as np
 
 from tinytorch.core.activations import SiLU
@@ -73,6 +75,8 @@ All layers turn by the same angles. So one object looks them up at the beginning
 
 The constructor is given. It computes the cosines and sines of all positions once, two arrays (max_seq_len, D/2), `self.tables`. They are not learned, so they are arrays and no weights. Until the first call, `turn` is for one token at position 0.
 
+Two threads may ask one model at the same time, and then their tokens stand at different positions. So `self.cos` and `self.sin` are kept apart for each thread; what you assign to them, no other thread sees. That is given too (a `property` is an attribute whose reading and writing are functions).
+
 **Task, `forward` (8 points).** Take positions of shape (T,), or (B, T) where each row has its own, and keep the rows of both tables as `self.cos` and `self.sin`. Queries come as (B, H, T, D), so the tables must broadcast over the heads: (1, T, D/2) for (T,), and (B, 1, T, D/2) for (B, T). One new axis in the right place does both: `positions[..., None, :]`. A position outside the tables is a `ValueError` with its number, and what is not an integer a `TypeError`; -1 would silently be the *last* position. `check_rows(ids, num_rows)` of module 11 does all of that. About 2 lines.
 
 **Task, `turn` (4 points).** Turn x by `self.cos` and `self.sin`: `apply_rotary` of module 11, through `apply`, so that gradients flow. 1 line.
@@ -85,14 +89,30 @@ class RotaryPositions(Module):
     """Turns queries and keys by the positions of the tokens that are being read; one for all layers.
 
     Su et al. 2021 (arXiv:2104.09864), with the pairing of Hugging Face's Llama. Called with the positions at
-    the beginning of each pass; `turn` then serves every layer of it.
+    the beginning of each pass; `turn` then serves every layer of it. Each thread has a pass of its own.
     tables: cos and sin for all positions, (max_seq_len, D/2). cos, sin: those of the tokens being read.
     """
 
     def __init__(self, head_dim: int, max_seq_len: int, base: float = 10000.0):
         """Raises ValueError for an odd head_dim, a max_seq_len below 1 or a base <= 0."""
         self.tables = rotary_tables(np.arange(whole_number("max_seq_len", max_seq_len, 1)), head_dim, base)
-        self.cos, self.sin = (table[:1] for table in self.tables)
+        self.read_cos, self.read_sin = {}, {}  # thread -> its cos and sin
+
+    @property
+    def cos(self) -> np.ndarray:
+        return self.read_cos.get(get_ident(), self.tables[0][:1])
+
+    @cos.setter
+    def cos(self, table: np.ndarray) -> None:
+        self.read_cos[get_ident()] = table
+
+    @property
+    def sin(self) -> np.ndarray:
+        return self.read_sin.get(get_ident(), self.tables[1][:1])
+
+    @sin.setter
+    def sin(self, table: np.ndarray) -> None:
+        self.read_sin[get_ident()] = table
 
     def forward(self, positions) -> None:
         """(T,) ints, or (B, T) where each row has its own: from now on `turn` is for these tokens.

@@ -5,6 +5,8 @@ __all__ = ['RotaryPositions', 'GroupedQueryAttention', 'SwiGLU', 'LlamaBlock', '
            'rows_to_halves']
 
 # %% ../../modules/16_llama/llama_dev.py #cell-2
+from threading import get_ident
+
 import numpy as np
 
 from ..core.activations import SiLU
@@ -20,14 +22,30 @@ class RotaryPositions(Module):
     """Turns queries and keys by the positions of the tokens that are being read; one for all layers.
 
     Su et al. 2021 (arXiv:2104.09864), with the pairing of Hugging Face's Llama. Called with the positions at
-    the beginning of each pass; `turn` then serves every layer of it.
+    the beginning of each pass; `turn` then serves every layer of it. Each thread has a pass of its own.
     tables: cos and sin for all positions, (max_seq_len, D/2). cos, sin: those of the tokens being read.
     """
 
     def __init__(self, head_dim: int, max_seq_len: int, base: float = 10000.0):
         """Raises ValueError for an odd head_dim, a max_seq_len below 1 or a base <= 0."""
         self.tables = rotary_tables(np.arange(whole_number("max_seq_len", max_seq_len, 1)), head_dim, base)
-        self.cos, self.sin = (table[:1] for table in self.tables)
+        self.read_cos, self.read_sin = {}, {}  # thread -> its cos and sin
+
+    @property
+    def cos(self) -> np.ndarray:
+        return self.read_cos.get(get_ident(), self.tables[0][:1])
+
+    @cos.setter
+    def cos(self, table: np.ndarray) -> None:
+        self.read_cos[get_ident()] = table
+
+    @property
+    def sin(self) -> np.ndarray:
+        return self.read_sin.get(get_ident(), self.tables[1][:1])
+
+    @sin.setter
+    def sin(self, table: np.ndarray) -> None:
+        self.read_sin[get_ident()] = table
 
     def forward(self, positions) -> None:
         """(T,) ints, or (B, T) where each row has its own: from now on `turn` is for these tokens.
