@@ -285,7 +285,8 @@ def test_notebooks_are_valid_with_ids_that_stay(toy):
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     assert notebook.metadata.kernelspec.name == "python3"
     ids = [cell.id for cell in notebook.cells]
-    assert ids == ["cell-0", "cell-1", "cell-2", "cell-3", "tensor", "cell-5", "test-tensor", "cell-7", "why"]
+    named = ["tensor", "label-5", "cell-5", "label-7", "test-tensor", "cell-7", "why"]
+    assert ids == ["cell-0", "cell-1", "cell-2", "cell-3", *named]
     assert "### BEGIN SOLUTION" in notebook.cells[4].source
     assert notebook.cells[6].metadata == {
         "nbgrader": {

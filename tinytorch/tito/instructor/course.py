@@ -9,7 +9,7 @@ import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tinytorch.tito.author.notebooks import MAKER
+from tinytorch.tito.author.notebooks import MAKER, to_read
 from tinytorch.tito.notebook import files
 from tinytorch.tito.project import Module, Project, TitoError, need_package, write_text
 
@@ -47,7 +47,7 @@ def prepare_course(project: Project, module: Module, course_dir: Path | str) -> 
     if not config.exists():
         write_text(config, CONFIG)
     source = course / "source" / module.label / module.notebook.name
-    text = files.text_of(files.read(module.dev_file), MAKER)
+    text = files.text_of(to_read(module), MAKER)
     made_here = not source.exists() or files.is_untouched(source, MAKER)
     if made_here and not (source.exists() and source.read_text(encoding="utf-8") == text):
         fresh = text

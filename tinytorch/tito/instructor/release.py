@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from tinytorch.tito.author.notebooks import MAKER
+from tinytorch.tito.author.notebooks import MAKER, to_read
 from tinytorch.tito.instructor.course import generate_release, swap_in
 from tinytorch.tito.instructor.leaks import Secrets
 from tinytorch.tito.notebook import files
@@ -67,7 +67,7 @@ class Course:
         return self.project.modules()
 
     def notebook(self, module: Module) -> dict:
-        return self._once("notebook", module, lambda: files.read(module.dev_file))
+        return self._once("notebook", module, lambda: to_read(module))
 
     def exported(self, module: Module):
         return self._once(

@@ -12,6 +12,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from tinytorch.tito.author.notebooks import MAKER as SOLUTIONS_MAKER
+from tinytorch.tito.author.notebooks import to_read
 from tinytorch.tito.notebook import files
 from tinytorch.tito.notebook.files import back_up, fingerprint, is_untouched
 from tinytorch.tito.notebook.markers import for_student, target_of
@@ -112,7 +113,7 @@ class StudentModule:
     def fresh(self) -> dict:
         """The student's notebook, made from the dev file."""
         need_package("jupytext", "Making a notebook from its dev file")
-        return for_student(files.read(self.module.dev_file))
+        return for_student(to_read(self.module))
 
     def is_solutions(self) -> bool:
         """Whether what lies there is the notebook with the solutions, as `tito notebooks` made it."""
