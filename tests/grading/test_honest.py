@@ -38,7 +38,7 @@ OWN = {  # name -> a cell of the student's own before the solution, and the defa
     "def-assert": ("def nothing():\n    return 0\n\n\nassert nothing() == 0", "nothing()"),
     "doc-def": ('"""Helpers of mine."""\n\n\ndef nothing():\n    return 0', "nothing"),
     "loop": ("for SHIFT in (1, 0):\n    pass", "SHIFT"),
-    "try": ("try:\n    import numba\nexcept ImportError:\n    numba = None", "numba"),
+    "try": ("try:\n    import numba\n    FAST = True\nexcept ImportError:\n    FAST = False", "FAST"),
 }
 
 
