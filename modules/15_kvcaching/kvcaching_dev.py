@@ -20,7 +20,9 @@ Needed: modules 12 (attention), 13 (GPT) and 14 (Profiler).
 
 # %%
 #| export
+from copy import copy
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -251,19 +253,7 @@ Four decisions, each of which somebody got wrong before.
 
 **Check before you write.** NumPy broadcasts one head into four without a word and counts negative layers from the end. A cache that checks costs microseconds; a cache that does not costs an afternoon.
 
-The constructor is given, and so are two pictures of the cache, one for the terminal and one for the notebook. The methods are yours; each is graded by itself, so you can leave one and go on.
-
-**Task, `check_new` (8 points).** Turn key and value into arrays (`as_array`) and raise before anything is written: `TypeError` if `layer_idx` is not a whole number (`whole_number` of module 12 does that); `ValueError` if it is outside 0 to L - 1; if the two shapes differ; if they are not (B, H, T, D) with this cache's B, H and D; if T is 0; if `seq_pos + T` goes beyond `max_seq_len`. Say both numbers each time. Return the two arrays. About 12 lines.
-
-**Task, `update` (10 points).** Write the T new keys and values *in place* at positions seq_pos … seq_pos + T, and return views of everything now visible, (B, H, seq_pos + T, D). `self.view` makes them. `seq_pos` does not move. About 4 lines.
-
-**Task, `get` (5 points).** Views of what is committed, (B, H, seq_pos, D), after the check of the layer number (`self.check_layer`). Two lines.
-
-**Task, `advance` (4 points).** Commit `num_tokens`, at least 1. `ValueError` beyond the end, and then nothing changes. About 5 lines.
-
-**Task, `truncate` and `reset` (6 points).** Forget the newest tokens, so that `seq_pos` tokens are left; `ValueError` if there are not so many. Nothing needs to be erased: what lies beyond `seq_pos` is invisible and will be written over. `reset` starts over in the same storage; the branch for another batch size is given.
-
-**Task, `get_memory_usage` (5 points).** Count from the real arrays (`array.nbytes`, `array.size`), not from the formula: then the formula and the arrays can be held against each other. `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). About 10 lines.
+What these decisions ask of a cache can be written down before there is one. `Cache` is a *protocol*: whatever has these methods is a cache, yours, those of modules 17 to 19, or one that a stranger wrote; nobody has to inherit from anything. Two exceptions belong to it. A cache that has no room raises `CacheFull`, so that a caller can tell a full cache from a mistake in the program; and if the room is a pool that it shares with others, `PoolFull`: it may have some later.
 """
 
 
@@ -277,14 +267,77 @@ class PoolFull(CacheFull):
     """A pool that several caches share has nothing left now; when one of them gives back, it may have."""
 
 
-# %% nbgrader={"grade": false, "grade_id": "kv-cache", "locked": false, "schema_version": 3, "solution": true}
-#| export
-class KVCache:
-    """The keys and values of every token so far, for every layer, in arrays that are allocated once.
+@runtime_checkable
+class Cache(Protocol):
+    """What is a cache: these methods, and three that it may have besides. No class has to be inherited.
 
-    caches: list over layers of (key, value) Tensors, each (B, H, max_seq_len, D).
+    After any error a cache is as it was: everything that can fail is done before the first committed number
+    changes. Bad input is a ValueError (TypeError for a wrong type) in one sentence with its numbers; want of
+    room is a CacheFull, or a PoolFull if it may pass.
+    May be there besides:
+    attend(query, key, value, layer_idx, mask=None) -> Tensor: attention through this cache, called by
+        `attention_with_cache` instead of `update` and the attention of module 12;
+    reserve(num_tokens): make sure, before a pass, that so many more tokens will find room;
+    close(): give all memory back; what is called afterwards may refuse.
+    """
+
+    batch_size: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    max_seq_len: int
+    seq_pos: int  # tokens committed so far, which is the position of the next one
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that is kept."""
+
+    def update(self, layer_idx: int, key, value) -> tuple[Tensor, Tensor]:
+        """(B, H, T, D) new keys and values at seq_pos.. -> all that they see. Nothing is committed."""
+
+    def get(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """-> the committed keys and values that the next token sees."""
+
+    def advance(self, num_tokens: int = 1) -> None:
+        """Commit. ValueError for more tokens than every layer has written."""
+
+    def truncate(self, seq_pos: int) -> None:
+        """Rewind to seq_pos tokens. What was written and not committed is forgotten, too."""
+
+    def reset(self, batch_size: int | None = None) -> None:
+        """Start over, for another batch_size if asked."""
+
+    def get_memory_usage(self) -> dict:
+        """-> total_mb, per_layer_mb, used_mb, utilization, cache_tensors, total_elements, bytes_per_token."""
+
+
+# %% [markdown]
+"""
+The work has two halves. Sizes, checks and positions are the same whatever the numbers are stored in: they go into `CacheBase`, on which modules 17 to 19 build as well. The storage is `KVCache`'s. In both, much is given, two pictures among it, one for the terminal and one for the notebook. The methods below are yours; each is graded by itself, so you can leave one and go on.
+
+`self.written` notes for each layer up to which position it has been written. Whenever `seq_pos` moves, what was written beyond it counts as forgotten: the setter, given, sees to that.
+
+**Task, `check_new` (8 points).** Turn key and value into arrays (`as_array`) and raise before anything is written: `TypeError` if `layer_idx` is not a whole number (`self.check_layer`, given, does that, and the next); `ValueError` if it is outside 0 to L - 1; if the two shapes differ; if they are not (B, H, T, D) with this cache's B, H and D; if T is 0; `CacheFull` if `seq_pos + T` goes beyond `max_seq_len`. Say both numbers each time. Last, `self.check_numbers(key, value)`, given, refuses what the storage could not hold. Return the two arrays. About 13 lines.
+
+**Task, `advance` (4 points).** Commit `num_tokens`, at least 1. `ValueError` if that is beyond what *every* layer has written, and then nothing changes: whoever commits what nobody wrote shows the keys of the text that lay there before. About 6 lines.
+
+**Task, `truncate` and `reset` (6 points).** Forget the newest tokens, so that `seq_pos` tokens are left; `ValueError` if there are not so many. Nothing needs to be erased: what lies beyond `seq_pos` is invisible and will be written over. `reset` starts over in the same storage; the branch for another batch size is given.
+
+**Task, `get_memory_usage` (5 points).** Count from the real arrays (`self.arrays()`; `array.nbytes`, `array.size`), not from the formula: then the formula and the arrays can be held against each other. `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). There is storage for `self.capacity` tokens of each row, which here is max_seq_len; a cache that keeps fewer is full when they are, however long the text. About 10 lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "cache-base", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class CacheBase:
+    """What caches of any storage have in common: sizes, checks, and what is committed.
+
     seq_pos: tokens committed so far, which is the position of the next one.
-    Raises ValueError if a size is not positive, TypeError if it is no whole number or dtype is no float type.
+    written: for each layer, up to which position it has been written; `update` says so.
+    A subclass calls `super().__init__` and then its own `allocate`, and brings
+    `allocate()`: make new arrays for batch_size rows; `arrays()` -> list of all arrays that it keeps;
+    `update`, `get`, and, where its storage asks for it, `truncate`, `reset`, `attend`, `capacity`.
+    Raises ValueError if a size is not positive, TypeError if it is not a whole number or dtype not a float.
     """
 
     def __init__(self, batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32):
@@ -297,34 +350,42 @@ class KVCache:
         if self.dtype.kind != "f":
             raise TypeError(f"keys and values are floats, got dtype {self.dtype}")
         self.seq_pos = 0
-        self.caches = self.allocate(self.batch_size)
 
-    def allocate(self, batch_size: int) -> list:
-        """-> list over layers of (key, value) Tensors, each (B, H, max_seq_len, D), all zero."""
-        shape = (batch_size, self.num_heads, self.max_seq_len, self.head_dim)
-        return [
-            (
-                Tensor(np.zeros(shape, self.dtype), dtype=self.dtype),
-                Tensor(np.zeros(shape, self.dtype), dtype=self.dtype),
-            )
-            for _ in range(self.num_layers)
-        ]
+    @property
+    def seq_pos(self) -> int:
+        """Tokens committed so far. Moving it forgets what was written and not committed."""
+        return self._seq_pos
 
-    def check_layer(self, layer_idx) -> None:
-        """Raises TypeError if layer_idx is no whole number, ValueError if there is no such layer."""
+    @seq_pos.setter
+    def seq_pos(self, position: int) -> None:
+        self._seq_pos, self.written = position, [position] * self.num_layers  # both or, interrupted, neither
+
+    def check_layer(self, layer_idx) -> int:
+        """-> layer_idx. Raises TypeError if it is not a whole number, ValueError for no such layer."""
         if whole_number("layer_idx", layer_idx, 0) >= self.num_layers:
             raise ValueError(f"layer_idx {layer_idx} is outside 0 to {self.num_layers - 1}")
+        return int(layer_idx)
 
-    def view(self, layer_idx: int, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without a copy."""
-        key, value = self.caches[layer_idx]
-        return wrap_result(key.data[:, :, :num_tokens]), wrap_result(value.data[:, :, :num_tokens])
+    def check_numbers(self, *arrays) -> None:
+        """Raises ValueError for a number that does not fit into a narrower dtype, or is nan.
+
+        float32 in a float32 cache is not looked at: it comes back as it went in.
+        """
+        for array in arrays:
+            if not np.can_cast(array.dtype, self.dtype):
+                largest = np.abs(array).max()
+                if not largest <= np.finfo(self.dtype).max:  # nan, too, is not
+                    raise ValueError(
+                        f"the new tokens hold a {largest}, {self.dtype} numbers go up to "
+                        f"{np.finfo(self.dtype).max:.6g}"
+                    )
 
     def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
         """-> key and value as arrays, (B, H, T, D) each.
 
-        Raises TypeError if layer_idx is no whole number or the arrays hold no numbers; ValueError if there is
-        no such layer, a shape is not (B, H, T >= 1, D), the two differ, or seq_pos + T exceeds max_seq_len.
+        Raises TypeError if layer_idx is not a whole number or the arrays do not hold numbers; ValueError if
+        there is no such layer, a shape is not (B, H, T >= 1, D), the two differ, or a number does not go into
+        the dtype; CacheFull if seq_pos + T exceeds max_seq_len.
         """
         ### BEGIN SOLUTION
         self.check_layer(layer_idx)
@@ -339,75 +400,84 @@ class KVCache:
         if T == 0:
             raise ValueError(f"there should be at least 1 new token, key has shape {key.shape}, T = 0")
         if self.seq_pos + T > self.max_seq_len:
-            raise ValueError(
+            raise CacheFull(
                 f"{T} tokens after {self.seq_pos} make {self.seq_pos + T}, the cache holds {self.max_seq_len}"
             )
+        self.check_numbers(key, value)
         return key, value
         ### END SOLUTION
 
-    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
-        """(B, H, T, D) new keys and values -> views of all that is now visible, (B, H, seq_pos + T, D) each.
+    def check_room(self, num_tokens: int) -> int:
+        """-> seq_pos + num_tokens. Raises CacheFull if that is more than max_seq_len."""
+        stop = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
+        if stop > self.max_seq_len:
+            raise CacheFull(
+                f"{num_tokens} tokens after {self.seq_pos} make {stop}, the cache holds {self.max_seq_len}"
+            )
+        return stop
 
-        Written in place at positions seq_pos to seq_pos + T; seq_pos does not move. Raises as `check_new`.
-        """
-        key, value = self.check_new(layer_idx, key, value)
-        ### BEGIN SOLUTION
-        stop = self.seq_pos + key.shape[2]
-        key_store, value_store = self.caches[layer_idx]
-        key_store.data[:, :, self.seq_pos : stop] = key
-        value_store.data[:, :, self.seq_pos : stop] = value
-        return self.view(layer_idx, stop)
-        ### END SOLUTION
+    def reserve(self, num_tokens: int) -> None:
+        """Make sure that the next `num_tokens` find room. Raises CacheFull, with nothing changed."""
+        self.check_room(num_tokens)
 
-    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
-        """-> views of the committed keys and values, (B, H, seq_pos, D) each."""
-        ### BEGIN SOLUTION
-        self.check_layer(layer_idx)
-        return self.view(layer_idx, self.seq_pos)
-        ### END SOLUTION
+    def check_kept(self, seq_pos) -> int:
+        """-> seq_pos. Raises ValueError if fewer tokens than that are committed, TypeError for no number."""
+        if whole_number("seq_pos", seq_pos, 0) > self.seq_pos:
+            raise ValueError(f"cannot keep {seq_pos} tokens, only {self.seq_pos} are committed")
+        return int(seq_pos)
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens` that every layer has written. Raises ValueError past the end."""
+        """Commit `num_tokens`. Raises ValueError for more than every layer has written."""
         ### BEGIN SOLUTION
-        num_tokens = whole_number("num_tokens", num_tokens, 1)
-        if self.seq_pos + num_tokens > self.max_seq_len:
+        stop = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
+        if stop > min(self.written):
             raise ValueError(
-                f"{num_tokens} more than {self.seq_pos} pass the end, the cache holds {self.max_seq_len}"
+                f"{num_tokens} tokens after {self.seq_pos} make {stop}: of {self.max_seq_len} places only "
+                f"{min(self.written)} are written in every layer"
             )
-        self.seq_pos += num_tokens
+        self.seq_pos = stop
         ### END SOLUTION
 
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens. Raises ValueError if fewer are committed."""
         ### BEGIN SOLUTION
-        seq_pos = whole_number("seq_pos", seq_pos, 0)
-        if seq_pos > self.seq_pos:
-            raise ValueError(f"cannot keep {seq_pos} tokens, only {self.seq_pos} are committed")
-        self.seq_pos = seq_pos
+        self.seq_pos = self.check_kept(seq_pos)
         ### END SOLUTION
 
     def reset(self, batch_size: int | None = None) -> None:
         """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
         if batch_size is not None and whole_number("batch_size", batch_size, 1) != self.batch_size:
-            self.caches = self.allocate(batch_size)
-            self.batch_size = int(batch_size)
+            return self.resize(batch_size)
         ### BEGIN SOLUTION
         self.seq_pos = 0
         ### END SOLUTION
 
+    def resize(self, batch_size: int) -> None:
+        """An empty cache for batch_size rows; if there is no memory for it, this one stays as it was."""
+        fresh = copy(self)
+        fresh.batch_size = int(batch_size)
+        fresh.allocate()
+        fresh.reset()
+        self.__dict__ = fresh.__dict__
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of one row for which there is storage."""
+        return self.max_seq_len
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(x.data.nbytes for pair in self.caches for x in pair)
+        return sum(array.nbytes for array in self.arrays())
 
     def get_memory_usage(self) -> dict:
         """-> total_mb, per_layer_mb, used_mb (of committed tokens), utilization (0 to 1), cache_tensors,
         total_elements, bytes_per_token (one token of one row, all layers); 1 MB = 10**6 bytes.
         """
         ### BEGIN SOLUTION
-        arrays = [x.data for pair in self.caches for x in pair]
+        arrays = self.arrays()
         total = sum(a.nbytes for a in arrays)
-        utilization = self.seq_pos / self.max_seq_len
+        utilization = min(self.seq_pos, self.capacity) / self.capacity
         return {
             "total_mb": total / 1e6,
             "per_layer_mb": total / 1e6 / self.num_layers,
@@ -415,20 +485,20 @@ class KVCache:
             "utilization": utilization,
             "cache_tensors": len(arrays),
             "total_elements": sum(a.size for a in arrays),
-            "bytes_per_token": total // (self.batch_size * self.max_seq_len),
+            "bytes_per_token": total // (self.batch_size * self.capacity),
         }
         ### END SOLUTION
 
     def __repr__(self):
         return (
-            f"KVCache({self.seq_pos}/{self.max_seq_len} tokens, batch_size={self.batch_size}, "
+            f"{type(self).__name__}({self.seq_pos}/{self.max_seq_len} tokens, batch_size={self.batch_size}, "
             f"num_layers={self.num_layers}, num_heads={self.num_heads}, head_dim={self.head_dim}, "
             f"{self.dtype}, {self.nbytes / 1e6:.2f} MB)"
         )
 
     def _repr_html_(self):
         """A bar for each layer: what is filled, and the bytes."""
-        filled = 240 * self.seq_pos / self.max_seq_len
+        filled = 240 * min(1, self.seq_pos / max(1, self.capacity))
         layer_mb = self.nbytes / 1e6 / self.num_layers
         bars = "".join(
             f'<text x="0" y="{16 * i + 11}">layer {i}</text>'
@@ -439,6 +509,68 @@ class KVCache:
         )
         size = f'width="400" height="{16 * self.num_layers}" font-family="monospace" font-size="11"'
         return f"<pre>{self!r}</pre><svg {size}>{bars}</svg>"
+
+
+# %% [markdown]
+"""
+And the storage.
+
+**Task, `update` (10 points).** First `self.check_new`, which gives key and value as arrays. Then write the T new keys and values *in place* at positions seq_pos … seq_pos + T, and return views of everything now visible, (B, H, seq_pos + T, D). `self.view` makes them. `seq_pos` does not move; when both are written, `self.written[layer_idx]` is the position behind the last of them. About 6 lines.
+
+**Task, `get` (5 points).** Views of what is committed, (B, H, seq_pos, D), after the check of the layer number (`self.check_layer`). Two lines.
+"""
+
+
+# %% nbgrader={"grade": false, "grade_id": "kv-cache", "locked": false, "schema_version": 3, "solution": true}
+#| export
+class KVCache(CacheBase):
+    """The keys and values of every token so far, for every layer, in arrays that are allocated once.
+
+    caches: list over layers of (key, value) Tensors, each (B, H, max_seq_len, D).
+    """
+
+    def __init__(self, batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32):
+        super().__init__(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype)
+        self.allocate()
+
+    def allocate(self) -> None:
+        """New storage for batch_size rows, all zero."""
+        shape = (self.batch_size, self.num_heads, self.max_seq_len, self.head_dim)
+        self.caches = [
+            tuple(Tensor(np.zeros(shape, self.dtype), dtype=self.dtype) for _ in "kv")
+            for _ in range(self.num_layers)
+        ]
+
+    def arrays(self) -> list:
+        """-> all arrays that it keeps."""
+        return [x.data for pair in self.caches for x in pair]
+
+    def view(self, layer_idx: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without a copy."""
+        key, value = self.caches[layer_idx]
+        return wrap_result(key.data[:, :, :num_tokens]), wrap_result(value.data[:, :, :num_tokens])
+
+    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
+        """(B, H, T, D) new keys and values -> views of all that is now visible, (B, H, seq_pos + T, D) each.
+
+        Written in place at positions seq_pos to seq_pos + T; seq_pos does not move. Raises as `check_new`.
+        """
+        ### BEGIN SOLUTION
+        key, value = self.check_new(layer_idx, key, value)
+        stop = self.seq_pos + key.shape[2]
+        key_store, value_store = self.caches[layer_idx]
+        key_store.data[:, :, self.seq_pos : stop] = key
+        value_store.data[:, :, self.seq_pos : stop] = value
+        self.written[layer_idx] = stop
+        return self.view(layer_idx, stop)
+        ### END SOLUTION
+
+    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
+        """-> views of the committed keys and values, (B, H, seq_pos, D) each."""
+        ### BEGIN SOLUTION
+        self.check_layer(layer_idx)
+        return self.view(layer_idx, self.seq_pos)
+        ### END SOLUTION
 
 
 # %% [markdown]
@@ -468,13 +600,22 @@ show_cache()
 
 # %% [markdown]
 """
-The tests below look at one method each. So that they do not depend on the other methods, they set `seq_pos` and the storage by hand, and `Unchecked` is your cache with a `check_new` that checks nothing.
+The tests below look at one method each. So that they do not depend on the other methods, they set `seq_pos`, `written` and the storage by hand, and `Unchecked` is your cache with a `check_new` that checks nothing.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "cache-instruments", "locked": true, "schema_version": 3, "solution": false}
 class Unchecked(KVCache):
     def check_new(self, layer_idx, key, value):
+        return np.asarray(key), np.asarray(value)
+
+
+class OnlyLayers(KVCache):
+    """Your cache with a check_new that knows which layers there are."""
+
+    def check_new(self, layer_idx, key, value):
+        if layer_idx not in range(3):
+            raise ValueError(f"layer_idx {layer_idx} is outside 0 to 2")
         return np.asarray(key), np.asarray(value)
 
 
@@ -526,14 +667,14 @@ assert isinstance(error_of(cache.check_new, 0, key[:, :1], value[:, :1]), ValueE
 )
 four_new = random_pair(4)
 too_long = error_of(cache.check_new, 0, *four_new)
-assert isinstance(too_long, ValueError), "4 tokens after 4 do not fit into 7"
+assert isinstance(too_long, CacheFull), f"4 tokens after 4 do not fit into 7: a CacheFull, not {too_long!r}"
 assert "7" in str(too_long) and ("8" in str(too_long) or "4" in str(too_long)), (
     f"say both numbers; yours says: {too_long}"
 )
 
 
 ### BEGIN HIDDEN TESTS
-def before_and_after(call):
+def before_and_after(call, cache=cache):
     state = [x.data.copy() for pair in cache.caches for x in pair]
     assert isinstance(error_of(*call), (ValueError, TypeError)), (
         f"bad input was accepted: {[np.shape(a) for a in call[2:]]}"
@@ -568,7 +709,15 @@ swapped = np.zeros((4, 2, 3, 5))
 before_and_after((cache.check_new, 0, swapped, swapped))
 assert len(cache.check_new(np.int64(1), key, value)) == 2, "a NumPy integer is a whole number too"
 full = numbered_cache(seq_pos=7)
-assert isinstance(error_of(full.check_new, 0, *random_pair(1)), ValueError), "a full cache takes nothing"
+assert isinstance(error_of(full.check_new, 0, *random_pair(1)), CacheFull), "a full cache takes nothing"
+half = numbered_cache(seq_pos=4, dtype=np.float16)
+for number in (1e6, -1e6, np.nan, np.inf):
+    wide = random_pair(3)
+    wide[1, 1, 2, 1, 3] = number
+    assert isinstance(error_of(half.check_new, 0, *wide), ValueError), (
+        f"{number} does not go into float16: let check_numbers see keys and values, last"
+    )
+assert len(half.check_new(0, *random_pair(3))) == 2, "what goes into float16 is taken"
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-update", "locked": true, "points": 10, "schema_version": 3, "solution": false}
@@ -590,6 +739,7 @@ assert np.shares_memory(keys.data, cache.caches[1][0].data), (
     "the keys should be a view of the storage, yours are a copy"
 )
 assert cache.seq_pos == 2, f"update writes, advance commits: seq_pos should stay 2, yours is {cache.seq_pos}"
+assert cache.written == [2, 5, 2], f"layer 1 is written up to position 5, the others up to 2: {cache.written}"
 ### BEGIN HIDDEN TESTS
 for layer_idx, (old_key, old_value) in enumerate(before):
     for old, new, store in (
@@ -609,6 +759,10 @@ assert np.array_equal(values.data, cache.caches[1][1].data[:, :, :5]) and np.sha
     values.data, cache.caches[1][1].data
 )
 assert keys.dtype == np.float32 and len(keys.shape) == 4
+for layer_idx in (-1, -3, 3):
+    assert isinstance(error_of(numbered_cache(OnlyLayers).update, layer_idx, key, value), ValueError), (
+        f"layer {layer_idx} of 3 is no layer: check_new should see the number as it came"
+    )
 key_before = key.copy()
 cache.update(1, key, value)
 assert np.array_equal(key, key_before), "the new keys themselves must not change"
@@ -642,20 +796,33 @@ assert numbered_cache(seq_pos=7).get(0)[1].shape == (2, 4, 7, 5), "a full cache 
 
 # %% nbgrader={"grade": true, "grade_id": "test-advance", "locked": true, "points": 4, "schema_version": 3, "solution": false}
 cache = numbered_cache(seq_pos=2)
+cache.written = [7, 5, 6]
 cache.advance(3)
 assert cache.seq_pos == 5, f"2 and 3 more make 5, yours is {cache.seq_pos}"
+cache.written = [6, 6, 6]
 cache.advance()
 assert cache.seq_pos == 6, "advance() commits one token"
 assert isinstance(error_of(cache.advance, 2), ValueError), "2 more after 6 pass the end of 7"
 assert cache.seq_pos == 6, "after an error the cache is as it was"
+cache = numbered_cache(seq_pos=2)
+cache.written = [6, 4, 6]
+error = error_of(cache.advance, 3)
+assert isinstance(error, ValueError), "layer 1 is written up to 4: 3 tokens after 2 cannot be committed"
+assert any(number in str(error) for number in "345"), f"say the numbers; yours says: {error}"
+assert cache.seq_pos == 2 and cache.written == [6, 4, 6], "after an error the cache is as it was"
 ### BEGIN HIDDEN TESTS
+cache.advance(2)
+assert cache.seq_pos == 4, "what every layer has written can be committed"
+assert isinstance(error_of(cache.advance), ValueError), "and nothing else was written"
+cache.written = [7, 7, 7]
 assert isinstance(error_of(cache.advance, -1), ValueError) and isinstance(
     error_of(cache.advance, 0), ValueError
 )
-assert isinstance(error_of(cache.advance, 1.0), TypeError) and cache.seq_pos == 6
-cache.advance(1)
+assert isinstance(error_of(cache.advance, 1.0), TypeError) and cache.seq_pos == 4
+cache.advance(3)
 assert cache.seq_pos == 7, "the cache may be filled to the last place"
 assert isinstance(error_of(cache.advance), ValueError) and cache.seq_pos == 7
+assert isinstance(error_of(numbered_cache().advance), ValueError), "in a new cache nothing is written"
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-truncate-reset", "locked": true, "points": 6, "schema_version": 3, "solution": false}
@@ -743,7 +910,10 @@ A caller may bring a mask of its own, added on top of the causal rule: to hide p
 # %%
 #| export
 def check_query(query: tuple, key: tuple) -> None:
-    """Raises ValueError unless both shapes are (B, H, T, D), or the query's (B, H, G, T, D) with a group."""
+    """Raises ValueError unless both shapes are (B, H, T, D), or the query's (B, H, G, T, D) with a group.
+
+    What attention would refuse later is refused here, before the cache is written.
+    """
     alone = (*query[:2], *query[3:]) if len(query) == 5 else query
     if alone != key:
         raise ValueError(f"query has shape {query}, key {key}: but for a group they should be equal")
@@ -754,11 +924,11 @@ def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
 
     mask: (max_seq_len, max_seq_len), or broadcastable to (B, H, T, S). S = seq_pos + T. The scores of a query
         (B, H, G, T, D) are (B, H, G, T, S), and the mask is the same for the whole group.
-    Raises ValueError if it fits neither, TypeError if it holds booleans.
+    Raises ValueError if it fits neither, TypeError if it does not hold floats.
     """
     mask = as_array(mask)
-    if mask.dtype.kind == "b":
-        raise TypeError("the mask is added to the scores: it holds 0 and -inf, not booleans")
+    if mask.dtype.kind != "f":
+        raise TypeError(f"the mask is added to the scores: it holds floats, 0 and -inf, not {mask.dtype}")
     B, H, *_, T, _ = query_shape
     S, longest = cache.seq_pos + T, getattr(cache, "max_seq_len", None)
     if mask.shape == (longest, longest):
@@ -788,6 +958,8 @@ def attention_with_cache(query, key, value, cache, layer_idx, mask=None) -> Tens
     nothing is written then.
     """
     query = query if isinstance(query, Tensor) else Tensor(query)
+    if query.dtype.kind != "f":
+        raise TypeError(f"the query should hold floats, not {query.dtype}")
     check_query(query.shape, np.shape(key))
     if hasattr(cache, "attend"):
         return cache.attend(query, key, value, layer_idx, mask)
@@ -932,6 +1104,7 @@ for bad_query, bad_mask in (
     (query[:, :1, 6:], None),
     (query[:, :, 5:], None),
     (query[:, :, 6:], np.zeros((3, 3))),
+    (query[:, :, 6:], np.zeros((1, 7), int)),
 ):
     assert isinstance(
         error_of(
@@ -939,7 +1112,7 @@ for bad_query, bad_mask in (
                 q, key[:, :, 6:], value[:, :, 6:], cache, 0, m
             )
         ),
-        ValueError,
+        (ValueError, TypeError),
     )
     assert cache.log == log, "bad input must be refused before the cache is written"
 assert out.dtype == np.float32, f"float32 in, float32 out; yours is {out.dtype}"
@@ -1094,10 +1267,62 @@ assert seen == [("x", "mask")], "in training, x and the mask go to the original"
 """
 The second object stands in front of the model itself. It tells the model where the new tokens stand, and it commits them.
 
-**Task, `CachedModel.hidden_states` (7 points).** In training, call `inner(tokens)` and nothing else. Else: let `self.prepare(tokens)` check the tokens (given; it also makes room for another batch size while the cache is empty), run `inner(tokens, start_pos=...)` at the cache's position without recording gradients, then commit all T tokens at once, then return. If `inner` fails, nothing may be committed: the order does that. About 6 lines.
+**Task, `CachedModel.hidden_states` (7 points).** In training, call `inner(tokens)` and nothing else. Else: let `self.prepare(tokens)` check the tokens (given; it also makes room for another batch size while the cache is empty), run `inner(tokens, start_pos=...)` at the cache's position without recording gradients, then commit all T tokens at once with `self.commit`, then return. If `inner` fails, nothing may be committed: the order does that. About 6 lines.
+
+`commit` is given: it advances the cache. But `model(tokens)` is `hidden_states` *and* `logits`, and if there is no memory for the logits, the caller gets an error and should find the cache as it was. So in front of `forward` and `next_logits` stands `whole`, also given: while it runs, `commit` waits for its end.
 
 **Task, `CachedModel.decoder` (4 points).** `generate` calls it at the start of a new text. In training, call `inner(batch_size, num_tokens)`. Else let `self.start_over(batch_size, num_tokens)` empty the cache, and return `self.model.next_logits`: it takes only the tokens that it has not seen, since our `hidden_states` stands in front of it. About 4 lines.
 """
+
+
+# %%
+#| export
+class Weights:
+    """The weights of a model, to notice that a filled cache is read by another model, or after a change.
+
+    One number from the middle of each parameter is looked at: a step of an optimizer, or other weights from a
+    file, change nearly all of them, and to look at two hundred takes some microseconds. A change that leaves
+    all of these as they were is not noticed; parameters that are added later are not looked at.
+    """
+
+    def __init__(self, model):
+        self.parameters = list(model.parameters()) if hasattr(model, "parameters") else []
+
+    def sample(self) -> tuple:
+        """-> the numbers, as they are now."""
+        return tuple(p.data.item(p.data.size // 2) for p in self.parameters)
+
+    def check(self, cache) -> None:
+        """Before a pass: note the weights in an empty cache; ValueError if a filled one has others."""
+        now = self.sample()
+        if cache.seq_pos == 0:
+            cache.weights = now
+        elif getattr(cache, "weights", now) != now:
+            raise ValueError(
+                f"the cache holds {cache.seq_pos} tokens that were read with other weights: reset() it and "
+                "read the text again"
+            )
+
+
+def note_text(cache, tokens) -> None:
+    """Note in the cache, before they are committed, which tokens (B, T) come next: for `known_text`."""
+    text = getattr(cache, "text", [])
+    if len(text) >= cache.seq_pos:  # else somebody has filled it without a word
+        cache.text = text
+        del text[cache.seq_pos :]
+        text.extend(np.asarray(tokens).T.tolist())
+
+
+def known_text(cache) -> list | None:
+    """-> the ids of the committed tokens, a list of B for each position, or None if nobody noted them."""
+    text = getattr(cache, "text", [])
+    return text[: cache.seq_pos] if len(text) >= cache.seq_pos else None
+
+
+def forget_rest(cache) -> None:
+    """After a pass that failed: what was written and not committed is forgotten, its memory given back."""
+    if hasattr(cache, "truncate"):
+        cache.truncate(cache.seq_pos)
 
 
 # %% nbgrader={"grade": false, "grade_id": "cached-model", "locked": false, "schema_version": 3, "solution": true}
@@ -1110,7 +1335,10 @@ class CachedModel:
 
     def __init__(self, model, cache, fixed_batch: bool):
         self.model, self.cache, self.fixed_batch = model, cache, fixed_batch
+        self.weights = Weights(model)
+        self.waiting = None  # the tokens that `commit` has to wait with, while a whole pass runs
         self.wraps = [(model, name, getattr(self, name)) for name in ("hidden_states", "logits", "decoder")]
+        self.wraps += [(model, name, self.whole) for name in ("forward", "next_logits")]
         for layer_idx, block in enumerate(model.blocks):
             layer = CachedLayer(model, block.attention, cache, layer_idx)
             self.wraps.append((block.attention, "forward", layer.forward))
@@ -1127,10 +1355,41 @@ class CachedModel:
         self.cache.reset(batch_size)
 
     def prepare(self, tokens) -> np.ndarray:
-        """Tokens in any form -> (B, T) ints, the cache's batch size. Raises ValueError or TypeError."""
+        """Tokens in any form -> (B, T) ints, the cache's batch size.
+
+        Raises ValueError or TypeError, also for a cache that was filled with other weights.
+        """
         tokens = check_tokens(tokens, self.model.vocab_size)
         self.set_batch(len(tokens))
+        self.weights.check(self.cache)
+        self.reading = tokens
         return tokens
+
+    def commit(self, num_tokens: int) -> None:
+        """Commit what every layer has written; while a whole pass runs, at its end."""
+        if self.waiting is not None:
+            self.waiting = num_tokens
+            return
+        note_text(self.cache, self.reading)
+        self.cache.advance(num_tokens)
+
+    def whole(self, inner, tokens):
+        """`forward` and `next_logits`: what was read is committed when the logits are there."""
+        if self.model.training:
+            return inner(tokens)
+        try:
+            self.waiting = 0
+            logits = inner(tokens)
+            return (logits, self.finish())[0]  # in one line: after the commit nothing can fail
+        except BaseException:
+            self.waiting = None
+            forget_rest(self.cache)
+            raise
+
+    def finish(self) -> None:
+        """The pass is over: commit what waits."""
+        num_tokens, self.waiting = self.waiting, None
+        self.commit(num_tokens)
 
     def start_over(self, batch_size: int, num_tokens: int) -> None:
         """Empty the cache for num_tokens, the last of which is never fed. Raises ValueError if too small."""
@@ -1157,7 +1416,7 @@ class CachedModel:
         tokens = self.prepare(tokens)
         with no_grad():
             hidden = inner(tokens, start_pos=self.cache.seq_pos)
-        self.cache.advance(tokens.shape[1])
+        self.commit(tokens.shape[1])
         return hidden
         ### END SOLUTION
 

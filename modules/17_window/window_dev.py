@@ -22,13 +22,14 @@ You need rotary positions (11), attention (12), the cache (15) and Llama (16). I
 # %%
 #| export
 import math
+from copy import copy
 
 import numpy as np
 
 from tinytorch.core.attention import scaled_dot_product_attention, weigh_keys, whole_number
 from tinytorch.core.autograd import no_grad
-from tinytorch.core.tensor import Tensor, as_array, wrap_result
-from tinytorch.generation.kv_cache import CacheFull, fit_mask
+from tinytorch.core.tensor import Tensor, wrap_result
+from tinytorch.generation.kv_cache import CacheBase, fit_mask
 from tinytorch.text.embeddings import apply_rotary, rotary_tables
 
 # %% [markdown]
@@ -250,135 +251,7 @@ assert np.array_equal(slots_of([0, 1, 2, 3], 3), [0, 1, 2, 0]), "without num_sin
 
 # %% [markdown]
 """
-## 4. What all caches share
-
-A cache is anything with the methods of module 15: `update`, `get`, `advance`, `truncate`, `reset`, and a position. Three more caches follow, in this module and the next two, and they differ in how they store. The checks of sizes and shapes, the position and the counting of bytes do not differ. You wrote them in module 15; here they stand once more, for storage of any kind, and are given. A subclass brings `allocate`, `arrays`, and what its storage does in its own way.
-"""
-
-
-# %%
-#| export
-class CacheBase:
-    """What caches of any storage have in common with KVCache: sizes, checks, and the position.
-
-    A subclass calls `super().__init__` and then its own `allocate`, and brings
-    `allocate()`: make all arrays for `batch_size` rows; `arrays()` -> list of all arrays that it keeps;
-    `update`, `get`, and, where its storage asks for it, `advance`, `truncate`, `reset`, `attend`, `capacity`.
-    Raises ValueError if a size is not positive, TypeError if it is no whole number or dtype is no float type.
-    """
-
-    def __init__(self, batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32):
-        self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.max_seq_len = whole_number("max_seq_len", max_seq_len, 1)
-        self.num_layers = whole_number("num_layers", num_layers, 1)
-        self.num_heads = whole_number("num_heads", num_heads, 1)
-        self.head_dim = whole_number("head_dim", head_dim, 1)
-        self.dtype = np.dtype(dtype)
-        if self.dtype.kind != "f":
-            raise TypeError(f"keys and values are floats, got dtype {self.dtype}")
-        self.seq_pos = 0
-
-    def check_layer(self, layer_idx) -> int:
-        """-> layer_idx. Raises TypeError if it is no whole number, ValueError if there is no such layer."""
-        if whole_number("layer_idx", layer_idx, 0) >= self.num_layers:
-            raise ValueError(f"layer_idx {layer_idx} is outside 0 to {self.num_layers - 1}")
-        return int(layer_idx)
-
-    def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
-        """-> key and value as arrays, (B, H, T, D) each.
-
-        Raises TypeError if layer_idx is no whole number or the arrays hold no numbers; ValueError if there is
-        no such layer, a shape is not (B, H, T >= 1, D), the two differ, or seq_pos + T exceeds max_seq_len.
-        """
-        self.check_layer(layer_idx)
-        key, value = (x.data if isinstance(x, Tensor) else as_array(x) for x in (key, value))
-        wanted = self.batch_size, self.num_heads, self.head_dim
-        if key.shape != value.shape:
-            raise ValueError(f"key has shape {key.shape}, value {value.shape}: they should be equal")
-        if key.ndim != 4 or (*key.shape[:2], key.shape[3]) != wanted:
-            B, H, D = wanted
-            raise ValueError(f"key and value have shape {key.shape}, this cache takes ({B}, {H}, T, {D})")
-        if key.shape[2] == 0:
-            raise ValueError(f"there should be at least 1 new token, key has shape {key.shape}, T = 0")
-        self.check_room(key.shape[2])
-        return key, value
-
-    def check_room(self, num_tokens: int) -> int:
-        """-> seq_pos + num_tokens. Raises CacheFull if that is more than max_seq_len."""
-        stop = self.seq_pos + num_tokens
-        if stop > self.max_seq_len:
-            raise CacheFull(
-                f"{num_tokens} tokens after {self.seq_pos} make {stop}, the cache is for {self.max_seq_len}"
-            )
-        return stop
-
-    def reserve(self, num_tokens: int) -> None:
-        """Make sure that the next `num_tokens` find room. Raises CacheFull, with nothing changed."""
-        self.check_room(whole_number("num_tokens", num_tokens, 1))
-
-    def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens` that every layer has written. Raises ValueError past the end."""
-        self.seq_pos = self.check_room(whole_number("num_tokens", num_tokens, 1))
-
-    def check_kept(self, seq_pos) -> int:
-        """-> seq_pos. Raises ValueError if fewer tokens than that are committed, TypeError for no number."""
-        if whole_number("seq_pos", seq_pos, 0) > self.seq_pos:
-            raise ValueError(f"cannot keep {seq_pos} tokens, only {self.seq_pos} are committed")
-        return int(seq_pos)
-
-    def truncate(self, seq_pos: int) -> None:
-        """Rewind: keep the first `seq_pos` tokens. Raises ValueError if fewer are committed."""
-        self.seq_pos = self.check_kept(seq_pos)
-
-    def reset(self, batch_size: int | None = None) -> None:
-        """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
-        before = self.batch_size
-        if batch_size is not None and whole_number("batch_size", batch_size, 1) != before:
-            self.batch_size = int(batch_size)
-            try:
-                self.allocate()
-            except BaseException:
-                self.batch_size = before
-                raise
-        self.seq_pos = 0
-
-    @property
-    def capacity(self) -> int:
-        """Tokens of one row for which there is storage."""
-        return self.max_seq_len
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in self.arrays())
-
-    def get_memory_usage(self) -> dict:
-        """-> as KVCache's: total_mb, per_layer_mb, used_mb, utilization (0 to 1), cache_tensors,
-        total_elements, bytes_per_token (one token of one row, all layers); 1 MB = 10**6 bytes.
-        """
-        arrays, total = self.arrays(), self.nbytes
-        utilization = min(self.seq_pos, self.capacity) / self.capacity
-        return {
-            "total_mb": total / 1e6,
-            "per_layer_mb": total / 1e6 / self.num_layers,
-            "used_mb": total / 1e6 * utilization,
-            "utilization": utilization,
-            "cache_tensors": len(arrays),
-            "total_elements": sum(array.size for array in arrays),
-            "bytes_per_token": total // (self.batch_size * self.capacity),
-        }
-
-    def __repr__(self):
-        return (
-            f"{type(self).__name__}({self.seq_pos}/{self.max_seq_len} tokens, batch_size={self.batch_size}, "
-            f"num_layers={self.num_layers}, num_heads={self.num_heads}, head_dim={self.head_dim}, "
-            f"{self.dtype}, {self.nbytes / 1e6:.2f} MB)"
-        )
-
-
-# %% [markdown]
-"""
-## 5. The cache
+## 4. The cache
 
 With one token at a time everything would be simple: write it into its slot, show all slots. Attention does not care in which order the keys lie, since each was turned by its own position before it was stored. So the ring is never unrolled, and nothing is copied.
 
@@ -390,21 +263,23 @@ So a chunk writes nothing. `update` puts what is seen and what is new side by si
 |---|---|---|
 | written | at once, into its slot | when it is committed |
 | shown | views of all slots in use, in the slots' order | new arrays, in the order of positions |
-| fails half way | nobody needs what lay in the slot, unless the text is rewound | nothing was written |
+| fails half way | what lay in the slot was kept, and is put back | nothing was written |
 
-Look at the last row once more. A token at p takes the slot of p − window. The query at p does not see that one, and no later one does. But if somebody rewinds to p − 1, the query at p − 1 would have seen it, and it is lost. The cache must know: `self.gone` is the position before which the keys of the ring are written over.
+Look at the last row once more. A token at p takes the slot of p − window. The query at p does not see that one, and no later one does. But if the text is rewound to p − 1, the query at p − 1 would have seen it. As long as the token is not committed, what lay in its slot is therefore kept (`self.replaced`); when it is committed, it is lost, and the cache must know: `self.gone` is the position before which the keys of the ring are written over.
+
+So after a window has gone round, the text can be rewound by one token and no more, and for a wrong guess or a Ctrl-C all of it would have to be read again. Slots to spare are the way out: with `spare=8` the ring has window + 8 slots, a token still sees `window` of them, and a rewind of up to 8 tokens is exact. `self.ring` is how many slots the ring has. The price is those slots, and a copy: what is seen is no longer all that is there, so each token goes the way of a chunk.
 
 The constructor and the frame of each method are given; `self.caches` is a list over layers of (keys, values), two arrays (B, H, slots, D). Each task is graded by itself.
 
-**Task, `write_one` (9 points).** One new token at `self.seq_pos`, key and value (B, H, 1, D). First raise `self.gone` to `seq_pos + 1 − window`, if that is more; then write key and value into their slot of this layer. Return two views, the slots in use: all those that hold one of the first seq_pos + 1 tokens. About 7 lines.
+**Task, `write_one` (9 points).** One new token at `self.seq_pos`, key and value (B, H, 1, D). First keep copies of what lies in its slot of this layer, `self.replaced[layer_idx] = slot, keys, values`, unless the layer stands there already (then this token is written a second time, and what lies there is of the first attempt). Then write key and value into the slot. Return two views, the slots in use: all those that hold one of the first seq_pos + 1 tokens. About 7 lines.
 
-**Task, `join` (10 points).** T new tokens, which end at `self.pending_stop` = seq_pos + T. Convert both arrays to `self.dtype`. Keep for later: `self.pending[layer_idx] = positions, keys, values`, where the positions are those of the *new* tokens that the last of them, at `pending_stop` − 1, sees, itself included, and the two arrays are copies of just their keys and values. So a prompt of any length leaves at most num_sinks + window of them. Return what `self.get(layer_idx)` shows, followed by all the new ones, along the axis of tokens. Write nothing into the slots. About 6 lines.
+**Task, `join` (10 points).** T new tokens, which end at `self.pending_stop` = seq_pos + T. Convert both arrays to `self.dtype`. Keep for later: `self.pending[layer_idx] = positions, keys, values`, where the positions are those of the *new* tokens that the last of them, at `pending_stop` − 1, finds in the ring or among the sinks, itself included (`seen_positions` with `self.ring` for the window), and the two arrays are copies of just their keys and values. So a prompt of any length leaves at most num_sinks + ring of them. Return what `self.get(layer_idx)` shows, followed by all the new ones, along the axis of tokens. Write nothing into the slots. About 6 lines.
 
-**Task, `settle` (9 points).** The condition is given: there is something pending, and it is committed. `seq_pos` has moved already. Raise `self.gone` to `seq_pos − window`, if that is more; write what is pending, of every layer, into its slots; then, *last*, make `self.pending` empty. In this order it may be interrupted anywhere and done again. About 6 lines.
+**Task, `settle` (9 points).** The condition is given: something was written, and it is committed. `seq_pos` has moved already. Raise `self.gone` to `seq_pos − ring`, if that is more; write what is pending, of every layer, into its slots; then, *last*, make `self.pending` empty. In this order it may be interrupted anywhere and done again. About 6 lines.
 
 **Task, `get` (6 points).** Keys and values that the next token will see besides itself, as Tensors, in the order of `self.positions`, which is given. An array of slots as index makes a copy. About 2 lines.
 
-**Task, `truncate` (8 points).** Going on after `seq_pos` tokens, the next token needs the sinks and the ring's positions from `seq_pos − window + 1` up to `seq_pos − 1`. If one of these lies before `self.gone`, raise a `ValueError` with `seq_pos` and `self.gone` in it, and change nothing. The sinks are never gone, and where nothing of the ring is needed, nothing can be missing: `truncate(0)` always works. Else set `self.seq_pos`, forget what is pending, and lower `self.gone` to seq_pos if it is higher: positions that will be written again are not gone. About 7 lines.
+**Task, `truncate` (8 points).** Going on after `seq_pos` tokens, the next token needs the sinks and the ring's positions from `seq_pos − window + 1` up to `seq_pos − 1`. If one of these lies before `self.gone`, raise a `ValueError` with `seq_pos` and `self.gone` in it, and change nothing. The sinks are never gone, and where nothing of the ring is needed, nothing can be missing: `truncate(0)` always works. Else `self.take_back()`, given, which forgets what is not committed; then set `self.seq_pos` and lower `self.gone` to seq_pos if it is higher: positions that will be written again are not gone. About 8 lines.
 """
 
 
@@ -419,7 +294,9 @@ class SlidingWindowKVCache(CacheBase):
         arXiv:2309.17453). rotary: None, and a sink is as far away as it is in the text; or the model's
         RotaryPositions, and the sinks count as if they stood right before the window, as in that paper.
         They are the first columns: where rows are padded in front, those of a shorter row are its padding.
-    caches: list over layers of (key, value) arrays, each (B, H, num_sinks + window, D).
+    spare: slots that the ring has beyond the window: a rewind of up to so many tokens is always exact.
+    caches: list over layers of (key, value) arrays, each (B, H, num_sinks + window + spare, D); what was
+        committed last may not be in them before `settle`, which `get`, `arrays` and the next pass call.
     Raises ValueError if a size is not positive or rotary is for other heads or fewer positions; TypeError if
     a size is no whole number, dtype is no float type or rotary has no tables.
     """
@@ -436,10 +313,13 @@ class SlidingWindowKVCache(CacheBase):
         dtype=np.float32,
         *,
         rotary=None,
+        spare=0,
     ):
         super().__init__(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype)
         self.window = whole_number("window", window, 1)
         self.num_sinks = whole_number("num_sinks", num_sinks, 0)
+        self.spare = whole_number("spare", spare, 0)
+        self.ring = self.window + self.spare
         if rotary is not None and not hasattr(rotary, "tables"):
             raise TypeError(f"rotary should be a RotaryPositions, got {type(rotary).__name__}")
         if rotary is not None and rotary.tables[0].shape[-1] * 2 != self.head_dim:
@@ -458,15 +338,17 @@ class SlidingWindowKVCache(CacheBase):
         self.caches = [tuple(np.zeros(shape, self.dtype) for _ in "kv") for _ in range(self.num_layers)]
         self.gone = 0  # keys of the ring before this position are written over
         self.pending, self.pending_stop = {}, 0  # layer -> (positions, keys, values), and where they end
+        self.replaced = {}  # layer -> (slot, keys, values) that a token not yet committed has taken
 
     def arrays(self) -> list:
         """-> all arrays that it keeps."""
+        self.settle()
         return [array for pair in self.caches for array in pair]
 
     @property
     def capacity(self) -> int:
         """Slots of one row: tokens for which there is storage."""
-        return min(self.num_sinks + self.window, self.max_seq_len)
+        return min(self.num_sinks + self.ring, self.max_seq_len)
 
     @property
     def positions(self) -> np.ndarray:
@@ -482,29 +364,43 @@ class SlidingWindowKVCache(CacheBase):
     def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values -> all that at least one of the T sees, (B, H, S, D) each.
 
-        T = 1: written in place; views, in the order of slots. T > 1: new arrays, in the order of positions
-        (`seen_positions`); the slots are written when the tokens are committed. Raises as `check_new`.
+        T = 1: written in place; views, in the order of slots. T > 1, or spare slots: new arrays, in the order
+        of positions (`seen_positions`); the slots are written when the tokens are committed. Raises as
+        `check_new`.
         """
         key, value = self.check_new(layer_idx, key, value)
         self.settle()
         stop = self.seq_pos + key.shape[2]
         if self.pending_stop != stop:
-            self.pending = {}  # of a pass that came to nothing
+            self.take_back()
         self.pending_stop = stop
-        seen = self.write_one if key.shape[2] == 1 else self.join
-        return tuple(wrap_result(array) for array in seen(int(layer_idx), key, value))
+        show = self.write_one if key.shape[2] == 1 and not self.spare else self.join
+        seen = show(int(layer_idx), key, value)
+        self.written[layer_idx] = stop
+        return tuple(wrap_result(array) for array in seen)
 
     def write_one(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
-        """(B, H, 1, D) twice -> views of the slots in use, after the new ones are in theirs."""
+        """(B, H, 1, D) twice -> views of the slots in use, after the new ones are in theirs.
+
+        What they take the place of is kept as self.replaced[layer_idx].
+        """
         ### BEGIN SOLUTION
         stop = self.seq_pos + 1
-        self.gone = max(self.gone, stop - self.window)
-        slot = slots_of(self.seq_pos, self.window, self.num_sinks)
+        slot = slots_of(self.seq_pos, self.ring, self.num_sinks)
         pair = self.caches[layer_idx]
+        if layer_idx not in self.replaced:
+            self.replaced[layer_idx] = slot, *(store[:, :, slot].copy() for store in pair)
         for store, new in zip(pair, (key, value), strict=True):
             store[:, :, slot] = new[:, :, 0]
         return tuple(store[:, :, :stop] for store in pair)
         ### END SOLUTION
+
+    def take_back(self) -> None:
+        """Forget a pass that came to nothing: what it has written over is put back. It may be repeated."""
+        for layer_idx, (slot, *old) in self.replaced.items():
+            for store, array in zip(self.caches[layer_idx], old, strict=True):
+                store[:, :, slot] = array
+        self.replaced, self.pending = {}, {}
 
     def join(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
         """(B, H, T, D) twice -> what the first of them sees and they themselves, in order, in new arrays.
@@ -513,7 +409,7 @@ class SlidingWindowKVCache(CacheBase):
         """
         ### BEGIN SOLUTION
         new = [array.astype(self.dtype) for array in (key, value)]
-        kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.window, self.num_sinks)
+        kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.ring, self.num_sinks)
         kept = kept[kept >= self.seq_pos]
         self.pending[layer_idx] = kept, *(array[:, :, kept - self.seq_pos] for array in new)
         old = (tensor.data for tensor in self.get(layer_idx))
@@ -522,40 +418,40 @@ class SlidingWindowKVCache(CacheBase):
 
     def settle(self) -> None:
         """Write what is pending and committed into its slots. May be repeated, if it was interrupted."""
-        if not self.pending or self.pending_stop > self.seq_pos:
+        if self.pending_stop > self.seq_pos or not (self.pending or self.replaced):
             return
         ### BEGIN SOLUTION
-        self.gone = max(self.gone, self.seq_pos - self.window)
+        self.gone = max(self.gone, self.seq_pos - self.ring)
         for layer_idx, (positions, *new) in self.pending.items():
-            slots = slots_of(positions, self.window, self.num_sinks)
+            slots = slots_of(positions, self.ring, self.num_sinks)
             for store, array in zip(self.caches[layer_idx], new, strict=True):
                 store[:, :, slots] = array
         self.pending = {}
         ### END SOLUTION
+        self.replaced = {}
 
     def get(self, layer_idx) -> tuple[Tensor, Tensor]:
         """-> copies of the committed keys and values that the next token will see, at `positions`."""
         layer_idx = self.check_layer(layer_idx)
         self.settle()
         ### BEGIN SOLUTION
-        slots = slots_of(self.positions, self.window, self.num_sinks)
+        slots = slots_of(self.positions, self.ring, self.num_sinks)
         return tuple(wrap_result(store[:, :, slots]) for store in self.caches[layer_idx])
         ### END SOLUTION
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens` that every layer has written.
+        """Commit `num_tokens`. What is pending comes into its slots later, when `settle` is called.
 
-        Raises ValueError past the end, or for another number than was written together.
+        Raises ValueError for more than every layer has written, or another number than was written together.
         """
-        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
         self.settle()
-        if self.pending and stop != self.pending_stop:
-            together = self.pending_stop - self.seq_pos
+        together = self.pending_stop - self.seq_pos
+        if self.pending and whole_number("num_tokens", num_tokens, 1) != together:
             raise ValueError(
-                f"{together} tokens were written together, {num_tokens} cannot be committed alone"
+                f"{together} tokens were written together, {num_tokens} cannot be committed alone, "
+                f"{self.max_seq_len} being the most"
             )
-        self.seq_pos = stop  # from here on the pending ones belong to the text
-        self.settle()
+        super().advance(num_tokens)
 
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens, if all that the next one would see is still there.
@@ -571,13 +467,16 @@ class SlidingWindowKVCache(CacheBase):
                 f"to go on after {seq_pos} tokens takes the keys from {oldest} on, but the keys before "
                 f"{self.gone} are gone; reset and read the text again"
             )
-        self.seq_pos, self.gone, self.pending = seq_pos, min(self.gone, seq_pos), {}
+        self.take_back()
+        self.seq_pos, self.gone = seq_pos, min(self.gone, seq_pos)
         ### END SOLUTION
 
     def reset(self, batch_size: int | None = None) -> None:
         """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
-        super().reset(batch_size)
-        self.gone, self.pending, self.pending_stop = 0, {}, 0
+        fresh = copy(self)
+        super(SlidingWindowKVCache, fresh).reset(batch_size)
+        fresh.gone, fresh.pending, fresh.pending_stop, fresh.replaced = 0, {}, 0, {}
+        self.__dict__ = fresh.__dict__
 
     def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
         """(B, H, T, D) each -> (B, H, T, D): new tokens attend to what they see. As `attention_with_cache`.
@@ -591,7 +490,7 @@ class SlidingWindowKVCache(CacheBase):
         with no_grad():
             keys, values = self.update(layer_idx, key, value)
             add = self.added(query.data, keys.data, mask)
-            if T == 1:
+            if T == 1 and not self.spare:
                 added = None if add is None else add(np.array([first]), self.slot_positions)
                 return scaled_dot_product_attention(query, keys, values, added)
         keys, values = (x.data if query.ndim == 4 else x.data[:, :, None] for x in (keys, values))
@@ -640,7 +539,7 @@ def watch_the_ring():
         new = np.array(chunk, np.float32).reshape(1, 1, -1, 1)
         shown = cache.update(0, new, new)[0].data.ravel().astype(int).tolist()
         cache.advance(len(chunk))
-        rows.append((shown, cache.caches[0][0].ravel().astype(int).tolist()))
+        rows.append((shown, cache.arrays()[0].ravel().astype(int).tolist()))
     return rows
 
 
@@ -692,13 +591,18 @@ class Shown(SlidingWindowKVCache):
         return tuple(wrap_result(x[:, :, self.seen_slots[self.seq_pos]]) for x in self.caches[layer_idx])
 
 
+def stored_in(cache):
+    """All arrays of the cache, as they are: nothing is settled for it."""
+    return [array for pair in cache.caches for array in pair]
+
+
 def numbered(seq_pos, kind=SlidingWindowKVCache, window=4, num_sinks=2, **sizes):
     """A cache of odd sizes after seq_pos tokens, whose storage holds a different number everywhere."""
     sizes = {"batch_size": 2, "max_seq_len": 50, "num_layers": 3, "num_heads": 5, "head_dim": 7, **sizes}
     cache = kind(**sizes, window=window, num_sinks=num_sinks)
-    for i, array in enumerate(cache.arrays()):
+    for i, array in enumerate(stored_in(cache)):
         array[...] = np.arange(array.size).reshape(array.shape) + 1000 * i
-    cache.seq_pos, cache.gone = seq_pos, max(0, seq_pos - window)
+    cache.seq_pos, cache.gone = seq_pos, max(0, seq_pos - cache.ring)
     return cache
 
 
@@ -720,7 +624,7 @@ def error_of(call, *args):
 @graded
 def _():
     cache, (key, value) = numbered(7), random_pair(1)
-    before = [array.copy() for array in cache.arrays()]
+    before = [array.copy() for array in stored_in(cache)]
     keys, values = cache.write_one(1, key, value)
     stored = cache.caches[1][0]
     assert np.array_equal(stored[:, :, 3], key[:, :, 0]), (
@@ -732,7 +636,11 @@ def _():
         f"all 6 slots are in use: (2, 5, 6, 7), yours {keys.shape}"
     )
     assert np.shares_memory(keys, stored), "the keys should be a view of the slots, yours are a copy"
-    assert cache.gone == 4, f"tokens 4 to 7 are in the ring, what was before 4 is gone; yours {cache.gone}"
+    slot, *old = cache.replaced[1]
+    assert slot == 3 and all(np.array_equal(a, b[:, :, 3]) for a, b in zip(old, before[2:4], strict=True)), (
+        "until token 7 is committed, what lay in slot 3 is kept: slot, keys, values"
+    )
+    assert cache.gone == 3, f"nothing is gone before the token is committed; yours says before {cache.gone}"
     assert cache.seq_pos == 7, "the position moves when the token is committed"
     early = numbered(3)
     shown = early.write_one(0, key, value)[0]
@@ -745,19 +653,29 @@ def _():
 def _():
     for window, num_sinks, seq_pos, slot in ((3, 0, 10, 1), (1, 2, 9, 2), (4, 2, 1, 1), (5, 1, 30, 5)):
         cache = numbered(seq_pos, window=window, num_sinks=num_sinks)
-        before = [array.copy() for array in cache.arrays()]
+        before = [array.copy() for array in stored_in(cache)]
+        lay = [array[:, :, slot].copy() for array in before[4:]]
         for seed in (1, 2):  # written twice, in the same place
             pair = random_pair(1, seed)
             shown = cache.write_one(2, *pair)
         in_use = min(seq_pos + 1, window + num_sinks)
-        for i, array in enumerate(cache.arrays()):
+        for i, array in enumerate(stored_in(cache)):
             want = before[i]
             if i >= 4:
                 want[:, :, slot] = pair[i - 4][:, :, 0]
                 assert np.array_equal(shown[i - 4], want[:, :, :in_use]), "what is shown is what is stored"
                 assert np.shares_memory(shown[i - 4], array), "keys and values are views"
             assert np.array_equal(array, want), f"window {window}, {num_sinks} sinks, token {seq_pos}"
-        assert cache.gone == max(0, seq_pos + 1 - window) and cache.seq_pos == seq_pos
+        _, *old = cache.replaced[2]
+        assert all(np.array_equal(a, b) for a, b in zip(old, lay, strict=True)), (
+            "written a second time, the slot holds the first attempt: keep what lay there before it"
+        )
+        assert not any(np.shares_memory(a, b) for a, b in zip(old, cache.caches[2], strict=True)), "copies"
+        assert set(cache.replaced) == {2} and cache.gone == max(0, seq_pos - window)
+        assert cache.seq_pos == seq_pos
+    wide = numbered(9, window=4, num_sinks=2, spare=3)
+    wide.write_one(0, *random_pair(1))
+    assert wide.replaced[0][0] == 2, "with 3 spare slots the ring has 7: token 9 comes round to slot 2"
     short = numbered(3, max_seq_len=4)
     assert short.write_one(0, *random_pair(1))[0].shape[2] == 4, (
         "a short text has fewer slots than window + sinks"
@@ -772,7 +690,7 @@ def _():
 def _():
     cache, (key, value) = numbered(7, Shown), random_pair(3)
     cache.pending_stop = 10
-    before = [array.copy() for array in cache.arrays()]
+    before = [array.copy() for array in stored_in(cache)]
     keys, values = cache.join(1, key, value)
     assert keys.shape == values.shape == (2, 5, 8, 7), (
         f"token 7 sees five older ones, and three are new: (2, 5, 8, 7), yours {keys.shape}"
@@ -782,7 +700,7 @@ def _():
     )
     assert np.array_equal(keys[:, :, 5:], key), "then the new keys"
     assert np.array_equal(values[:, :, 5:], value), "and so the values"
-    assert all(np.array_equal(a, b) for a, b in zip(before, cache.arrays(), strict=True)), (
+    assert all(np.array_equal(a, b) for a, b in zip(before, stored_in(cache), strict=True)), (
         "nothing should be written into the slots yet: the pass may still fail"
     )
     assert set(cache.pending) == {1}, f"layer 1 has something pending, yours: {set(cache.pending)}"
@@ -818,6 +736,12 @@ def _():
     assert np.array_equal(values[:, :, :1], cache.caches[0][1][:, :, :1])
     key[...] = 99
     assert np.array_equal(cache.pending[0][1], kept_key[:, :, stay])
+    spare = numbered(7, Shown, spare=3)
+    spare.pending_stop = 27
+    spare.join(1, *random_pair(20))
+    assert np.array_equal(spare.pending[1][0], range(20, 27)), (
+        f"a ring of 4 + 3 slots takes the last seven, yours {spare.pending[1][0]}"
+    )
     empty = numbered(0, Shown, dtype=np.float16)
     empty.pending_stop = 2
     keys, values = empty.join(2, *random_pair(2))
@@ -844,7 +768,7 @@ def _():
     pairs = random_pair(2, seed=1), random_pair(2, seed=2)
     cache.pending = {layer: (np.array([7, 8]), *pair) for layer, pair in zip((0, 2), pairs, strict=True)}
     cache.pending_stop = 9
-    before = [array.copy() for array in cache.arrays()]
+    before = [array.copy() for array in stored_in(cache)]
     cache.settle()
     for layer, pair in ((0, pairs[0]), (2, pairs[1])):
         for i, name in enumerate(("keys", "values")):
@@ -865,7 +789,7 @@ def _():
 ### BEGIN HIDDEN TESTS
 @graded
 def _():
-    cache, pair = numbered(20, window=5, num_sinks=3), random_pair(5, seed=3)
+    cache, pair = numbered(20, window=4, num_sinks=3, spare=1), random_pair(5, seed=3)
     cache.gone = 0
     cache.pending = {layer: (np.array([1, 2, 17, 18, 19]), *pair) for layer in range(3)}
     cache.pending_stop = 20
@@ -908,13 +832,21 @@ def _():
 ### BEGIN HIDDEN TESTS
 @graded
 def _():
-    for window, num_sinks, seq_pos in ((1, 0, 6), (1, 3, 6), (5, 0, 3), (3, 1, 20), (4, 2, 2)):
-        cache = numbered(seq_pos, window=window, num_sinks=num_sinks, dtype=np.float16)
+    for window, num_sinks, spare, seq_pos in (
+        (1, 0, 0, 6),
+        (1, 3, 0, 6),
+        (5, 0, 0, 3),
+        (3, 1, 0, 20),
+        (4, 2, 0, 2),
+        (3, 1, 4, 20),
+        (1, 0, 2, 9),
+    ):
+        cache = numbered(seq_pos, window=window, num_sinks=num_sinks, spare=spare, dtype=np.float16)
         seen = [q for q in range(seq_pos) if q > seq_pos - window or q < num_sinks]
         for i, shown in enumerate(cache.get(2)):
             assert shown.shape == (2, 5, len(seen), 7) and shown.dtype == np.float16
             for place, q in enumerate(seen):
-                slot = q if q < num_sinks else num_sinks + (q - num_sinks) % window
+                slot = q if q < num_sinks else num_sinks + (q - num_sinks) % (window + spare)
                 assert np.array_equal(shown.data[:, :, place], cache.caches[2][i][:, :, slot]), (
                     f"window {window}, {num_sinks} sinks, position {q} of {seq_pos}"
                 )
@@ -952,25 +884,31 @@ def _():
 def _():
     cache = numbered(10)
     cache.pending, cache.pending_stop = {1: "three tokens"}, 13
+    cache.replaced = {0: (3, *(array[:, :, 3] + 1 for array in cache.caches[0]))}
+    lay = [array[:, :, 3] + 1 for array in cache.caches[0]]
     assert isinstance(error_of(cache.truncate, 7), ValueError)
     assert cache.pending == {1: "three tokens"}, "after an error the cache is as it was"
     cache.truncate(10)
     assert cache.seq_pos == 10 and not cache.pending, "what is not committed is forgotten"
+    assert all(np.array_equal(a[:, :, 3], b) for a, b in zip(cache.caches[0], lay, strict=True)), (
+        "and what it was written over is put back: take_back does both"
+    )
     cache.truncate(0)
     assert cache.seq_pos == 0, "truncate(0) always works"
     cache.seq_pos, cache.gone = 7, max(cache.gone, 3)  # seven other tokens are written
     cache.truncate(6)
     assert cache.seq_pos == 6, "positions that were written again are not gone"
-    for window in (1, 2, 3, 5):
+    for window, spare in ((1, 0), (2, 0), (3, 0), (5, 0), (2, 4), (3, 1)):
         for num_sinks in (0, 1, 3, 6):
             for written in (1, 4, 9, 12):
                 for kept in range(written + 1):
-                    cache = numbered(written, window=window, num_sinks=num_sinks)
+                    cache = numbered(written, window=window, num_sinks=num_sinks, spare=spare)
                     needed = [q for q in range(num_sinks, kept) if q > kept - window]
-                    lost = any(q + window < written for q in needed)
+                    lost = any(q + window + spare < written for q in needed)
                     assert (error_of(cache.truncate, kept) is not None) == lost, (
-                        f"{kept} of {written} tokens, window {window}, {num_sinks} sinks"
+                        f"{kept} of {written} tokens, window {window} + {spare}, {num_sinks} sinks"
                     )
+                    assert not lost or kept < written - spare, "spare tokens can always be taken back"
                     assert cache.seq_pos == (written if lost else kept)
 
 
@@ -978,7 +916,7 @@ def _():
 
 # %% [markdown]
 """
-## 6. A prompt longer than the window
+## 5. A prompt longer than the window
 
 Now the arithmetic. One new token meets all slots in use, and that is the old attention. But a prompt of 3,000 tokens with a window of 512 must not make 3,000 × 3,000 scores to throw most of them away.
 
@@ -1114,7 +1052,7 @@ graded(peak_of_a_long_prompt, {"window_mask": quick_mask, "seen_positions": quic
 
 # %% [markdown]
 """
-## 7. Where does a sink stand?
+## 6. Where does a sink stand?
 
 Before the cure, the illness. SmolLM2 reads the prose of this course through a window of 512 without sinks. Up to token 512 nothing is different. Of the next 256 tokens, while the first ones drop out, the perplexity is 38.2, where the full cache has 19.4. Did it forget something that it needed? Keep the first *four* tokens, and it is 19.3. (Measured by `python tests/benchmarks/window.py`, as all figures of this kind below.)
 
@@ -1218,7 +1156,7 @@ Your answer here.
 
 # %% [markdown]
 """
-## 8. Prove it exact
+## 7. Prove it exact
 
 The rule is a mask, so the oracle is easy: the plain cache of module 15, which keeps everything, with the whole `window_mask` over it. A batch of two, queries in groups of two, a text of 40 tokens through a window of 6 with two sinks, fed whole, token by token, and in pieces that cross the ring's end. How far are the answers apart?
 """
@@ -1289,7 +1227,7 @@ prove_near()
 """
 The same, and not one stored key was touched.
 
-## 9. Ten thousand tokens
+## 8. Ten thousand tokens
 
 One thing is still in the way. A Llama made for 64 positions refuses token 65, and SmolLM2's file says 8,192. For learned positions that is the end: row 8,193 of the table does not exist. Rotary positions are computed, and can be computed for as many as you like.
 
@@ -1401,7 +1339,7 @@ def rewind(length, kept):
 
 # %% [markdown]
 """
-## 10. On a real model
+## 9. On a real model
 
 If SmolLM2 is on this machine (see module 16), the cells below read 1,536 tokens of NumPy's documentation through four caches: everything; a window of 256 without sinks; and the same with four sinks under both conventions. The number is the perplexity of each 256 tokens. If the model is not there, the cells do nothing.
 """

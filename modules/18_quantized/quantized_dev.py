@@ -13,7 +13,7 @@ After this module you will be able to
 - move the steps out of the two products of attention, and say what that saves;
 - keep a cache consistent when a pass is broken off, repeated, or taken back.
 
-You need attention (12), the cache (15) and what caches have in common, `CacheBase` (17). SmolLM2 (16) speaks at the end. In the final grading each part is run with correct versions of the others.
+You need attention (12), the cache and `CacheBase` (15). SmolLM2 (16) speaks at the end. In the final grading each part is run with correct versions of the others.
 """
 
 # %%
@@ -21,13 +21,14 @@ You need attention (12), the cache (15) and what caches have in common, `CacheBa
 
 # %%
 #| export
+from copy import copy
+
 import numpy as np
 
 from tinytorch.core.attention import scaled_dot_product_attention, whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, wrap_result
-from tinytorch.generation.kv_cache import fit_mask
-from tinytorch.generation.window import CacheBase
+from tinytorch.generation.kv_cache import CacheBase, fit_mask
 
 # %% [markdown]
 """
@@ -925,13 +926,13 @@ Your answer here.
 
 Now the cache itself. For each layer it has blocks for keys and for values, and `newest`, two arrays (B, H, R, D) in float32 in which position p has slot p % R. Two numbers say where everything is: tokens before `num_quantized` are in the blocks, those from there to `seq_pos` in `newest`.
 
-The hard part is a promise of module 15: what is not committed may not destroy what is. A pass may be broken off after half of its layers, by an error or by Ctrl-C, and tried again with other tokens. So `write` puts nothing where committed tokens are. Groups that become complete go into blocks beyond `num_quantized`, which nobody reads yet: if they are written again, nothing is lost. The new tokens that stay exact are kept beside the cache, `pending[layer_idx]`, because their slots in `newest` still belong to the tokens of R positions before. `advance` moves the numbers, and then the pending tokens into their slots.
+The hard part is a promise of module 15: what is not committed may not destroy what is. A pass may be broken off after half of its layers, by an error or by Ctrl-C, and tried again with other tokens. So `write` puts nothing where committed tokens are. Groups that become complete go into blocks beyond `num_quantized`, which nobody reads yet: if they are written again, nothing is lost. The new tokens that stay exact are kept beside the cache, `pending[layer_idx]`, because their slots in `newest` still belong to the tokens of R positions before. `advance` moves the numbers and nothing else, and it moves them in one assignment: whatever breaks in finds all of them as they were, or all of them moved.
 
-Even that last step may be interrupted in the middle of its layers. Therefore it is a method of its own, `settle`, which may be repeated: committed tokens lie in `waiting` until all of them have arrived, and everything that reads calls `settle` first.
+The pending tokens come into their slots later. That step may be interrupted in the middle of its layers, so it is a method of its own, `settle`, which may be repeated: committed tokens lie in `waiting` until all of them have arrived, and everything that reads calls `settle` first.
 
 **Task, `write` (10 points).** Of n committed tokens nq are quantised, T new ones come. `exact` (given) returns all that is not quantised, keys and values, as two arrays (B, H, n - nq + T, D) beginning with token nq. Compute `full`, how many should be quantised after n + T (`quantized_after`; after a truncate that may be less than nq: then nq). If there is something to do, write the tokens nq … full into the blocks, keys and values. Then keep in `self.pending[layer_idx]` the tuple (T, start, key, value) with copies of the new tokens that stay exact, from `start = max(n, full)` on. Return what `exact` gave. About 9 lines.
 
-**Task, `advance` (5 points).** Given is what comes before: that there is room, that the layers have written so many. Move `num_quantized` (as in `write`) and `seq_pos`, hand `pending` over to `waiting`, leave a new list of None for each layer, and `settle`. In this order, and nothing in between that can fail. About 5 lines.
+**Task, `advance` (5 points).** Given is what comes before: that every layer has written so many. In one assignment to four attributes, `seq_pos` first: move `seq_pos` to `stop` and `num_quantized` (as in `write`), hand `pending` over to `waiting`, and leave a new list of None for each layer. About 6 lines.
 
 **Task, `truncate` (6 points).** Back to `seq_pos` tokens. Whole groups stay quantised. If the cut goes through a group, what is left of it becomes exact again, as far as it can: `self.blocks[i][0].read(whole, whole + G)` are its keys, and the first seq_pos - whole of them wait, for each layer as (0, whole, key, value), to be settled into `newest`. Whatever was pending is forgotten. Given are the first lines and the last; about 6 are yours: set `waiting` if a group is cut.
 """
@@ -994,8 +995,8 @@ class QuantizedKVCache(CacheBase):
                 f"a group of {group_size} tokens has to wait among the newest, these are {residual_length}"
             )
         self.symmetric = symmetric
-        self.allocate()
         self.forget()
+        self.allocate()
 
     def allocate(self) -> None:
         """Make all arrays, for batch_size rows."""
@@ -1015,11 +1016,12 @@ class QuantizedKVCache(CacheBase):
 
     def forget(self) -> None:
         """Nothing is committed, nothing waits."""
-        self.seq_pos = self.num_quantized = 0
+        self.seq_pos, self.num_quantized = 0, 0
         self.pending, self.waiting = [None] * self.num_layers, None
 
     def arrays(self) -> list:
         """-> all arrays: codes, steps and lows, and the newest."""
+        self.settle()
         stored = [array for pair in self.blocks for blocks in pair for array in blocks.arrays()]
         return stored + [array for pair in self.newest for array in pair]
 
@@ -1095,23 +1097,26 @@ class QuantizedKVCache(CacheBase):
         return tuple(np.concatenate([bound, np.zeros_like(x)], axis=2) for bound, x in pairs)
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens` that every layer has written; a layer that has not holds zeros there.
+        """Commit `num_tokens`. The exact ones come into their slots later, when `settle` is called.
 
-        Raises ValueError past the end, or if a layer has written another number of tokens.
+        Raises ValueError for another number than every layer has written.
         """
-        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
+        stop = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
         for layer_idx, pending in enumerate(self.pending):
-            if pending is not None and pending[0] != num_tokens:
-                raise ValueError(f"{num_tokens} tokens to commit, layer {layer_idx} has written {pending[0]}")
-        zeros = np.zeros((self.batch_size, self.num_heads, num_tokens, self.head_dim), self.dtype)
-        for layer_idx in [i for i, pending in enumerate(self.pending) if pending is None]:
-            self.write(layer_idx, (zeros, zeros))
+            T = 0 if pending is None else pending[0]
+            if T != num_tokens:
+                raise ValueError(
+                    f"{num_tokens} tokens after {self.seq_pos} to commit, layer {layer_idx} of a cache for "
+                    f"{self.max_seq_len} has written {T}"
+                )
         full = quantized_after(stop, self.residual_length, self.group_size)
         ### BEGIN SOLUTION
-        self.num_quantized = max(self.num_quantized, full)
-        self.seq_pos = stop
-        self.waiting, self.pending = self.pending, [None] * self.num_layers
-        self.settle()
+        self.seq_pos, self.num_quantized, self.waiting, self.pending = (
+            stop,
+            max(self.num_quantized, full),
+            self.pending,
+            [None] * self.num_layers,
+        )
         ### END SOLUTION
 
     def truncate(self, seq_pos: int) -> None:
@@ -1132,13 +1137,14 @@ class QuantizedKVCache(CacheBase):
             ]
         ### END SOLUTION
         empty = [None] * self.num_layers
-        self.num_quantized, self.seq_pos, self.waiting, self.pending = whole, seq_pos, waiting, empty
-        self.settle()
+        self.seq_pos, self.num_quantized, self.waiting, self.pending = seq_pos, whole, waiting, empty
 
     def reset(self, batch_size: int | None = None) -> None:
         """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
-        super().reset(batch_size)
-        self.forget()
+        fresh = copy(self)
+        super(QuantizedKVCache, fresh).reset(batch_size)
+        fresh.forget()
+        self.__dict__ = fresh.__dict__
 
     def __repr__(self):
         return (
@@ -1186,6 +1192,7 @@ def look_at_cache():
         column = np.full((1, 1, 1, 1), token, np.float32)
         cache.update(0, column, -column)
         cache.advance()
+    cache.settle()
     return cache.num_quantized, cache.newest[0][0].ravel(), [x.data.ravel() for x in cache.get(0)]
 
 
@@ -1311,7 +1318,10 @@ for n, nq, T, _ in CASES:
         assert (cache.seq_pos, cache.num_quantized) == (stop, full), (
             f"{said}{stop} tokens, {full} of them quantised; yours {cache.seq_pos}, {cache.num_quantized}"
         )
-        assert cache.pending == [None, None] and cache.waiting is None, f"{said}nothing is pending any more"
+        assert cache.pending == [None, None] and cache.waiting is not None, (
+            f"{said}what was pending waits now"
+        )
+        cache.settle()
         for i in range(2):
             for sign, newest in zip((1, -1), cache.newest[i], strict=True):
                 for p in range(full, stop):
@@ -1325,25 +1335,35 @@ with rounding_cache(46, 40) as cache:
     for wrong in (2, 4, 5, 0, 1.5):
         assert error_of(cache.advance, wrong) is not None, f"3 were written, {wrong} cannot be committed"
         assert same(before, state_of(cache)) and cache.pending[0][0] == 3, "after an error all is as it was"
-with rounding_cache(7, 0) as cache:
-    stop, full = write_by_hand(cache, 1)
-    settle = cache.settle
+    cache.pending[0] = None
+    assert error_of(cache.advance, 3) is not None and cache.seq_pos == 46, "layer 0 has written nothing"
 
-    def broken_off():
-        if cache.waiting is not None:
+
+class Stuck(QuantizedKVCache):
+    """Whoever moves its position is interrupted."""
+
+    @property
+    def seq_pos(self):
+        return self._seq_pos
+
+    @seq_pos.setter
+    def seq_pos(self, position):
+        if position == 8:
             raise KeyboardInterrupt
+        CacheBase.seq_pos.fset(self, position)
 
-    cache.settle = broken_off
+
+with rounding_cache(7, 0) as cache:
+    cache.__class__ = Stuck
+    write_by_hand(cache, 1)
     try:
         cache.advance(1)
     except KeyboardInterrupt:
-        cache.settle = settle
+        assert (cache.num_quantized, cache.waiting) == (0, None) and cache.pending[1][0] == 1, (
+            "interrupted where the position moves, nothing has moved: one assignment, seq_pos first"
+        )
     else:
-        raise AssertionError("advance should settle the tokens at once")
-    keys = cache.get(1)[0].data
-    assert keys.shape[2] == stop and np.array_equal(keys[:, :, full:], 2 * numbers(full, stop)), (
-        "broken off while it settles, the step is committed, and the next reader finds its tokens waiting"
-    )
+        raise AssertionError("7 tokens and 1 make 8: move seq_pos there")
 with rounding_cache(6, 4) as cache:
     cache.seq_pos = 4
     write_by_hand(cache, 1)
@@ -1389,8 +1409,9 @@ with rounding_cache(17, 12) as cache:
             raise KeyboardInterrupt
 
     cache.settle = broken_off
+    cache.truncate(10)
     try:
-        cache.truncate(10)
+        cache.get(0)
     except KeyboardInterrupt:
         cache.settle = settle
     shown = cache.get(0)[0].data

@@ -13,7 +13,7 @@ After this module you will be able to
 - let two texts use the same memory until one of them changes it;
 - measure what fifty conversations with the same beginning cost, and what they cost with plain caches.
 
-You need attention (12), the cache (15), Llama (16) to measure on, and `CacheBase` of module 17. The method is PagedAttention (Kwon et al. 2023, arXiv:2309.06180), on which vLLM is built.
+You need attention (12), the cache with its `CacheBase` (15), and Llama (16) to measure on. The method is PagedAttention (Kwon et al. 2023, arXiv:2309.06180), on which vLLM is built.
 """
 
 # %%
@@ -24,14 +24,14 @@ You need attention (12), the cache (15), Llama (16) to measure on, and `CacheBas
 import hashlib
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
 from tinytorch.core.attention import scaled_dot_product_attention, whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, wrap_result
-from tinytorch.generation.kv_cache import CacheFull, PoolFull, fit_mask
-from tinytorch.generation.window import CacheBase
+from tinytorch.generation.kv_cache import CacheBase, CacheFull, PoolFull, fit_mask
 
 # %% [markdown]
 """
@@ -249,17 +249,23 @@ Two texts with the same 16 bytes are next to impossible by accident, yet somebod
 
 **Task, `find` (5 points).** The numbers of the blocks in which the beginning of a text already is: look up piece after piece, each with the one before as its parent, until one is not known. About 6 lines.
 
-**Task, `add` and `forget` (8 points).** `add` makes the full blocks of a text known; block i of `table` holds piece i. If a piece is known already, leave it where it is and go on with it as the parent: the other block with the same content stays unknown. If not, what stands under its digest is another text, so `forget` that one's block; `forget` this block, too, in case it was known as something else; then enter it in both dictionaries. `forget` takes a block out of both, and does nothing if it is in none. About 9 and 3 lines.
+**Task, `add` and `forget` (8 points).** `add` makes the full blocks of a text known; block i of `table` holds piece i. If a piece is known already, leave it where it is and go on with it as the parent: the other block with the same content stays unknown. If not, what stands under its digest is another text, so `forget` that one's block; `forget` this block, too, in case it was known as something else; then enter it in both dictionaries. One case ends the adding: what would have to be forgotten is part of the chain that has just been walked. `forget` takes a block out of both dictionaries, and with it all that follow it: a chain is found from its beginning, so nobody can find those any more, and their room would be lost. A `KnownBlock` knows those that follow it directly, `children`; whoever goes leaves its parent's list as well. Return the numbers of all that were forgotten, the given one first; an empty list if it was not known. About 12 and 10 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "prefix-index", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class KnownBlock:
-    """A full block: it holds these tokens, after all that `parent` (None for the first) stands for."""
+    """A full block: it holds these tokens, after all that `parent` (None for the first) stands for.
+
+    children: the KnownBlocks that come directly after it.
+    """
 
     def __init__(self, block: int, digest: bytes, parent, tokens: tuple):
         self.block, self.digest, self.parent, self.tokens = block, digest, parent, tokens
+        self.children = []
+        if parent is not None:
+            parent.children.append(self)
 
 
 class PrefixIndex:
@@ -313,27 +319,38 @@ class PrefixIndex:
         """Make the full blocks of a text known: block i of `table` holds its i-th piece.
 
         A piece that is known in its place stays where it is. Whatever else stands under its digest, or under
-        the block's number, is forgotten.
+        the block's number, is forgotten; if that is a part of this text, the rest of it stays unknown.
         """
         ### BEGIN SOLUTION
-        parent = None
+        chain = [None]
         for block, piece in zip(table, self.pieces(tokens), strict=False):
-            digest, known = self.lookup(parent, piece)
+            digest, known = self.lookup(chain[-1], piece)
             if known is None:
-                if digest in self.by_digest:
-                    self.forget(self.by_digest[digest].block)
-                self.forget(block)
-                known = KnownBlock(block, digest, parent, piece)
+                others = [self.by_digest.get(digest), self.by_block.get(block)]
+                if any(other in chain for other in others if other is not None):
+                    break
+                for other in others:
+                    if other is not None:
+                        self.forget(other.block)
+                known = KnownBlock(block, digest, chain[-1], piece)
                 self.by_digest[digest] = self.by_block[block] = known
-            parent = known
+            chain.append(known)
         ### END SOLUTION
 
-    def forget(self, block: int) -> None:
-        """The block is not found any more. Nothing happens if it was not known."""
+    def forget(self, block: int) -> list:
+        """The block, and all that follow it, are not found any more -> their numbers, or []."""
         ### BEGIN SOLUTION
-        known = self.by_block.pop(block, None)
-        if known is not None:
-            del self.by_digest[known.digest]
+        waiting, gone = [self.by_block.get(block)], []
+        while waiting:
+            known = waiting.pop()
+            if known is not None:
+                del self.by_block[known.block], self.by_digest[known.digest]
+                gone.append(known.block)
+                waiting += known.children
+                known.children = []
+                if known.parent is not None and known in known.parent.children:
+                    known.parent.children.remove(known)
+        return gone
         ### END SOLUTION
 
 
@@ -495,10 +512,14 @@ assert index.by_block.get(7) is first and 5 not in index.by_block, (
     "1 2 is known in block 7: leave it there, and do not enter block 5 for it"
 )
 assert index.by_block[4].parent is first, "6 6 in block 4 comes after 1 2, which is known in block 7"
-index.forget(3)
+assert index.forget(3) == [3], "return what was forgotten"
 assert 3 not in index.by_block and bytes([1, 2, 3, 4]) not in index.by_digest, "forgotten in both"
 index.forget(3)
 assert set(index.by_block) == {7, 4} and len(index.by_digest) == 2, "forgetting twice changes nothing more"
+gone = index.forget(7)
+assert set(gone) == {7, 4} and gone[0] == 7 and not index.by_block and not index.by_digest, (
+    f"without 1 2 nobody can find 6 6 after it: both are forgotten, yours: {gone}; left {set(index.by_block)}"
+)
 ### BEGIN HIDDEN TESTS
 index = Index(2, digest=colliding)
 index.add([1, 2], [0])
@@ -507,7 +528,9 @@ assert set(index.by_block) == {1} and index.by_digest[b"the same"] is index.by_b
     "the newer text takes the digest, and the older is forgotten in both"
 )
 index.add([8, 9, 3, 3, 4, 4], [1, 2, 3])
-assert list(index.by_block) == [3] and list(index.by_digest.values()) == list(index.by_block.values())
+assert list(index.by_block) == [1] and list(index.by_digest.values()) == list(index.by_block.values()), (
+    "3 3 has the digest of 8 9, which comes before it: forget that, and nobody would find either; stop there"
+)
 index = Index(2, digest=readable)
 index.add([1, 2, 3, 4], [0, 1])
 index.add([5, 5], [1])
@@ -524,7 +547,14 @@ for i, block in enumerate(table[:6]):
     assert (known.block, known.parent) == (block, parent) and known.tokens == tuple(range(3 * i, 3 * i + 3))
     assert known.digest == bytes(range(3 * i + 3)) and index.by_digest[known.digest] is known
     parent = known
-index.forget(9)
+assert index.forget(99) == [] and len(index.by_block) == 6, "what is not known cannot be forgotten"
+last = index.by_block[8]
+index.forget(2)
+assert list(index.by_block) == [9, 1, 8] and not last.children, "who is forgotten leaves its parent's list"
+assert len(index.by_digest) == 3, "the children, and theirs, are forgotten in both dictionaries"
+index.add(text, table)
+assert len(index.by_block) == 6 and index.by_block[2].parent is last, "and they may be known anew"
+assert sorted(index.forget(9)) == sorted(table[:6]) and not index.by_digest
 index.add(text, table)
 assert index.by_block[1].parent is index.by_block[9], "a parent that came anew: the chain hangs on it again"
 assert len(index.by_block) == len(index.by_digest) == 6
@@ -647,9 +677,10 @@ class BlockPool:
         self.check_available(count)
         while len(self.free) < count:
             oldest = next(iter(self.cached))
-            del self.cached[oldest]
-            self.index.forget(oldest)
-            self.free.add(oldest)
+            for block in self.index.forget(oldest):
+                if block in self.cached:
+                    del self.cached[block]
+                    self.free.add(block)
         blocks = self.place(count, after)
         self.free.difference_update(blocks)
         for block in blocks:
@@ -776,10 +807,35 @@ class BlockPool:
         known = {entry.block: entry for entry in self.index.by_digest.values()}
         if known != self.index.by_block or set(known) & self.free or set(self.cached) - set(known):
             raise RuntimeError(f"the index knows {sorted(known)}; {parts}")
+        lost = [
+            b
+            for b, entry in known.items()
+            if entry.parent and known.get(entry.parent.block) is not entry.parent
+        ]
+        if lost:
+            raise RuntimeError(
+                f"blocks {lost} are known, but what comes before them is not: nobody finds them"
+            )
         if caches is not None:
             tables = Counter(block for cache in caches for table in cache.tables for block in table)
             if [tables[block] for block in range(self.num_blocks)] != self.references:
                 raise RuntimeError(f"the tables hold {dict(tables)}, the pool counts {self.references}")
+
+    def restore(self, references: list) -> None:
+        """After an error: these references hold again, and the rest of the books is made to agree with them.
+
+        What the index has forgotten meanwhile stays forgotten, since it may be written over already.
+        """
+        index = self.index
+        index.by_block = {b: k for b, k in index.by_block.items() if index.by_digest.get(k.digest) is k}
+        index.by_digest = {known.digest: known for known in index.by_block.values()}
+        for known in list(index.by_block.values()):
+            if known.parent and index.by_block.get(known.parent.block) is not known.parent:
+                index.forget(known.block)
+        unheld = [block for block in range(self.num_blocks) if references[block] == 0]
+        order = [block for block in (*self.cached, *unheld) if references[block] == 0 and block in index]
+        self.references, self.cached = list(references), dict.fromkeys(order, True)
+        self.free = set(unheld) - set(order)
 
     def __repr__(self):
         counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
@@ -916,8 +972,15 @@ assert isinstance(error, OutOfBlocks), f"4 blocks are left, so 5 are an OutOfBlo
 assert "5" in str(error) and "4" in str(error), f"say both numbers; yours says: {error}"
 assert books(pool) == before, "after OutOfBlocks the books should be as they were"
 pool = small_pool(references=[1, 0, 2, 0, 1, 0], free={5}, cached={3: True, 1: True})
-forgotten = []
-pool.index.forget = forgotten.append
+forgotten, follow = [], {}
+
+
+def forget(block):
+    forgotten.append(block)
+    return [block, *follow.get(block, [])]
+
+
+pool.index.forget = forget
 blocks = pool.take(2)
 assert sorted(blocks) == [3, 5], (
     f"block 5 is free, and of the cached ones 3 was given back before 1: 3 and 5, yours {sorted(blocks)}"
@@ -934,7 +997,7 @@ assert isinstance(error_of(pool.take, 2), OutOfBlocks) and books(pool) == before
 assert list(pool.take(1)) == [1] and forgotten == [3, 1] and not pool.cached
 assert isinstance(error_of(pool.take, 1), OutOfBlocks)
 pool = small_pool(references=[1, 0, 0, 0, 0, 0], free={1, 2, 3}, cached={5: True, 4: True})
-pool.index.forget = forgotten.append
+pool.index.forget = forget
 assert sorted(pool.take(3)) == [1, 2, 3] and list(pool.cached) == [5, 4] and forgotten == [3, 1], (
     "while blocks are free, the cached ones stay"
 )
@@ -943,8 +1006,14 @@ assert sorted(pool.take(6)) == list(range(6)) and pool.references == [1] * 6 and
 pool = small_pool(references=[0, 0, 0, 1, 0, 0], free={0, 1, 2, 4, 5})
 assert list(pool.take(2, 3)) == [4, 5], "`after` goes on to place: the blocks after 3 are 4 and 5"
 pool = small_pool(references=[0] * 6, free=set(), cached={b: True for b in (4, 0, 5, 2, 1, 3)})
-pool.index.forget = lambda block: None
+pool.index.forget = forget
 assert sorted(pool.take(4)) == [0, 2, 4, 5] and list(pool.cached) == [1, 3], "the oldest are the first"
+pool = small_pool(references=[0, 1, 0, 0, 0, 0], free={5}, cached={b: True for b in (4, 0, 2, 3)})
+pool.index.forget, follow[4] = forget, [1, 3]
+assert 4 in pool.take(2) or pool.free >= {3}, "with block 4 the index forgets 1, which is held, and 3"
+assert list(pool.cached) == [0, 2] and pool.references[1] == 1 and len(pool.free) == 1, (
+    f"3 was cached and cannot be found any more, so it is free; cached are {list(pool.cached)}"
+)
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-hold", "locked": true, "points": 3, "schema_version": 3, "solution": false}
@@ -1075,6 +1144,8 @@ The first layer that writes takes the blocks, and the other layers find them in 
 
 **Task, `make_room` (12 points).** Afterwards each table has blocks for positions 0 to stop, and the block into which the first new token comes is private (`pool.is_private(block)`), in all rows. Count first what that needs, for all rows together, and `pool.check_available` it, so that nothing has changed if it cannot be done. Then, for each row: if the block at seq_pos is foreign and seq_pos is not at its beginning, put `pool.duplicate(block)` into its place (given: it takes a block and copies the content), and give the old one back; and take what is missing at the end, as `pool.take(count, after)` with the table's last block, or -1. The tables are lists, changed in place. About 12 lines.
 
+Should anything fail in between, Ctrl-C included, tables and books are put back as they were: `whole`, given, does that around each change.
+
 **Task, `trim` (3 points).** Give back the blocks behind the last committed token, of all rows. `truncate`, `reset`, `close` and `advance` use it. About 5 lines.
 
 **Task, `fork` (4 points).** A second cache on the same pool, of the same sizes, with the same committed text, in the same blocks, which are now held once more. Blocks without a committed token stay with the first. About 7 lines.
@@ -1100,7 +1171,7 @@ class PagedKVCache(CacheBase):
         sizes = pool.num_layers, pool.num_heads, pool.head_dim
         super().__init__(batch_size, max_seq_len, *sizes, pool.dtype)
         self.pool, self.tables = pool, [[] for _ in range(self.batch_size)]
-        self.reserved = 0  # up to this position the blocks are kept, written or not
+        self.reserved, self.closed = 0, False  # blocks up to this position are not given back by `advance`
 
     def make_room(self, stop: int) -> None:
         """Every row has private slots for positions seq_pos to stop.
@@ -1124,14 +1195,63 @@ class PagedKVCache(CacheBase):
             table += pool.take(count, table[-1] if table else -1)
         ### END SOLUTION
 
-    def write(self, layer_idx, key, value) -> int:
-        """(B, H, T, D) -> seq_pos + T, after all checks, with the new keys and values in their slots."""
+    def whole(self, change, *args):
+        """-> change(*args). If it raises, tables, position and the pool's books are as they were."""
+        before, tables = dict(vars(self)), [list(table) for table in self.tables]
+        written, references = list(self.written), list(self.pool.references)
+        try:
+            return change(*args)
+        except BaseException:
+            self.__dict__ = {**before, "tables": tables, "written": written}
+            self.pool.restore(references)
+            raise
+
+    def has_room(self, stop: int) -> bool:
+        """Whether `make_room` has nothing to do."""
+        at, offset = divmod(self.seq_pos, self.pool.block_size)
+        needed = blocks_for(stop, self.pool.block_size)
+        return all(
+            len(table) >= needed and (not offset or self.pool.is_private(table[at])) for table in self.tables
+        )
+
+    def with_room(self, stop: int, change, *args):
+        """-> change(*args), with room up to stop; if blocks had to be taken and it raises, they go back."""
+        if self.closed:
+            raise ValueError(f"this cache was closed, {stop} tokens cannot be held: make another one")
+        if self.has_room(stop):
+            return change(*args)
+
+        def take_and_change():
+            self.make_room(stop)
+            return change(*args)
+
+        return self.whole(take_and_change)
+
+    def reserve(self, num_tokens: int) -> None:
+        """Take the blocks for the next `num_tokens` now, and keep them until they are committed.
+
+        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold them; nothing has
+        changed then.
+        """
+        stop = self.check_room(num_tokens)
+        needed, there = blocks_for(stop, self.pool.block_size), self.pool.num_blocks
+        if needed > there:
+            raise CacheFull(f"{stop} tokens take {needed} blocks, the pool has {there} in all")
+        self.with_room(stop, setattr, self, "reserved", max(stop, self.reserved))
+
+    def write(self, layer_idx, key, value, then):
+        """(B, H, T, D) -> then(seq_pos + T), after all checks, and with all of it in its slots."""
         key, value = self.check_new(layer_idx, key, value)
         stop = self.seq_pos + key.shape[2]
-        self.make_room(stop)
+        return self.with_room(stop, self.put, int(layer_idx), key, value, stop, then)
+
+    def put(self, layer_idx, key, value, stop, then):
+        """Write into slots that are there already -> then(stop)."""
         for row, table in enumerate(self.tables):
             self.pool.write(layer_idx, table, self.seq_pos, key[row], value[row])
-        return stop
+        answer = then(stop)
+        self.written[layer_idx] = stop
+        return answer
 
     def rows(self, layer_idx: int, num_tokens: int) -> list:
         """-> for each row its first num_tokens keys and values, (1, H, num_tokens, D) each."""
@@ -1149,7 +1269,7 @@ class PagedKVCache(CacheBase):
 
         Raises as `check_new`, and OutOfBlocks; nothing has changed then.
         """
-        return self.view(layer_idx, self.write(layer_idx, key, value))
+        return self.write(layer_idx, key, value, partial(self.view, layer_idx))
 
     def get(self, layer_idx) -> tuple[Tensor, Tensor]:
         """-> the committed keys and values, (B, H, seq_pos, D) each."""
@@ -1158,7 +1278,10 @@ class PagedKVCache(CacheBase):
     def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
         """As `attention_with_cache`, which calls it: each row of the batch for itself, through its table."""
         mask = None if mask is None else fit_mask(mask, self, query.shape)
-        stop = self.write(layer_idx, key, value)
+        return self.write(layer_idx, key, value, partial(self.attend_rows, query, layer_idx, mask))
+
+    def attend_rows(self, query, layer_idx: int, mask, stop: int) -> Tensor:
+        """(B, H, T, D) or (B, H, G, T, D) -> the same shape: each row attends to its first `stop` tokens."""
         with no_grad():
             if self.batch_size == 1:
                 return self.attend_row(0, query, layer_idx, stop, mask)
@@ -1190,46 +1313,45 @@ class PagedKVCache(CacheBase):
         ### END SOLUTION
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens` that every layer has written. Raises ValueError if there are not so many."""
-        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
-        room = min(map(len, self.tables)) * self.pool.block_size
-        if stop > room:
-            raise ValueError(
-                f"{num_tokens} tokens after {self.seq_pos} were not written: {room} slots are held"
-            )
-        self.seq_pos = stop
-        if stop >= self.reserved:
-            self.trim()
+        """Commit `num_tokens`. Raises ValueError for more than every layer has written.
 
-    def reserve(self, num_tokens: int) -> None:
-        """Take the blocks for the next `num_tokens` now, and keep them until they are committed.
-
-        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold them; nothing has
-        changed then.
+        What a longer pass has taken that was given up is given back.
         """
-        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
-        needed, there = blocks_for(stop, self.pool.block_size), self.pool.num_blocks
-        if needed > there:
-            raise CacheFull(f"{stop} tokens take {needed} blocks, the pool has {there} in all")
-        self.make_room(stop)
-        self.reserved = max(self.reserved, stop)
+        stop = max(self.reserved, self.seq_pos + whole_number("num_tokens", num_tokens, 1))
+        if any(len(table) > blocks_for(stop, self.pool.block_size) for table in self.tables):
+            return self.whole(self.advance_and_trim, num_tokens)
+        super().advance(num_tokens)
+
+    def advance_and_trim(self, num_tokens: int) -> None:
+        """`advance`, and nothing behind it is held."""
+        super().advance(num_tokens)
+        self.reserved = 0
+        self.trim()
+
+    def go_back(self, seq_pos: int, rows: int | None = None, closed: bool = False) -> None:
+        """Keep seq_pos tokens and their blocks; for another number of rows, new tables."""
+        self.seq_pos, self.reserved, self.closed = seq_pos, 0, self.closed or closed
+        self.trim()
+        if rows is not None:
+            self.batch_size, self.tables = rows, [[] for _ in range(rows)]
 
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens. Raises ValueError if fewer are committed."""
-        self.seq_pos, self.reserved = self.check_kept(seq_pos), 0
-        self.trim()
+        self.whole(self.go_back, self.check_kept(seq_pos))
 
     def reset(self, batch_size: int | None = None) -> None:
-        """Start over with an empty cache, for another batch_size if asked. All blocks are given back."""
-        if batch_size is not None:
-            batch_size = whole_number("batch_size", batch_size, 1)
-        self.truncate(0)
-        if batch_size is not None:
-            self.batch_size, self.tables = batch_size, [[] for _ in range(batch_size)]
+        """Start over with an empty cache, for another batch_size if asked. All blocks are given back.
+
+        Raises ValueError after `close`.
+        """
+        if self.closed:
+            raise ValueError("this cache was closed, 0 tokens can be held: make another one")
+        rows = None if batch_size is None else int(whole_number("batch_size", batch_size, 1))
+        self.whole(self.go_back, 0, rows)
 
     def close(self) -> None:
-        """Give all blocks back. The cache is empty then, and may be used again."""
-        self.truncate(0)
+        """Give all blocks back, for good: the cache is empty, and takes no token any more."""
+        self.whole(self.go_back, 0, None, True)
 
     def __enter__(self):
         return self
@@ -1266,8 +1388,12 @@ class PagedKVCache(CacheBase):
         token is always left to be read, since its logits are wanted. Raises ValueError if seq_pos is not 0.
         """
         tokens = self.check_ids(tokens)
-        if self.seq_pos:
-            raise ValueError(f"only an empty cache can share, this one holds {self.seq_pos} tokens")
+        if self.seq_pos or self.closed:
+            raise ValueError(f"only an empty, open cache can share, this one holds {self.seq_pos} tokens")
+        return self.whole(self.find_and_hold, tokens)
+
+    def find_and_hold(self, tokens) -> int:
+        """(B, T) -> how many tokens of all rows are in known blocks, which are now in the tables."""
         longest = min(tokens.shape[1] - 1, self.max_seq_len)
         found = [self.pool.index.find(row[: max(0, longest)]) for row in tokens]
         count = min(map(len, found))
@@ -1288,7 +1414,7 @@ class PagedKVCache(CacheBase):
         if tokens.shape[1] != self.seq_pos:
             raise ValueError(f"{tokens.shape[1]} token ids for {self.seq_pos} committed tokens")
         for row, table in zip(tokens, self.tables, strict=True):
-            self.pool.register(row, table)
+            self.whole(self.pool.register, row, table)
 
     @property
     def capacity(self) -> int:

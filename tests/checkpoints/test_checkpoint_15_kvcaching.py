@@ -17,10 +17,15 @@ from tinytorch.core.attention import MultiHeadAttention
 from tinytorch.core.autograd import enable_autograd
 from tinytorch.core.layers import Module
 from tinytorch.core.losses import CrossEntropyLoss
+from tinytorch.core.optimizers import AdamW
 from tinytorch.core.tensor import Tensor
 from tinytorch.generation.kv_cache import (
+    Cache,
+    CacheBase,
     CachedMultiHeadAttention,
+    CacheFull,
     KVCache,
+    PoolFull,
     attention_scores,
     attention_with_cache,
     cache_bytes,
@@ -160,7 +165,8 @@ def test_reads_are_views():
 def test_numbers_of_numpy_and_tensors_are_taken_too():
     cache = new_cache()
     key, value = new_pair(2)
-    cache.update(np.int64(1), Tensor(key), Tensor(value))
+    for layer_idx in range(L):
+        cache.update(np.int64(layer_idx), Tensor(key), Tensor(value))
     cache.advance(np.int32(2))
     cache.truncate(np.int64(1))
     assert np.array_equal(cache.get(np.uint8(1))[0].data, key[:, :, :1])
@@ -226,6 +232,8 @@ def test_any_sequence_of_operations_matches_a_list_of_arrays(sequence):
             oracle.seq_pos += n
         elif operation == "half" and n <= S - oracle.seq_pos:  # written into one layer and never committed
             cache.update(1, *new_pair(n, seed=10 * step))
+            with pytest.raises(ValueError, match=str(n)):  # the others hold what lay there before
+                cache.advance(n)
         elif operation == "truncate" and not 0 <= n <= oracle.seq_pos:
             with pytest.raises(ValueError, match=r"\d"):
                 cache.truncate(n)
@@ -302,9 +310,120 @@ def test_positions_stay_inside_the_cache():
     for call in (lambda: cache.advance(1.0), lambda: cache.truncate("1")):
         with pytest.raises(TypeError):
             call()
+    for layer_idx in range(L):
+        cache.update(layer_idx, *new_pair(7))
     cache.advance(7)
     with pytest.raises(ValueError):
         cache.advance()
+    with pytest.raises(CacheFull, match="1.*11"):
+        cache.update(0, *new_pair(1))
+
+
+def test_only_what_every_layer_has_written_is_committed():
+    """After another text in the same storage, too: its keys are never shown."""
+    cache = new_cache(seq_pos=9)
+    for forget in (lambda: cache.truncate(2), cache.reset):
+        forget()
+        start = cache.seq_pos
+        with pytest.raises(ValueError, match="1"):
+            cache.advance()
+        for layer_idx in range(L):
+            with pytest.raises(ValueError, match="3"):
+                cache.advance(3)
+            cache.update(layer_idx, *new_pair(3))
+        with pytest.raises(ValueError, match=f"{start + 4}"):
+            cache.advance(4)
+        assert cache.seq_pos == start
+        cache.advance(3)
+        with pytest.raises(ValueError):
+            cache.advance()
+    cache.reset(batch_size=5)
+    with pytest.raises(ValueError):
+        cache.advance()
+
+
+@pytest.mark.parametrize("number", [1e6, -7e4, np.nan, np.inf, -np.inf])
+def test_float16_takes_what_it_can_hold(number):
+    cache = new_cache(dtype=np.float16)
+    for i in (0, 1):
+        pair = new_pair(2)
+        pair[i][1, 3, 1, 5] = number
+        before = snapshot(cache)
+        with pytest.raises(ValueError, match="nan|inf|65504"):
+            cache.update(0, *pair)
+        assert unchanged(cache, before)
+
+
+def test_a_cache_is_what_has_the_methods():
+    cache = new_cache()
+    assert isinstance(cache, Cache) and isinstance(cache, CacheBase)
+    assert not isinstance({}, Cache) and issubclass(CacheFull, ValueError) and issubclass(PoolFull, CacheFull)
+
+
+@pytest.mark.parametrize("part", ["forward", "next_logits"])
+def test_without_logits_nothing_is_committed(part):
+    """The pass is hidden states and logits: whoever gets an error finds the cache as it was."""
+    model = new_model()
+    tokens, cache = tokens_of(2, 9), enable_kv_cache(model)
+    want = model(tokens).data
+    cache.reset()
+    model(tokens[:, :4])
+
+    def fail(inner, hidden):
+        raise MemoryError("the logits of 2 rows do not fit")
+
+    model.wrap("logits", fail)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            getattr(model, part)(tokens[:, 4:])
+        assert cache.seq_pos == 4
+    model.unwrap("logits", fail)
+    assert np.allclose(model(tokens[:, 4:]).data, want[:, 4:], atol=1e-4) and cache.seq_pos == 9
+
+
+def test_a_filled_cache_belongs_to_the_weights_that_filled_it():
+    model, other = new_model(seed=0), new_model(seed=1)
+    tokens = tokens_of(1, 6)
+    cache = enable_kv_cache(model)
+    model(tokens)
+    with pytest.raises(ValueError, match="6 tokens.*other weights"):
+        use(other, cache, tokens)
+    disable_kv_cache(other)
+    kept = {name: array.copy() for name, array in model.state_dict().items()}
+    model.load_state_dict(other.state_dict())
+    for read in (model, model.next_logits):
+        with pytest.raises(ValueError, match="6 tokens.*other weights"):
+            read(tokens)
+    assert cache.seq_pos == 6
+    model.load_state_dict(kept)
+    want = model(tokens).data  # the old weights are there again: it goes on
+    assert cache.seq_pos == 12 and np.isfinite(want).all()
+    model.load_state_dict(other.state_dict())
+    cache.reset()
+    disable_kv_cache(model)
+    plain = model(tokens).data
+    assert np.allclose(use(model, cache, tokens), plain, atol=1e-4), "empty, it serves any weights"
+
+
+def use(model, cache, tokens):
+    enable_kv_cache(model, cache)
+    return model(tokens).data
+
+
+def test_a_step_of_an_optimizer_is_noticed():
+    enable_autograd()
+    model = new_model()
+    tokens = tokens_of(2, 6)
+    enable_kv_cache(model)
+    model(tokens)
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    model.train()
+    CrossEntropyLoss()(model(tokens), tokens).backward()
+    optimizer.step()
+    model.eval()
+    with pytest.raises(ValueError, match="other weights"):
+        model(tokens)
+    assert model.generate(tokens, 3, temperature=0).shape == (2, 9), "generate begins anew"
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_seq_len", "num_layers", "num_heads", "head_dim"])
@@ -440,6 +559,7 @@ def test_attention_against_loops(rows, heads, dim, pieces, seed):
         assert out.shape == (rows, heads, T, dim) and out.dtype == np.float32
         assert np.allclose(out.data, want, rtol=1e-4, atol=1e-5)
         assert cache.seq_pos == start
+        cache.update(0, key[part], value[part])
         cache.advance(T)
         start += T
 
@@ -451,7 +571,7 @@ def test_queries_of_a_group_share_the_cache(G):
     key, value = rng.normal(size=(2, B, H, 5, D)).astype(np.float32)
     hide = np.zeros((B, 1, 1, S), np.float32)
     hide[0, :, :, 0] = -1e30
-    cache = KVCache(B, S, L, H, D)
+    cache = KVCache(B, S, 1, H, D)
     for start, stop in ((0, 2), (2, 3), (3, 5)):
         new = (slice(None), slice(None), slice(start, stop))
         mask = hide[..., :stop]
@@ -538,9 +658,12 @@ def test_a_cached_attention_layer():
         pieces = []
         for piece in np.split(x, cuts, axis=1):
             pieces.append(layer(Tensor(piece), cache=cache, layer_idx=2).data)
+            assert not cache.caches[0][0].data[:, :, cache.seq_pos :].any(), "layer 2, and no other"
+            for layer_idx in (0, 1):
+                cache.update(layer_idx, *new_pair(piece.shape[1]))
             cache.advance(piece.shape[1])
         assert np.allclose(np.concatenate(pieces, 1), want, atol=1e-5)
-        assert not cache.caches[0][0].data.any() and cache.caches[2][0].data[:, :, :8].all()
+        assert cache.caches[2][0].data[:, :, :8].all()
     bias = np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
     want = plain(Tensor(x), bias).data
     assert np.allclose(layer(Tensor(x), mask=bias).data, want, atol=1e-5)

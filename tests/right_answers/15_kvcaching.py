@@ -4,75 +4,31 @@ from right_answers import Right
 
 CONSTRUCTOR = """\
     def __init__(self, batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32):
-        self.batch_size = whole_number("batch_size", batch_size, 1)
-        self.max_seq_len = whole_number("max_seq_len", max_seq_len, 1)
-        self.num_layers = whole_number("num_layers", num_layers, 1)
-        self.num_heads = whole_number("num_heads", num_heads, 1)
-        self.head_dim = whole_number("head_dim", head_dim, 1)
-        self.dtype = np.dtype(dtype)
-        if self.dtype.kind != "f":
-            raise TypeError(f"keys and values are floats, got dtype {self.dtype}")
-        self.seq_pos = 0
-        self.caches = self.allocate(self.batch_size)
-"""
-REST = """\
-    def __repr__(self):
-        return (
-            f"KVCache({self.seq_pos}/{self.max_seq_len} tokens, batch_size={self.batch_size}, "
-            f"num_layers={self.num_layers}, num_heads={self.num_heads}, head_dim={self.head_dim}, "
-            f"{self.dtype}, {self.nbytes / 1e6:.2f} MB)"
-        )
-
-    def _repr_html_(self):
-        filled = 240 * self.seq_pos / self.max_seq_len
-        layer_mb = self.nbytes / 1e6 / self.num_layers
-        bars = "".join(
-            f'<text x="0" y="{16 * i + 11}">layer {i}</text>'
-            f'<rect x="60" y="{16 * i + 2}" width="240" height="10" fill="#ddd"/>'
-            f'<rect x="60" y="{16 * i + 2}" width="{filled:.1f}" height="10" fill="#4477aa"/>'
-            f'<text x="308" y="{16 * i + 11}">{layer_mb:.2f} MB</text>'
-            for i in range(self.num_layers)
-        )
-        return f"<pre>{self!r}</pre><svg>{bars}</svg>"
+        super().__init__(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype)
+        self.allocate()
 """
 
 ONE_ARRAY = f'''\
 #| export
-class KVCache:
+class KVCache(CacheBase):
     """Everything in one array (L, 2, B, H, S, D); `caches` are windows into it."""
 
 {CONSTRUCTOR}
-    def allocate(self, batch_size: int) -> list:
-        shape = (self.num_layers, 2, self.max_seq_len, batch_size, self.num_heads, self.head_dim)
+    def allocate(self) -> None:
+        shape = (self.num_layers, 2, self.max_seq_len, self.batch_size, self.num_heads, self.head_dim)
         self.storage = np.moveaxis(np.zeros(shape, dtype=self.dtype), 2, 4)  # positions first in memory
-        return [[Tensor(half, dtype=self.dtype) for half in layer] for layer in self.storage]
+        self.caches = [[Tensor(half, dtype=self.dtype) for half in layer] for layer in self.storage]
 
-    def check_layer(self, layer_idx) -> None:
-        if not whole_number("layer_idx", layer_idx, 0) < len(self.storage):
-            raise ValueError(f"there is no layer {{layer_idx}}, only {{len(self.storage)}} from 0 on")
-
-    def check_new(self, layer_idx, key, value):
-        ### BEGIN SOLUTION
-        self.check_layer(layer_idx)
-        key, value = as_array(key), as_array(value)
-        _, _, B, H, S, D = self.storage.shape
-        for name, array in (("key", key), ("value", value)):
-            if array.ndim != 4 or array.shape != (B, H, array.shape[2], D):
-                raise ValueError(f"{{name}} is {{array.shape}}, should be ({{B}}, {{H}}, T, {{D}})")
-        T = key.shape[2]
-        if T != value.shape[2]:
-            raise ValueError(f"{{T}} keys do not go with {{value.shape[2]}} values")
-        if not 0 < T <= S - self.seq_pos:
-            raise ValueError(f"T = {{T}} is not in 1..{{S - self.seq_pos}} ({{self.seq_pos}} of {{S}} used)")
-        return key, value
-        ### END SOLUTION
+    def arrays(self):
+        return [x.data for pair in self.caches for x in pair]
 
     def update(self, layer_idx, key, value):
-        key, value = self.check_new(layer_idx, key, value)
         ### BEGIN SOLUTION
+        key, value = self.check_new(layer_idx, key, value)
         end = self.seq_pos + key.shape[-2]
         room = self.storage[layer_idx, ..., self.seq_pos : end, :]
         room[0], room[1] = key, value
+        self.written[layer_idx] = end
         return self._shown(layer_idx, end)
         ### END SOLUTION
 
@@ -85,54 +41,10 @@ class KVCache:
         self.check_layer(layer_idx)
         return self._shown(layer_idx, self.seq_pos)
         ### END SOLUTION
-
-    def advance(self, num_tokens: int = 1) -> None:
-        ### BEGIN SOLUTION
-        self._move_to(self.seq_pos + whole_number("num_tokens", num_tokens, 1), self.max_seq_len)
-        ### END SOLUTION
-
-    def truncate(self, seq_pos: int) -> None:
-        ### BEGIN SOLUTION
-        self._move_to(whole_number("seq_pos", seq_pos, 0), self.seq_pos)
-        ### END SOLUTION
-
-    def _move_to(self, position, limit):
-        if position > limit:
-            raise ValueError(f"{{position}} is beyond {{limit}} (now at {{self.seq_pos}})")
-        self.seq_pos = position
-
-    def reset(self, batch_size: int | None = None) -> None:
-        if batch_size is not None and whole_number("batch_size", batch_size, 1) != self.batch_size:
-            self.caches = self.allocate(batch_size)
-            self.batch_size = int(batch_size)
-        ### BEGIN SOLUTION
-        self.seq_pos *= 0
-        ### END SOLUTION
-
-    @property
-    def nbytes(self) -> int:
-        return self.storage.nbytes
-
-    def get_memory_usage(self) -> dict:
-        ### BEGIN SOLUTION
-        L, pair, B, _, S, _ = self.storage.shape
-        megabytes = self.storage.nbytes / 10**6
-        return dict(
-            total_mb=megabytes,
-            per_layer_mb=megabytes / L,
-            used_mb=self.storage[..., : self.seq_pos, :].nbytes / 10**6,
-            utilization=self.seq_pos / S,
-            cache_tensors=L * pair,
-            total_elements=self.storage.size,
-            bytes_per_token=self.storage.nbytes / B / S,
-        )
-        ### END SOLUTION
-
-{REST}'''
+'''
 
 LAYER_STORES = f'''\
 #| export
-from dataclasses import KW_ONLY, dataclass, field, fields  # noqa: F401
 from typing import NamedTuple
 
 
@@ -146,119 +58,91 @@ class Pair(NamedTuple):
         return Pair(*(Tensor(x.data[:, :, slice(n)], dtype=dtype) for x in self))
 
 
-@dataclass(repr=False, eq=False)
-class KVCache:
-    """A dataclass of sizes, with a Pair for each layer."""
+class KVCache(CacheBase):
+    """A Pair for each layer."""
 
-    batch_size: int
-    max_seq_len: int
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    dtype: np.dtype = np.float32
-    seq_pos: int = field(default=0, init=False)
-    caches: list = field(default_factory=list, init=False)
-
-    def __post_init__(self):
-        for name in ("batch_size", "max_seq_len", "num_layers", "num_heads", "head_dim"):
-            setattr(self, name, whole_number(name, getattr(self, name), 1))
-        self.dtype = np.dtype(self.dtype)
-        if not np.issubdtype(self.dtype, np.floating):
-            raise TypeError(f"keys and values are floats, got dtype {{self.dtype}}")
-        self.caches = self.allocate(self.batch_size)
-
-    def allocate(self, batch_size):
+{CONSTRUCTOR}
+    def allocate(self):
         def room():
-            shape = batch_size, self.num_heads, self.max_seq_len, self.head_dim
+            shape = self.batch_size, self.num_heads, self.max_seq_len, self.head_dim
             return Tensor(np.zeros(shape, self.dtype), dtype=self.dtype)
 
-        return [Pair(room(), room()) for _ in range(self.num_layers)]
+        self.caches = [Pair(room(), room()) for _ in range(self.num_layers)]
 
-    def check_new(self, layer_idx, key, value):
-        ### BEGIN SOLUTION
-        self._layer(layer_idx)
-        arrays = tuple(map(as_array, (key, value)))
-        room = self.max_seq_len - self.seq_pos
-        for array in arrays:
-            expected = self.batch_size, self.num_heads, np.size(array, 2) if array.ndim > 2 else 1, self.head_dim
-            if array.shape != expected:
-                raise ValueError(f"shape {{array.shape}}, expected {{expected}}")
-            if array.shape[2] < 1:
-                raise ValueError("at least 1 token is needed, there are 0")
-            if array.shape[2] > room:
-                raise ValueError(f"{{array.shape[2]}} more do not fit: {{self.seq_pos}} of {{self.max_seq_len}} taken")
-        if len(set(array.shape for array in arrays)) > 1:
-            raise ValueError(f"key {{arrays[0].shape}} and value {{arrays[1].shape}} differ")
-        return arrays
-        ### END SOLUTION
-
-    def _layer(self, layer_idx) -> Pair:
-        if whole_number("layer_idx", layer_idx, 0) > len(self.caches) - 1:
-            raise ValueError(f"layer_idx {{layer_idx}} of {{len(self.caches)}} layers")
-        return self.caches[layer_idx]
+    def arrays(self):
+        return [x.data for pair in self.caches for x in pair]
 
     def update(self, layer_idx, key, value):
-        new = Pair(*self.check_new(layer_idx, key, value))
         ### BEGIN SOLUTION
+        new = Pair(*self.check_new(layer_idx, key, value))
         pair = self.caches[layer_idx]
         start, stop = self.seq_pos, self.seq_pos + new.key.shape[2]
         for place, array in zip(pair, new, strict=True):
             np.copyto(place.data[:, :, start:stop], array, casting="same_kind")
+        self.written[layer_idx] = stop
         return pair.first(stop, self.dtype)
         ### END SOLUTION
 
     def get(self, layer_idx):
         ### BEGIN SOLUTION
-        return self._layer(layer_idx).first(self.seq_pos, self.dtype)
+        self.check_layer(layer_idx)
+        return self.caches[layer_idx].first(self.seq_pos, self.dtype)
         ### END SOLUTION
-
-    def advance(self, num_tokens=1):
-        ### BEGIN SOLUTION
-        new_position = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
-        if new_position <= self.max_seq_len:
-            self.seq_pos = new_position
-        else:
-            raise ValueError(f"{{self.seq_pos}} + {{num_tokens}} > {{self.max_seq_len}}")
-        ### END SOLUTION
-
-    def truncate(self, seq_pos):
-        ### BEGIN SOLUTION
-        if whole_number("seq_pos", seq_pos, 0) not in range(self.seq_pos + 1):
-            raise ValueError(f"{{seq_pos}} > {{self.seq_pos}}")
-        self.seq_pos = int(seq_pos)
-        ### END SOLUTION
-
-    def reset(self, batch_size=None):
-        if batch_size is not None and whole_number("batch_size", batch_size, 1) != self.batch_size:
-            self.caches = self.allocate(batch_size)
-            self.batch_size = int(batch_size)
-        ### BEGIN SOLUTION
-        self.truncate(0)
-        ### END SOLUTION
-
-    @property
-    def nbytes(self):
-        return sum(x.data.nbytes for pair in self.caches for x in pair)
-
-    def get_memory_usage(self):
-        ### BEGIN SOLUTION
-        one = self.caches[0].key.data
-        usage = {{"utilization": self.seq_pos / self.max_seq_len, "cache_tensors": 2 * len(self.caches)}}
-        usage["total_mb"] = self.nbytes * 1e-6
-        usage["used_mb"] = usage["total_mb"] * usage["utilization"]
-        usage["per_layer_mb"] = 2 * one.nbytes * 1e-6
-        usage["total_elements"] = usage["cache_tensors"] * one.size
-        usage["bytes_per_token"] = usage["cache_tensors"] * one[0, :, 0].size * one.itemsize
-        return usage
-        ### END SOLUTION
-
-{REST}'''
+'''
 
 RIGHT = [
     Right(
         name="one array for all layers, lists for pairs",
         cells={"kv-cache": ONE_ARRAY},
         bodies={
+            "CacheBase.check_new": """
+                self.check_layer(layer_idx)
+                key, value = as_array(key), as_array(value)
+                B, H, S, D = self.batch_size, self.num_heads, self.max_seq_len, self.head_dim
+                for name, array in (("key", key), ("value", value)):
+                    if array.ndim != 4 or array.shape != (B, H, array.shape[2], D):
+                        raise ValueError(f"{name} is {array.shape}, should be ({B}, {H}, T, {D})")
+                T = key.shape[2]
+                if T != value.shape[2]:
+                    raise ValueError(f"{T} keys do not go with {value.shape[2]} values")
+                if T > S - self.seq_pos:
+                    raise CacheFull(f"{T} do not fit, {self.seq_pos} of {S} are used")
+                if not T:
+                    raise ValueError(f"T = {T} is not in 1..{S - self.seq_pos}")
+                self.check_numbers(key)
+                self.check_numbers(value)
+                return key, value
+            """,
+            "CacheBase.advance": """
+                position = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
+                for layer, limit in enumerate(self.written):
+                    if position > limit:
+                        raise ValueError(f"{position} is beyond {limit}, layer {layer} of {self.max_seq_len}")
+                self.seq_pos = position
+            """,
+            "CacheBase.truncate": """
+                position = whole_number("seq_pos", seq_pos, 0)
+                if position > self.seq_pos:
+                    raise ValueError(f"{position} is beyond {self.seq_pos}")
+                self.seq_pos = position
+            """,
+            "CacheBase.reset": """
+                self.seq_pos *= 0
+            """,
+            "CacheBase.get_memory_usage": """
+                arrays = self.arrays()
+                megabytes = self.nbytes / 10**6
+                share = min(1, self.seq_pos / self.capacity)
+                return dict(
+                    total_mb=megabytes,
+                    per_layer_mb=megabytes / self.num_layers,
+                    used_mb=megabytes * share,
+                    utilization=share,
+                    cache_tensors=len(arrays),
+                    total_elements=sum(array.size for array in arrays),
+                    bytes_per_token=self.nbytes / self.batch_size / self.capacity,
+                )
+            """,
             "projected_tokens": """
                 n = prompt + new
                 return n - 1 if cached else (n * (n - 1) - prompt * (prompt - 1)) // 2
@@ -283,6 +167,50 @@ RIGHT = [
         name="a dataclass with a named pair for each layer",
         cells={"kv-cache": LAYER_STORES},
         bodies={
+            "CacheBase.check_new": """
+                self.check_layer(layer_idx)
+                arrays = tuple(map(as_array, (key, value)))
+                room = self.max_seq_len - self.seq_pos
+                for array in arrays:
+                    T = np.size(array, 2) if array.ndim > 2 else 1
+                    expected = self.batch_size, self.num_heads, T, self.head_dim
+                    if array.shape != expected:
+                        raise ValueError(f"shape {array.shape}, expected {expected}")
+                    if T < 1:
+                        raise ValueError("at least 1 token is needed, there are 0")
+                    if T > room:
+                        raise CacheFull(f"{T} more do not fit: {self.seq_pos} of {self.max_seq_len} taken")
+                if len(set(array.shape for array in arrays)) > 1:
+                    raise ValueError(f"key {arrays[0].shape} and value {arrays[1].shape} differ")
+                self.check_numbers(*arrays)
+                return arrays
+            """,
+            "CacheBase.advance": """
+                new_position = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
+                if all(new_position <= stop for stop in self.written):
+                    self.seq_pos = new_position
+                else:
+                    raise ValueError(f"{self.seq_pos} + {num_tokens}: {self.written}, {self.max_seq_len} in all")
+            """,
+            "CacheBase.truncate": """
+                if whole_number("seq_pos", seq_pos, 0) not in range(self.seq_pos + 1):
+                    raise ValueError(f"{seq_pos} > {self.seq_pos}")
+                self.seq_pos = int(seq_pos)
+            """,
+            "CacheBase.reset": """
+                self.truncate(0)
+            """,
+            "CacheBase.get_memory_usage": """
+                arrays = self.arrays()
+                usage = {"utilization": self.seq_pos / self.capacity, "cache_tensors": len(arrays)}
+                usage["utilization"] = min(usage["utilization"], 1.0)
+                usage["total_mb"] = self.nbytes * 1e-6
+                usage["used_mb"] = usage["total_mb"] * usage["utilization"]
+                usage["per_layer_mb"] = usage["total_mb"] / self.num_layers
+                usage["total_elements"] = sum(map(np.size, arrays))
+                usage["bytes_per_token"] = self.nbytes // self.capacity // self.batch_size
+                return usage
+            """,
             "attention_with_cache": """
                 if mask is not None:
                     mask = fit_mask(mask, cache, query.shape)
@@ -295,28 +223,32 @@ RIGHT = [
     Right(
         name="lists instead of tuples, indices of np.s_",
         bodies={
-            "KVCache.check_new": """
+            "CacheBase.check_new": """
                 self.check_layer(layer_idx)
                 key = as_array(key)
                 value = as_array(value)
                 if np.shape(key) != np.shape(value):
                     raise ValueError("key %s, value %s" % (key.shape, value.shape))
-                store = self.caches[layer_idx][0].data
-                if key.ndim != store.ndim:
-                    raise ValueError("key has %d axes, not %d" % (key.ndim, store.ndim))
+                if key.ndim != 4:
+                    raise ValueError("key has %d axes, not %d" % (key.ndim, 4))
                 for axis, name in {0: "batch_size", 1: "num_heads", 3: "head_dim"}.items():
-                    if key.shape[axis] != store.shape[axis]:
-                        raise ValueError("%s is %d, not %d" % (name, key.shape[axis], store.shape[axis]))
-                if key.shape[2] == 0 or key.shape[2] + self.seq_pos > store.shape[2]:
-                    raise ValueError(
-                        "%d new after %d, room for %d" % (key.shape[2], self.seq_pos, store.shape[2])
+                    if key.shape[axis] != getattr(self, name):
+                        raise ValueError("%s is %d, not %d" % (name, key.shape[axis], getattr(self, name)))
+                if key.shape[2] == 0:
+                    raise ValueError("%d new tokens" % key.shape[2])
+                if key.shape[2] + self.seq_pos > self.max_seq_len:
+                    raise CacheFull(
+                        "%d new after %d, room for %d" % (key.shape[2], self.seq_pos, self.max_seq_len)
                     )
+                self.check_numbers(key, value)
                 return [key, value]
             """,
             "KVCache.update": """
+                key, value = self.check_new(layer_idx, key, value)
                 where = np.s_[:, :, self.seq_pos : self.seq_pos + key.shape[2], :]
                 for tensor, new in zip(self.caches[layer_idx], [key, value]):
                     tensor.data[where] = new
+                self.written[layer_idx] = where[2].stop
                 return list(self.view(layer_idx, where[2].stop))
             """,
             "KVCache.get": """
@@ -410,30 +342,32 @@ RIGHT = [
                 return Tensor(out)
             """,
             "KVCache.update": """
+                key, value = self.check_new(layer_idx, key, value)
                 position = self.seq_pos
                 for t in range(key.shape[2]):
                     for b in range(self.batch_size):
                         for h in range(self.num_heads):
                             self.caches[layer_idx][0].data[b, h, position + t, :] = key[b, h, t, :]
                             self.caches[layer_idx][1].data[b, h, position + t, :] = value[b, h, t, :]
+                self.written = [*self.written]
+                self.written[layer_idx] = position + key.shape[2]
                 return self.view(layer_idx, position + key.shape[2])
             """,
-            "KVCache.get_memory_usage": """
+            "CacheBase.get_memory_usage": """
                 total = tensors = elements = 0
-                for key, value in self.caches:
-                    for tensor in (key, value):
-                        total = total + tensor.data.nbytes
-                        tensors = tensors + 1
-                        elements = elements + tensor.data.size
+                for array in self.arrays():
+                    total = total + array.nbytes
+                    tensors = tensors + 1
+                    elements = elements + array.size
                 usage = {}
                 usage["total_mb"] = total / 1000 / 1000
-                usage["per_layer_mb"] = usage["total_mb"] / len(self.caches)
-                usage["used_mb"] = usage["total_mb"] * self.seq_pos / self.max_seq_len
-                usage["utilization"] = self.seq_pos / self.max_seq_len
+                usage["per_layer_mb"] = usage["total_mb"] / self.num_layers
+                usage["used_mb"] = usage["total_mb"] * min(self.seq_pos, self.capacity) / self.capacity
+                usage["utilization"] = min(self.seq_pos, self.capacity) / self.capacity
                 usage["cache_tensors"] = tensors
                 usage["total_elements"] = elements
-                usage["bytes_per_token"] = total // self.max_seq_len // self.batch_size
-                usage["max_tokens"] = self.max_seq_len
+                usage["bytes_per_token"] = total // self.capacity // self.batch_size
+                usage["max_tokens"] = self.capacity
                 return usage
             """,
             "projected_tokens": """
@@ -485,7 +419,7 @@ RIGHT = [
                 print("DEBUG zahlen =", zahlen)
                 return anzahl_arrays * num_layers * zahlen * bytes_pro_zahl
             """,
-            "KVCache.check_new": """
+            "CacheBase.check_new": """
                 print("DEBUG check_new", layer_idx, type(key))
                 # Schicht pruefen
                 schicht = whole_number("layer_idx", layer_idx, 0)
@@ -511,11 +445,16 @@ RIGHT = [
                     raise ValueError(f"mindestens 1 Token, bekommen: {anzahl}")
                 ende = self.seq_pos + anzahl
                 if ende > self.max_seq_len:
-                    raise ValueError(f"{ende} passt nicht in {self.max_seq_len}")
+                    raise CacheFull(f"{ende} passt nicht in {self.max_seq_len}")
                 assert ende <= self.max_seq_len
+                self.check_numbers(schluessel)
+                self.check_numbers(werte)
                 return schluessel, werte
             """,
             "KVCache.update": """
+                geprueft = self.check_new(layer_idx, key, value)
+                key = geprueft[0]
+                value = geprueft[1]
                 anzahl: int = key.shape[2]
                 anfang: int = self.seq_pos
                 ende: int = anfang + anzahl
@@ -525,6 +464,7 @@ RIGHT = [
                 # hier wird geschrieben, nicht kopiert!
                 alle_schluessel.data[:, :, anfang:ende, :] = key
                 alle_werte.data[:, :, anfang:ende, :] = value
+                self.written[layer_idx] = ende
                 sichtbar = self.view(layer_idx, ende)
                 print("sichtbar:", sichtbar[0].shape)
                 return sichtbar
@@ -534,26 +474,26 @@ RIGHT = [
                 ergebnis = self.view(layer_idx, self.seq_pos)
                 return ergebnis
             """,
-            "KVCache.advance": """
+            "CacheBase.advance": """
                 whole_number("num_tokens", num_tokens, 1)
                 neu = self.seq_pos + num_tokens
-                if neu > self.max_seq_len:
-                    raise ValueError("zu weit: " + str(num_tokens) + " bei " + str(self.max_seq_len))
+                for stand in self.written:
+                    if neu > stand:
+                        raise ValueError("zu weit: " + str(neu) + " bei " + str(stand) + str(self.max_seq_len))
                 self.seq_pos = neu
                 return None
             """,
-            "KVCache.truncate": """
+            "CacheBase.truncate": """
                 ziel = whole_number("seq_pos", seq_pos, 0)
                 if ziel <= self.seq_pos:
                     self.seq_pos = ziel
                 else:
                     raise ValueError("nur " + str(self.seq_pos) + " Tokens da, nicht " + str(ziel))
             """,
-            "KVCache.reset": """
+            "CacheBase.reset": """
                 self.seq_pos = 0
-                for schluessel, werte in self.caches:
-                    schluessel.data[:] = 0
-                    werte.data[:] = 0
+                for array in self.arrays():
+                    array[:] = 0
             """,
             "attention_with_cache": """
                 maske = None
@@ -594,7 +534,7 @@ RIGHT = [
                     ausgabe = inner(tokens_neu, position)
                 anzahl = tokens_neu.shape[1]
                 print("position", position, "anzahl", anzahl)
-                self.cache.advance(anzahl)
+                self.commit(anzahl)
                 return ausgabe
             """,
             "CachedModel.decoder": """
@@ -654,7 +594,7 @@ RIGHT = [
                     new = self.prepare(tokens)
                     with no_grad():
                         yield inner(new, start_pos=self.cache.seq_pos)
-                    self.cache.advance(new.shape[1])
+                    self.commit(new.shape[1])
 
                 if self.model.training:
                     return inner(tokens)
@@ -676,10 +616,10 @@ RIGHT = [
                         stack.callback(disable_kv_cache, model)
                     return model.generate(prompt, max_new_tokens=max_new_tokens, **options)
             """,
-            "KVCache.advance": """
+            "CacheBase.advance": """
                 stop = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
-                if not stop <= self.max_seq_len:
-                    raise ValueError(f"position {stop} is past the end, {self.max_seq_len}")
+                if not stop <= min(self.written):
+                    raise ValueError(f"{stop} is past {min(self.written)}, {self.max_seq_len} in all")
                 self.seq_pos = stop
             """,
         },
@@ -709,13 +649,15 @@ RIGHT = [
                 return Tensor(weights @ values)
             """,
             "KVCache.update": """
+                key, value = self.check_new(layer_idx, key, value)
                 T = key.shape[2]
                 for store, new in zip(self.caches[layer_idx], (key, value), strict=True):
                     window = store.data[:, :, self.seq_pos : self.seq_pos + T]
                     window[...] = new
+                self.written[layer_idx] = self.seq_pos + T
                 return self.view(layer_idx, self.seq_pos + T)
             """,
-            "KVCache.truncate": """
+            "CacheBase.truncate": """
                 forget = self.seq_pos - whole_number("seq_pos", seq_pos, 0)
                 if forget < 0:
                     raise ValueError(f"{-forget} tokens more than the {self.seq_pos} there are: {seq_pos}")
@@ -760,7 +702,7 @@ RIGHT = [
                 _, T = np.shape(tokens)
                 with no_grad():
                     hidden = inner(tokens=tokens, start_pos=self.cache.seq_pos)
-                self.cache.advance(num_tokens=T)
+                self.commit(num_tokens=T)
                 return hidden
             """,
         },

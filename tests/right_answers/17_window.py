@@ -22,9 +22,10 @@ RIGHT = [
             """,
             "SlidingWindowKVCache.write_one": """
                 keys, values = self.caches[layer_idx]
-                if self.seq_pos + 1 - self.window > self.gone:
-                    self.gone = self.seq_pos + 1 - self.window
-                slot = int(slots_of(self.seq_pos, self.window, self.num_sinks))
+                slot = int(slots_of(self.seq_pos, self.ring, self.num_sinks))
+                if self.replaced.get(layer_idx) is None:
+                    old = np.array(keys[:, :, slot]), np.array(values[:, :, slot])
+                    self.replaced = {**self.replaced, layer_idx: (slot, old[0], old[1])}
                 keys[:, :, slot : slot + 1] = key
                 values[:, :, slot : slot + 1] = value
                 in_use = min(self.seq_pos + 1, self.capacity)
@@ -34,7 +35,7 @@ RIGHT = [
                 start = self.seq_pos
                 stay = []
                 for t in range(key.shape[2]):
-                    newest = start + t >= self.pending_stop - self.window
+                    newest = start + t >= self.pending_stop - self.ring
                     if newest or start + t < self.num_sinks:
                         stay.append(t)
                 keys, values = self.get(layer_idx)
@@ -45,12 +46,12 @@ RIGHT = [
                 return np.concatenate([keys.data, key], axis=2), np.concatenate([values.data, value], axis=2)
             """,
             "SlidingWindowKVCache.settle": """
-                if self.seq_pos - self.window > self.gone:
-                    self.gone = self.seq_pos - self.window
+                if self.seq_pos - self.ring > self.gone:
+                    self.gone = self.seq_pos - self.ring
                 for layer_idx in self.pending:
                     positions, keys, values = self.pending[layer_idx]
                     for i, position in enumerate(positions):
-                        slot = int(slots_of(position, self.window, self.num_sinks))
+                        slot = int(slots_of(position, self.ring, self.num_sinks))
                         self.caches[layer_idx][0][:, :, slot] = keys[:, :, i]
                         self.caches[layer_idx][1][:, :, slot] = values[:, :, i]
                 self.pending = {}
@@ -60,7 +61,7 @@ RIGHT = [
                 shape = (self.batch_size, self.num_heads, len(self.positions), self.head_dim)
                 out = np.empty(shape, self.dtype), np.empty(shape, self.dtype)
                 for i, position in enumerate(self.positions):
-                    slot = int(slots_of(position, self.window, self.num_sinks))
+                    slot = int(slots_of(position, self.ring, self.num_sinks))
                     out[0][:, :, i], out[1][:, :, i] = keys[:, :, slot], values[:, :, slot]
                 return wrap_result(out[0]), wrap_result(out[1])
             """,
@@ -71,7 +72,7 @@ RIGHT = [
                             f"{seq_pos} tokens cannot be kept: token {needed} is among those before "
                             f"{self.gone}, which are gone; reset and read the text again"
                         )
-                self.pending = {}
+                self.take_back()
                 if self.gone > seq_pos:
                     self.gone = seq_pos
                 self.seq_pos = seq_pos
@@ -145,7 +146,7 @@ RIGHT = [
             """,
             "SlidingWindowKVCache.join": """
                 chunk = np.arange(self.seq_pos, self.pending_stop)
-                stays = (chunk >= self.pending_stop - self.window) | (chunk < self.num_sinks)
+                stays = (chunk >= self.pending_stop - self.ring) | (chunk < self.num_sinks)
                 shown = []
                 waiting = [chunk[stays]]
                 for old, new in zip(self.get(layer_idx), (key, value), strict=True):
@@ -160,7 +161,7 @@ RIGHT = [
                 if (needed < self.gone).any():
                     raise ValueError(f"{seq_pos} tokens need keys before {self.gone}, which are gone")
                 self.gone = min(seq_pos, self.gone)
-                self.pending = {}
+                self.take_back()
                 self.seq_pos = seq_pos
             """,
         },

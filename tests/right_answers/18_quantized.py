@@ -129,12 +129,10 @@ RIGHT = [
                 return both
             """,
             "QuantizedKVCache.advance": """
-                if full > self.num_quantized:
-                    self.num_quantized = full
-                self.seq_pos += num_tokens
-                self.waiting = self.pending
-                self.pending = [None for _ in self.blocks]
-                self.settle()
+                if full < self.num_quantized:
+                    full = self.num_quantized
+                fresh = [None for _ in self.blocks]
+                self.seq_pos, self.num_quantized, self.waiting, self.pending = stop, full, self.pending, fresh
             """,
             "QuantizedKVCache.truncate": """
                 if self.num_quantized > whole and seq_pos > whole:

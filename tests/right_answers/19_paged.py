@@ -77,24 +77,33 @@ RIGHT = [
                 return [entry.block for entry in chain[1:]]
             """,
             "PrefixIndex.add": """
-                parent = None
+                parent, mine = None, []
                 for i, piece in enumerate(self.pieces(tokens)):
                     digest, known = self.lookup(parent, piece)
                     if not known:
-                        other = self.by_digest.get(digest)
-                        if other:
-                            self.forget(other.block)
-                        if table[i] in self:
-                            self.forget(table[i])
+                        for other in (self.by_digest.get(digest), self.by_block.get(table[i])):
+                            if other is not None and other in mine:
+                                return
+                        for other in (self.by_digest.get(digest), self.by_block.get(table[i])):
+                            if other:
+                                self.forget(other.block)
                         known = KnownBlock(table[i], digest, parent, piece)
                         self.by_digest[digest] = known
                         self.by_block[table[i]] = known
+                    mine.append(known)
                     parent = known
             """,
             "PrefixIndex.forget": """
-                if block in self.by_block:
-                    digest = self.by_block[block].digest
-                    del self.by_block[block], self.by_digest[digest]
+                if block not in self.by_block:
+                    return []
+                known = self.by_block.pop(block)
+                self.by_digest.pop(known.digest)
+                gone = [block]
+                for child in list(known.children):
+                    gone.extend(self.forget(child.block))
+                if known.parent:
+                    known.parent.children = [other for other in known.parent.children if other is not known]
+                return gone
             """,
         },
     ),
@@ -105,10 +114,13 @@ RIGHT = [
                 if count > len(self.free) + len(self.cached):
                     left = len(self.free) + len(self.cached)
                     raise OutOfBlocks(f"{count} blocks are wanted, {left} are left of {self.num_blocks}")
-                for block in list(self.cached)[: max(0, count - len(self.free))]:
-                    self.index.forget(block)
-                    self.cached.pop(block)
-                    self.free.add(block)
+                for block in list(self.cached):
+                    if len(self.free) >= count:
+                        break
+                    if block in self.cached:
+                        gone = set(self.index.forget(block))
+                        self.free |= gone & set(self.cached)
+                        self.cached = {other: True for other in self.cached if other not in gone}
                 chosen = self.place(count, after)
                 for block in chosen:
                     self.free.remove(block)

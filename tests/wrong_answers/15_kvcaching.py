@@ -108,7 +108,40 @@ WRONG = [
         old="        return key, value\n        ### END",
         new="        return value, key\n        ### END",
     ),
+    Wrong(
+        name="a number that float16 cannot hold becomes infinite in silence",
+        part="test-check-new",
+        old="        self.check_numbers(key, value)\n",
+        new="",
+    ),
+    Wrong(
+        name="only the keys are looked at",
+        part="test-check-new",
+        old="        self.check_numbers(key, value)\n",
+        new="        self.check_numbers(key)\n",
+    ),
+    Wrong(
+        name="a full cache raises what any mistake raises",
+        part="test-check-new",
+        old="            raise CacheFull(\n",
+        new="            raise ValueError(\n",
+    ),
     # update
+    Wrong(
+        name="layer -1 is taken for the last",
+        part="test-update",
+        old="        key, value = self.check_new(layer_idx, key, value)\n        stop",
+        new=(
+            "        layer_idx = layer_idx % self.num_layers\n"
+            "        key, value = self.check_new(layer_idx, key, value)\n        stop"
+        ),
+    ),
+    Wrong(
+        name="update does not note what it has written",
+        part="test-update",
+        old="        self.written[layer_idx] = stop\n",
+        new="",
+    ),
     Wrong(
         name="update always writes at the front",
         part="test-update",
@@ -233,51 +266,57 @@ WRONG = [
     Wrong(
         name="advance ignores how many",
         part="test-advance",
-        old="        self.seq_pos += num_tokens\n        ### END",
+        old="        self.seq_pos = stop\n        ### END",
         new="        self.seq_pos += 1\n        ### END",
     ),
     Wrong(
-        name="advance passes the end",
+        name="advance commits what nobody wrote",
         part="test-advance",
-        old="        if self.seq_pos + num_tokens > self.max_seq_len:\n",
-        new="        if num_tokens > self.max_seq_len:\n",
+        old="        if stop > min(self.written):\n",
+        new="        if stop > self.max_seq_len:\n",
+    ),
+    Wrong(
+        name="one layer that has written is enough",
+        part="test-advance",
+        old="        if stop > min(self.written):\n",
+        new="        if stop > max(self.written):\n",
     ),
     Wrong(
         name="advance stops silently at the end",
         part="test-advance",
-        old="        self.seq_pos += num_tokens\n        ### END",
-        new="        self.seq_pos = min(self.seq_pos + num_tokens, self.max_seq_len - 1)\n        ### END",
+        old="        self.seq_pos = stop\n        ### END",
+        new="        self.seq_pos = min(stop, self.max_seq_len - 1)\n        ### END",
     ),
     Wrong(
         name="advance moves and then complains",
         part="test-advance",
-        old="        if self.seq_pos + num_tokens > self.max_seq_len:\n",
-        new="        self.seq_pos += num_tokens\n        num_tokens = 0\n        if self.seq_pos > self.max_seq_len:\n",
+        old="        if stop > min(self.written):\n",
+        new="        least, self.seq_pos = min(self.written), stop\n        if stop > least:\n",
     ),
     Wrong(
         name="truncate takes how many to drop",
         part="test-truncate-reset",
-        old="        self.seq_pos = seq_pos\n",
-        new="        self.seq_pos -= seq_pos\n",
+        old="        self.seq_pos = self.check_kept(seq_pos)\n",
+        new="        self.seq_pos -= self.check_kept(seq_pos)\n",
     ),
     Wrong(
         name="truncate may grow",
         part="test-truncate-reset",
-        old="        if seq_pos > self.seq_pos:\n",
-        new="        if seq_pos > self.max_seq_len:\n",
+        old="        self.seq_pos = self.check_kept(seq_pos)\n",
+        new='        self.seq_pos = whole_number("seq_pos", seq_pos, 0)\n',
     ),
     Wrong(
         name="reset allocates again",
         part="test-truncate-reset",
         old="        self.seq_pos = 0\n        ### END",
-        new="        self.seq_pos = 0\n        self.caches = self.allocate(self.batch_size)\n        ### END",
+        new="        self.seq_pos = 0\n        self.allocate()\n        ### END",
     ),
     # memory usage
     Wrong(
         name="only the keys are counted",
         part="test-memory-usage",
-        old="        arrays = [x.data for pair in self.caches for x in pair]\n        total",
-        new="        arrays = [pair[0].data for pair in self.caches]\n        total",
+        old="        arrays = self.arrays()\n        total",
+        new="        arrays = self.arrays()[::2]\n        total",
     ),
     Wrong(
         name="MB of two to the twentieth",
@@ -288,8 +327,8 @@ WRONG = [
     Wrong(
         name="bytes per token counts the whole batch",
         part="test-memory-usage",
-        old="total // (self.batch_size * self.max_seq_len)",
-        new="total // self.max_seq_len",
+        old="total // (self.batch_size * self.capacity)",
+        new="total // self.capacity",
     ),
     Wrong(
         name="used memory is all of it",
@@ -463,14 +502,14 @@ WRONG = [
     Wrong(
         name="nobody commits",
         part="test-cached-model",
-        old="        self.cache.advance(tokens.shape[1])\n",
+        old="        self.commit(tokens.shape[1])\n",
         new="",
     ),
     Wrong(
         name="one token is committed whatever the prompt",
         part="test-cached-model",
-        old="        self.cache.advance(tokens.shape[1])\n",
-        new="        self.cache.advance()\n",
+        old="        self.commit(tokens.shape[1])\n",
+        new="        self.commit(1)\n",
     ),
     Wrong(
         name="every new token is at position 0",
@@ -490,11 +529,11 @@ WRONG = [
         old="""\
         with no_grad():
             hidden = inner(tokens, start_pos=self.cache.seq_pos)
-        self.cache.advance(tokens.shape[1])
+        self.commit(tokens.shape[1])
 """,
         new="""\
         start_pos = self.cache.seq_pos
-        self.cache.advance(tokens.shape[1])
+        self.commit(tokens.shape[1])
         with no_grad():
             hidden = inner(tokens, start_pos=start_pos)
 """,

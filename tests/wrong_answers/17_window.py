@@ -34,10 +34,34 @@ WRONG = [
         new="positions % (window + num_sinks)",
     ),
     Wrong(
-        name="what was written over is not noted",
+        name="what a token takes the place of is not kept",
         part="test-write-one",
-        old="        self.gone = max(self.gone, stop - self.window)\n",
-        new="",
+        old="            self.replaced[layer_idx] = slot, *(store[:, :, slot].copy() for store in pair)\n",
+        new="            pass\n",
+    ),
+    Wrong(
+        name="written a second time, the first attempt is taken for what lay there",
+        part="test-write-one",
+        old="        if layer_idx not in self.replaced:\n",
+        new="        if True:\n",
+    ),
+    Wrong(
+        name="spare slots are forgotten when a slot is chosen",
+        part="test-write-one",
+        old="slots_of(self.seq_pos, self.ring, self.num_sinks)",
+        new="slots_of(self.seq_pos, self.window, self.num_sinks)",
+    ),
+    Wrong(
+        name="of a long prompt only a window is kept, the spare slots stay as they were",
+        part="test-join",
+        old="self.pending_stop, self.ring, self.num_sinks)",
+        new="self.pending_stop, self.window, self.num_sinks)",
+    ),
+    Wrong(
+        name="a rewind leaves what it wrote over as it is",
+        part="test-window-truncate",
+        old="        self.take_back()\n",
+        new="        self.pending = {}\n",
     ),
     Wrong(
         name="slots that nobody has written are shown",
@@ -56,27 +80,27 @@ WRONG = [
         part="test-join",
         old="        old = (tensor.data for tensor in self.get(layer_idx))\n",
         new="        old = [tensor.data for tensor in self.get(layer_idx)]\n"
-        "        slots = slots_of(kept, self.window, self.num_sinks)\n"
+        "        slots = slots_of(kept, self.ring, self.num_sinks)\n"
         "        for store, array in zip(self.caches[layer_idx], self.pending[layer_idx][1:], strict=True):\n"
         "            store[:, :, slots] = array\n",
     ),
     Wrong(
         name="the whole prompt stays pending",
         part="test-join",
-        old="kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.window, self.num_sinks)",
+        old="kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.ring, self.num_sinks)",
         new="kept = np.arange(self.pending_stop)",
     ),
     Wrong(
         name="sinks that come in a long prompt are not kept",
         part="test-join",
-        old="kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.window, self.num_sinks)",
-        new="kept = np.arange(max(0, self.pending_stop - self.window), self.pending_stop)",
+        old="kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.ring, self.num_sinks)",
+        new="kept = np.arange(max(0, self.pending_stop - self.ring), self.pending_stop)",
     ),
     Wrong(
         name="only what the next token sees is kept: one too few for a rewind by one",
         part="test-join",
-        old="kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.window, self.num_sinks)",
-        new="kept = seen_positions(self.pending_stop, self.pending_stop + 1, self.window, self.num_sinks)[:-1]",
+        old="kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.ring, self.num_sinks)",
+        new="kept = seen_positions(self.pending_stop, self.pending_stop + 1, self.ring, self.num_sinks)[:-1]",
     ),
     Wrong(
         name="pending is emptied first: an interruption loses it",
@@ -88,13 +112,13 @@ WRONG = [
     Wrong(
         name="a settled chunk has written nothing over, it is believed",
         part="test-settle",
-        old="        self.gone = max(self.gone, self.seq_pos - self.window)\n",
+        old="        self.gone = max(self.gone, self.seq_pos - self.ring)\n",
         new="",
     ),
     Wrong(
         name="all slots in use are shown, the one that the next token takes among them",
         part="test-window-get",
-        old="slots = slots_of(self.positions, self.window, self.num_sinks)",
+        old="slots = slots_of(self.positions, self.ring, self.num_sinks)",
         new="slots = np.arange(min(self.seq_pos, self.capacity))",
     ),
     Wrong(

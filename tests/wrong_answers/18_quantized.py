@@ -140,16 +140,21 @@ WRONG = [
     Wrong(
         name="after a truncate the number of quantised tokens falls",
         part="test-cache-advance",
-        old="        self.num_quantized = max(self.num_quantized, full)\n",
-        new="        self.num_quantized = full\n",
+        old="            max(self.num_quantized, full),\n",
+        new="            full,\n",
     ),
     Wrong(
-        name="the tokens are settled before the position moves",
+        name="the numbers move one after the other",
         part="test-cache-advance",
-        old="        self.num_quantized = max(self.num_quantized, full)\n        self.seq_pos = stop\n"
-        "        self.waiting, self.pending = self.pending, [None] * self.num_layers\n        self.settle()\n",
-        new="        self.waiting, self.pending = self.pending, [None] * self.num_layers\n        self.settle()\n"
-        "        self.num_quantized = max(self.num_quantized, full)\n        self.seq_pos = stop\n",
+        old="        self.seq_pos, self.num_quantized, self.waiting",
+        new="        self.num_quantized = max(self.num_quantized, full)\n"
+        "        self.seq_pos, self.num_quantized, self.waiting",
+    ),
+    Wrong(
+        name="what was pending is lost when it is committed",
+        part="test-cache-advance",
+        old="            self.pending,\n",
+        new="            None,\n",
     ),
     Wrong(
         name="a group that is cut is forgotten",

@@ -494,7 +494,7 @@ class ContinuousBatch:
         Who was put back before gets it with room for all that may still be written, if others are running.
         Raises as `make_cache`, `check_cache` and `reserve`.
         """
-        if request.cache is None:
+        if request.cache is None or getattr(request.cache, "closed", False) is True:  # a release broken off
             brought = request.brought_cache
             request.cache = self.make_cache(request) if brought is None else brought
         num_read = request.num_prompt + request.max_new_tokens - 1

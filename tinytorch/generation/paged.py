@@ -8,14 +8,14 @@ __all__ = ['FEW_RUNS', 'blocks_for', 'unused_slots', 'slots_of', 'chain_digest',
 import hashlib
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
 from ..core.attention import scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, wrap_result
-from .kv_cache import CacheFull, PoolFull, fit_mask
-from .window import CacheBase
+from .kv_cache import CacheBase, CacheFull, PoolFull, fit_mask
 
 # %% ../../modules/19_paged/paged_dev.py #blocks
 def blocks_for(num_tokens: int, block_size: int) -> int:
@@ -46,10 +46,16 @@ def chain_digest(parent: bytes, tokens) -> bytes:
 
 # %% ../../modules/19_paged/paged_dev.py #prefix-index
 class KnownBlock:
-    """A full block: it holds these tokens, after all that `parent` (None for the first) stands for."""
+    """A full block: it holds these tokens, after all that `parent` (None for the first) stands for.
+
+    children: the KnownBlocks that come directly after it.
+    """
 
     def __init__(self, block: int, digest: bytes, parent, tokens: tuple):
         self.block, self.digest, self.parent, self.tokens = block, digest, parent, tokens
+        self.children = []
+        if parent is not None:
+            parent.children.append(self)
 
 
 class PrefixIndex:
@@ -99,24 +105,35 @@ class PrefixIndex:
         """Make the full blocks of a text known: block i of `table` holds its i-th piece.
 
         A piece that is known in its place stays where it is. Whatever else stands under its digest, or under
-        the block's number, is forgotten.
+        the block's number, is forgotten; if that is a part of this text, the rest of it stays unknown.
         """
-        parent = None
+        chain = [None]
         for block, piece in zip(table, self.pieces(tokens), strict=False):
-            digest, known = self.lookup(parent, piece)
+            digest, known = self.lookup(chain[-1], piece)
             if known is None:
-                if digest in self.by_digest:
-                    self.forget(self.by_digest[digest].block)
-                self.forget(block)
-                known = KnownBlock(block, digest, parent, piece)
+                others = [self.by_digest.get(digest), self.by_block.get(block)]
+                if any(other in chain for other in others if other is not None):
+                    break
+                for other in others:
+                    if other is not None:
+                        self.forget(other.block)
+                known = KnownBlock(block, digest, chain[-1], piece)
                 self.by_digest[digest] = self.by_block[block] = known
-            parent = known
+            chain.append(known)
 
-    def forget(self, block: int) -> None:
-        """The block is not found any more. Nothing happens if it was not known."""
-        known = self.by_block.pop(block, None)
-        if known is not None:
-            del self.by_digest[known.digest]
+    def forget(self, block: int) -> list:
+        """The block, and all that follow it, are not found any more -> their numbers, or []."""
+        waiting, gone = [self.by_block.get(block)], []
+        while waiting:
+            known = waiting.pop()
+            if known is not None:
+                del self.by_block[known.block], self.by_digest[known.digest]
+                gone.append(known.block)
+                waiting += known.children
+                known.children = []
+                if known.parent is not None and known in known.parent.children:
+                    known.parent.children.remove(known)
+        return gone
 
 # %% ../../modules/19_paged/paged_dev.py #cell-35
 class OutOfBlocks(PoolFull):
@@ -191,9 +208,10 @@ class BlockPool:
         self.check_available(count)
         while len(self.free) < count:
             oldest = next(iter(self.cached))
-            del self.cached[oldest]
-            self.index.forget(oldest)
-            self.free.add(oldest)
+            for block in self.index.forget(oldest):
+                if block in self.cached:
+                    del self.cached[block]
+                    self.free.add(block)
         blocks = self.place(count, after)
         self.free.difference_update(blocks)
         for block in blocks:
@@ -311,10 +329,35 @@ class BlockPool:
         known = {entry.block: entry for entry in self.index.by_digest.values()}
         if known != self.index.by_block or set(known) & self.free or set(self.cached) - set(known):
             raise RuntimeError(f"the index knows {sorted(known)}; {parts}")
+        lost = [
+            b
+            for b, entry in known.items()
+            if entry.parent and known.get(entry.parent.block) is not entry.parent
+        ]
+        if lost:
+            raise RuntimeError(
+                f"blocks {lost} are known, but what comes before them is not: nobody finds them"
+            )
         if caches is not None:
             tables = Counter(block for cache in caches for table in cache.tables for block in table)
             if [tables[block] for block in range(self.num_blocks)] != self.references:
                 raise RuntimeError(f"the tables hold {dict(tables)}, the pool counts {self.references}")
+
+    def restore(self, references: list) -> None:
+        """After an error: these references hold again, and the rest of the books is made to agree with them.
+
+        What the index has forgotten meanwhile stays forgotten, since it may be written over already.
+        """
+        index = self.index
+        index.by_block = {b: k for b, k in index.by_block.items() if index.by_digest.get(k.digest) is k}
+        index.by_digest = {known.digest: known for known in index.by_block.values()}
+        for known in list(index.by_block.values()):
+            if known.parent and index.by_block.get(known.parent.block) is not known.parent:
+                index.forget(known.block)
+        unheld = [block for block in range(self.num_blocks) if references[block] == 0]
+        order = [block for block in (*self.cached, *unheld) if references[block] == 0 and block in index]
+        self.references, self.cached = list(references), dict.fromkeys(order, True)
+        self.free = set(unheld) - set(order)
 
     def __repr__(self):
         counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
@@ -369,7 +412,7 @@ class PagedKVCache(CacheBase):
         sizes = pool.num_layers, pool.num_heads, pool.head_dim
         super().__init__(batch_size, max_seq_len, *sizes, pool.dtype)
         self.pool, self.tables = pool, [[] for _ in range(self.batch_size)]
-        self.reserved = 0  # up to this position the blocks are kept, written or not
+        self.reserved, self.closed = 0, False  # blocks up to this position are not given back by `advance`
 
     def make_room(self, stop: int) -> None:
         """Every row has private slots for positions seq_pos to stop.
@@ -391,14 +434,63 @@ class PagedKVCache(CacheBase):
         for table, count in zip(self.tables, missing, strict=True):
             table += pool.take(count, table[-1] if table else -1)
 
-    def write(self, layer_idx, key, value) -> int:
-        """(B, H, T, D) -> seq_pos + T, after all checks, with the new keys and values in their slots."""
+    def whole(self, change, *args):
+        """-> change(*args). If it raises, tables, position and the pool's books are as they were."""
+        before, tables = dict(vars(self)), [list(table) for table in self.tables]
+        written, references = list(self.written), list(self.pool.references)
+        try:
+            return change(*args)
+        except BaseException:
+            self.__dict__ = {**before, "tables": tables, "written": written}
+            self.pool.restore(references)
+            raise
+
+    def has_room(self, stop: int) -> bool:
+        """Whether `make_room` has nothing to do."""
+        at, offset = divmod(self.seq_pos, self.pool.block_size)
+        needed = blocks_for(stop, self.pool.block_size)
+        return all(
+            len(table) >= needed and (not offset or self.pool.is_private(table[at])) for table in self.tables
+        )
+
+    def with_room(self, stop: int, change, *args):
+        """-> change(*args), with room up to stop; if blocks had to be taken and it raises, they go back."""
+        if self.closed:
+            raise ValueError(f"this cache was closed, {stop} tokens cannot be held: make another one")
+        if self.has_room(stop):
+            return change(*args)
+
+        def take_and_change():
+            self.make_room(stop)
+            return change(*args)
+
+        return self.whole(take_and_change)
+
+    def reserve(self, num_tokens: int) -> None:
+        """Take the blocks for the next `num_tokens` now, and keep them until they are committed.
+
+        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold them; nothing has
+        changed then.
+        """
+        stop = self.check_room(num_tokens)
+        needed, there = blocks_for(stop, self.pool.block_size), self.pool.num_blocks
+        if needed > there:
+            raise CacheFull(f"{stop} tokens take {needed} blocks, the pool has {there} in all")
+        self.with_room(stop, setattr, self, "reserved", max(stop, self.reserved))
+
+    def write(self, layer_idx, key, value, then):
+        """(B, H, T, D) -> then(seq_pos + T), after all checks, and with all of it in its slots."""
         key, value = self.check_new(layer_idx, key, value)
         stop = self.seq_pos + key.shape[2]
-        self.make_room(stop)
+        return self.with_room(stop, self.put, int(layer_idx), key, value, stop, then)
+
+    def put(self, layer_idx, key, value, stop, then):
+        """Write into slots that are there already -> then(stop)."""
         for row, table in enumerate(self.tables):
             self.pool.write(layer_idx, table, self.seq_pos, key[row], value[row])
-        return stop
+        answer = then(stop)
+        self.written[layer_idx] = stop
+        return answer
 
     def rows(self, layer_idx: int, num_tokens: int) -> list:
         """-> for each row its first num_tokens keys and values, (1, H, num_tokens, D) each."""
@@ -416,7 +508,7 @@ class PagedKVCache(CacheBase):
 
         Raises as `check_new`, and OutOfBlocks; nothing has changed then.
         """
-        return self.view(layer_idx, self.write(layer_idx, key, value))
+        return self.write(layer_idx, key, value, partial(self.view, layer_idx))
 
     def get(self, layer_idx) -> tuple[Tensor, Tensor]:
         """-> the committed keys and values, (B, H, seq_pos, D) each."""
@@ -425,7 +517,10 @@ class PagedKVCache(CacheBase):
     def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
         """As `attention_with_cache`, which calls it: each row of the batch for itself, through its table."""
         mask = None if mask is None else fit_mask(mask, self, query.shape)
-        stop = self.write(layer_idx, key, value)
+        return self.write(layer_idx, key, value, partial(self.attend_rows, query, layer_idx, mask))
+
+    def attend_rows(self, query, layer_idx: int, mask, stop: int) -> Tensor:
+        """(B, H, T, D) or (B, H, G, T, D) -> the same shape: each row attends to its first `stop` tokens."""
         with no_grad():
             if self.batch_size == 1:
                 return self.attend_row(0, query, layer_idx, stop, mask)
@@ -455,46 +550,45 @@ class PagedKVCache(CacheBase):
             self.pool.give_back(rest)
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens` that every layer has written. Raises ValueError if there are not so many."""
-        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
-        room = min(map(len, self.tables)) * self.pool.block_size
-        if stop > room:
-            raise ValueError(
-                f"{num_tokens} tokens after {self.seq_pos} were not written: {room} slots are held"
-            )
-        self.seq_pos = stop
-        if stop >= self.reserved:
-            self.trim()
+        """Commit `num_tokens`. Raises ValueError for more than every layer has written.
 
-    def reserve(self, num_tokens: int) -> None:
-        """Take the blocks for the next `num_tokens` now, and keep them until they are committed.
-
-        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold them; nothing has
-        changed then.
+        What a longer pass has taken that was given up is given back.
         """
-        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
-        needed, there = blocks_for(stop, self.pool.block_size), self.pool.num_blocks
-        if needed > there:
-            raise CacheFull(f"{stop} tokens take {needed} blocks, the pool has {there} in all")
-        self.make_room(stop)
-        self.reserved = max(self.reserved, stop)
+        stop = max(self.reserved, self.seq_pos + whole_number("num_tokens", num_tokens, 1))
+        if any(len(table) > blocks_for(stop, self.pool.block_size) for table in self.tables):
+            return self.whole(self.advance_and_trim, num_tokens)
+        super().advance(num_tokens)
+
+    def advance_and_trim(self, num_tokens: int) -> None:
+        """`advance`, and nothing behind it is held."""
+        super().advance(num_tokens)
+        self.reserved = 0
+        self.trim()
+
+    def go_back(self, seq_pos: int, rows: int | None = None, closed: bool = False) -> None:
+        """Keep seq_pos tokens and their blocks; for another number of rows, new tables."""
+        self.seq_pos, self.reserved, self.closed = seq_pos, 0, self.closed or closed
+        self.trim()
+        if rows is not None:
+            self.batch_size, self.tables = rows, [[] for _ in range(rows)]
 
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens. Raises ValueError if fewer are committed."""
-        self.seq_pos, self.reserved = self.check_kept(seq_pos), 0
-        self.trim()
+        self.whole(self.go_back, self.check_kept(seq_pos))
 
     def reset(self, batch_size: int | None = None) -> None:
-        """Start over with an empty cache, for another batch_size if asked. All blocks are given back."""
-        if batch_size is not None:
-            batch_size = whole_number("batch_size", batch_size, 1)
-        self.truncate(0)
-        if batch_size is not None:
-            self.batch_size, self.tables = batch_size, [[] for _ in range(batch_size)]
+        """Start over with an empty cache, for another batch_size if asked. All blocks are given back.
+
+        Raises ValueError after `close`.
+        """
+        if self.closed:
+            raise ValueError("this cache was closed, 0 tokens can be held: make another one")
+        rows = None if batch_size is None else int(whole_number("batch_size", batch_size, 1))
+        self.whole(self.go_back, 0, rows)
 
     def close(self) -> None:
-        """Give all blocks back. The cache is empty then, and may be used again."""
-        self.truncate(0)
+        """Give all blocks back, for good: the cache is empty, and takes no token any more."""
+        self.whole(self.go_back, 0, None, True)
 
     def __enter__(self):
         return self
@@ -529,8 +623,12 @@ class PagedKVCache(CacheBase):
         token is always left to be read, since its logits are wanted. Raises ValueError if seq_pos is not 0.
         """
         tokens = self.check_ids(tokens)
-        if self.seq_pos:
-            raise ValueError(f"only an empty cache can share, this one holds {self.seq_pos} tokens")
+        if self.seq_pos or self.closed:
+            raise ValueError(f"only an empty, open cache can share, this one holds {self.seq_pos} tokens")
+        return self.whole(self.find_and_hold, tokens)
+
+    def find_and_hold(self, tokens) -> int:
+        """(B, T) -> how many tokens of all rows are in known blocks, which are now in the tables."""
         longest = min(tokens.shape[1] - 1, self.max_seq_len)
         found = [self.pool.index.find(row[: max(0, longest)]) for row in tokens]
         count = min(map(len, found))
@@ -551,7 +649,7 @@ class PagedKVCache(CacheBase):
         if tokens.shape[1] != self.seq_pos:
             raise ValueError(f"{tokens.shape[1]} token ids for {self.seq_pos} committed tokens")
         for row, table in zip(tokens, self.tables, strict=True):
-            self.pool.register(row, table)
+            self.whole(self.pool.register, row, table)
 
     @property
     def capacity(self) -> int:

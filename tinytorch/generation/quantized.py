@@ -5,13 +5,14 @@ __all__ = ['GROUP_SIZE', 'LARGEST', 'top_code', 'half_below', 'choose_steps', 'q
            'pack_int4', 'unpack_int4', 'quantized_after', 'half_to_float', 'QuantizedBlocks', 'QuantizedKVCache']
 
 # %% ../../modules/18_quantized/quantized_dev.py #cell-2
+from copy import copy
+
 import numpy as np
 
 from ..core.attention import scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, wrap_result
-from .kv_cache import fit_mask
-from .window import CacheBase
+from .kv_cache import CacheBase, fit_mask
 
 # %% ../../modules/18_quantized/quantized_dev.py #cell-6
 def top_code(bits: int, symmetric: bool) -> int:
@@ -258,8 +259,8 @@ class QuantizedKVCache(CacheBase):
                 f"a group of {group_size} tokens has to wait among the newest, these are {residual_length}"
             )
         self.symmetric = symmetric
-        self.allocate()
         self.forget()
+        self.allocate()
 
     def allocate(self) -> None:
         """Make all arrays, for batch_size rows."""
@@ -279,11 +280,12 @@ class QuantizedKVCache(CacheBase):
 
     def forget(self) -> None:
         """Nothing is committed, nothing waits."""
-        self.seq_pos = self.num_quantized = 0
+        self.seq_pos, self.num_quantized = 0, 0
         self.pending, self.waiting = [None] * self.num_layers, None
 
     def arrays(self) -> list:
         """-> all arrays: codes, steps and lows, and the newest."""
+        self.settle()
         stored = [array for pair in self.blocks for blocks in pair for array in blocks.arrays()]
         return stored + [array for pair in self.newest for array in pair]
 
@@ -357,22 +359,25 @@ class QuantizedKVCache(CacheBase):
         return tuple(np.concatenate([bound, np.zeros_like(x)], axis=2) for bound, x in pairs)
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens` that every layer has written; a layer that has not holds zeros there.
+        """Commit `num_tokens`. The exact ones come into their slots later, when `settle` is called.
 
-        Raises ValueError past the end, or if a layer has written another number of tokens.
+        Raises ValueError for another number than every layer has written.
         """
-        stop = self.check_room(whole_number("num_tokens", num_tokens, 1))
+        stop = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
         for layer_idx, pending in enumerate(self.pending):
-            if pending is not None and pending[0] != num_tokens:
-                raise ValueError(f"{num_tokens} tokens to commit, layer {layer_idx} has written {pending[0]}")
-        zeros = np.zeros((self.batch_size, self.num_heads, num_tokens, self.head_dim), self.dtype)
-        for layer_idx in [i for i, pending in enumerate(self.pending) if pending is None]:
-            self.write(layer_idx, (zeros, zeros))
+            T = 0 if pending is None else pending[0]
+            if T != num_tokens:
+                raise ValueError(
+                    f"{num_tokens} tokens after {self.seq_pos} to commit, layer {layer_idx} of a cache for "
+                    f"{self.max_seq_len} has written {T}"
+                )
         full = quantized_after(stop, self.residual_length, self.group_size)
-        self.num_quantized = max(self.num_quantized, full)
-        self.seq_pos = stop
-        self.waiting, self.pending = self.pending, [None] * self.num_layers
-        self.settle()
+        self.seq_pos, self.num_quantized, self.waiting, self.pending = (
+            stop,
+            max(self.num_quantized, full),
+            self.pending,
+            [None] * self.num_layers,
+        )
 
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens, as `get` shows them. ValueError if fewer are committed.
@@ -390,13 +395,14 @@ class QuantizedKVCache(CacheBase):
                 for pair in self.blocks
             ]
         empty = [None] * self.num_layers
-        self.num_quantized, self.seq_pos, self.waiting, self.pending = whole, seq_pos, waiting, empty
-        self.settle()
+        self.seq_pos, self.num_quantized, self.waiting, self.pending = seq_pos, whole, waiting, empty
 
     def reset(self, batch_size: int | None = None) -> None:
         """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
-        super().reset(batch_size)
-        self.forget()
+        fresh = copy(self)
+        super(QuantizedKVCache, fresh).reset(batch_size)
+        fresh.forget()
+        self.__dict__ = fresh.__dict__
 
     def __repr__(self):
         return (
