@@ -9,7 +9,7 @@ import pytest
 import side_by_side
 from tinytorch.tito.process.worker import THREADS
 from tinytorch.tito.project import Project
-from toy import LAYERS, REPO, TENSOR, Toy, caches
+from toy import REPO, Toy, caches, make_toy
 
 
 def pytest_configure(config):
@@ -36,17 +36,7 @@ def repo():
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """Two modules, a package with nothing exported, and the current folder in it."""
-    root = tmp_path / "project"
-    shutil.copytree(REPO / "tinytorch" / "tito", root / "tinytorch" / "tito", ignore=caches)
-    shutil.copy(REPO / "tinytorch" / "__init__.py", root / "tinytorch")
-    shutil.copy(REPO / "pyproject.toml", root)
-    for part in ("core", "generation"):
-        (root / "tinytorch" / part).mkdir()
-        (root / "tinytorch" / part / "__init__.py").touch()
-    for name, text in (("01_tensor", TENSOR), ("02_layers", LAYERS)):
-        folder = root / "modules" / name
-        folder.mkdir(parents=True)
-        (folder / f"{name[3:]}_dev.py").write_text(text, encoding="utf-8")
+    root = make_toy(tmp_path / "project")
     monkeypatch.chdir(root)
     return Toy(project=Project(root))
 

@@ -1,6 +1,7 @@
 """A small project of two modules, for the tests of the course tool; the fixtures are in conftest.py."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,21 @@ class Toy(SimpleNamespace):
             for path in sorted(root.rglob("*"))
             if path.is_file() and "__pycache__" not in path.parts
         }
+
+
+def make_toy(root: Path) -> Path:
+    """Writes the project into a new folder -> the folder."""
+    shutil.copytree(REPO / "tinytorch" / "tito", root / "tinytorch" / "tito", ignore=caches)
+    shutil.copy(REPO / "tinytorch" / "__init__.py", root / "tinytorch")
+    shutil.copy(REPO / "pyproject.toml", root)
+    for part in ("core", "generation"):
+        (root / "tinytorch" / part).mkdir()
+        (root / "tinytorch" / part / "__init__.py").touch()
+    for name, text in (("01_tensor", TENSOR), ("02_layers", LAYERS)):
+        folder = root / "modules" / name
+        folder.mkdir(parents=True)
+        (folder / f"{name[3:]}_dev.py").write_text(text, encoding="utf-8")
+    return root
 
 
 def run(command, folder, **env):

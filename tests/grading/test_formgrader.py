@@ -24,9 +24,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from course import learnt_course
+from tinytorch.tito.instructor.bundle import fill_bundle
 from tinytorch.tito.instructor.course import prepare_course
-from tinytorch.tito.instructor.release import Course as ReleaseCourse
-from tinytorch.tito.instructor.release import fill_bundle
+from tinytorch.tito.instructor.dev_files import DevFiles
 from tinytorch.tito.project import Project
 from toy import REPO, run
 
@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("formgrader")]
 
 LABEL, NOTEBOOK = "04_losses", "losses.ipynb"
 AUTOMATIC = 90
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 WAIT = 60  # seconds for a page, on a slow machine
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
@@ -252,6 +253,14 @@ def is_solution(cell: dict) -> bool:
     return tags_of(cell).get("solution", False)
 
 
+def with_image(notebook: dict) -> dict:
+    """The notebook with an image pasted into the answer, as Jupyter does it."""
+    cell = next(cell for cell in notebook["cells"] if grade_id_of(cell) == "question-padding")
+    cell["source"] += "\n\n![scan.png](attachment:scan.png)"
+    cell["attachments"] = {"scan.png": {"image/png": DOT}}
+    return notebook
+
+
 def tito_grade(course: Path) -> dict[str, dict]:
     """`tito grade 04` -> the rows of grades.csv by student."""
     code = "from tinytorch.tito.cli import main; main()"
@@ -307,7 +316,7 @@ def graded(tmp_path_factory):
     course.submit(
         "ada", course.solved(question_padding="They would count.", question_first_loss="log V, by chance")
     )
-    course.submit("bob", course.solved("mse", question_padding="Padding is not text."))
+    course.submit("bob", with_image(course.solved("mse", question_padding="Padding is not text.")))
     course.submit("eve", course.released)
     course.rows = tito_grade(course.folder)
     assert {name: float(row["score"]) for name, row in course.rows.items()} == {
@@ -389,12 +398,14 @@ def a_mark_by_hand_stays(course, browser):
     browser.click('#main-table a[href$="/losses"]')
     open_submission(browser, "bob", "10")
     browser.find("#notebook", "Padding is not text.")
+    browser.find('#notebook img[src^="data:image/png;base64,"]')
     score = browser.find("#question-padding")
     browser.until(lambda: "needs_manual_grade" in score.get_attribute("class"), "it waits for no mark")
     score.send_keys("4", Keys.TAB)
     browser.until(lambda: mark_of(course.folder, "bob", "question-padding") == (None, 4), "no mark of 4")
 
-    course.submit("bob", course.solved("mse", "log-softmax", question_padding="Padding is not text."))
+    answered = course.solved("mse", "log-softmax", question_padding="Padding is not text.")
+    course.submit("bob", with_image(answered))
     row = tito_grade(course.folder)["bob"]
     assert [float(row[name]) for name in ("question-padding", "test-log-softmax", "score")] == [4, 18, 32]
     assert mark_of(course.folder, "bob", "question-padding") == (None, 4)
@@ -438,7 +449,7 @@ def test_validate_fails_the_released_notebook_and_passes_the_solved_one(graded, 
     """The student's bundle, its package first on the path as `pip install -e .` puts it there."""
     bundle, home = tmp_path / LABEL, tmp_path / "lab"
     project = Project(REPO)
-    fill_bundle(ReleaseCourse(project), project.module("04"), bundle, from_scratch=False)
+    fill_bundle(DevFiles(project), project.module("04"), bundle, from_scratch=False)
     assert not (bundle / "tinytorch" / "core" / "losses.py").exists()
     answered = graded.solved(question_padding="They would count.", question_first_loss="log V")
     (bundle / "solved.ipynb").write_text(json.dumps(answered), encoding="utf-8")

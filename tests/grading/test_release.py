@@ -12,9 +12,10 @@ import pytest
 from tinytorch.tito.instructor import release
 from tinytorch.tito.instructor.course import prepare_course, swap_in
 from tinytorch.tito.instructor.grading.reach import reaching
+from tinytorch.tito.instructor.handed_out import Releases
 from tinytorch.tito.instructor.leaks import Secrets, squeeze, texts_of
 from tinytorch.tito.project import TitoError
-from toy import run
+from toy import REPO, run
 
 # nbgrader and what it imports warn; the warnings are not ours to turn into errors
 pytestmark = [pytest.mark.grading, pytest.mark.filterwarnings("default")]
@@ -51,7 +52,7 @@ def course(toy):
     (root / "milestones" / "01_first" / "__pycache__").mkdir(parents=True)
     (root / "milestones" / "01_first" / "size.py").write_text(MILESTONE, encoding="utf-8")
     (root / "milestones" / "01_first" / "__pycache__" / "size.cpython-311.pyc").write_bytes(b"x")
-    shutil.copy(release.__file__.replace("tinytorch/tito/instructor/release.py", "LICENSE"), root)
+    shutil.copy(REPO / "LICENSE", root)
     (root / "tinytorch" / "pretrained").mkdir()
     (root / "tinytorch" / "pretrained" / "weights.py").write_text('"""By hand."""\n', encoding="utf-8")
     return toy
@@ -78,6 +79,18 @@ def files(folder):
     """{path: bytes}, below the folder."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_the_notebooks_of_bundles_are_remembered(unproved, tmp_path):
+    """Each that differs in what students do not change; grading measures a student's edits against them."""
+    module, text = unproved.project.module("01"), unproved.dev().read_text(encoding="utf-8")
+    for old, new in (("", ""), ("one number has", "a number has"), ("Keep the data", "Keep the numbers")):
+        unproved.dev().write_text(text.replace(old, new, 1), encoding="utf-8")
+        shutil.rmtree("out", ignore_errors=True)
+        make(unproved, "1")
+    kept = Releases(tmp_path / "course", module, unproved.project).all()
+    assert sorted("a number has" in json.dumps(notebook) for notebook in kept) == [False, True]
+    assert "BEGIN" not in json.dumps(kept)
 
 
 def test_what_a_bundle_holds(unproved):
@@ -247,7 +260,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(unproved):
     assert unproved.dev("02_layers").read_bytes() == before
     make(unproved, "2")
     (unproved.project.root / "out" / "02_layers" / ".tito" / "progress").mkdir()
-    assert "Somebody has worked in" in make(unproved, "2", ok=False)
+    assert "A student has worked in" in make(unproved, "2", ok=False)
 
 
 def test_all_makes_what_it_can_and_says_what_it_could_not(unproved):
@@ -348,7 +361,7 @@ def test_a_course_is_made_once_and_follows_the_dev_file(course, tmp_path):
     assert SOLUTION in source.read_text(encoding="utf-8") and SOLUTION not in notebook.read_text()
     assert "tinytorch" not in released["metadata"]
     names = {path.name for path in place.iterdir()}
-    assert names == {"nbgrader_config.py", "source", "release", "submitted", "gradebook.db"}
+    assert names == {"nbgrader_config.py", "source", "release", "submitted", "gradebook.db", ".tito"}
     before = files(place)
     prepare_course(course.project, module, place)
     assert files(place) == before

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tinytorch.tito.instructor.release import Course, fill_bundle, write_zip
+from tinytorch.tito.instructor.bundle import fill_bundle, write_zip
+from tinytorch.tito.instructor.dev_files import DevFiles
 from tinytorch.tito.notebook.files import read as read_notebook
 from tinytorch.tito.notebook.markers import without_markers
 from tinytorch.tito.project import Project
@@ -99,20 +100,20 @@ def solutions_of(dev_file: Path) -> dict[str, str]:
     return {cell["id"]: without_markers(cell["source"]) for cell in tagged}
 
 
-def zip_of(course: Course, number: str, folder: Path) -> Path:
+def zip_of(dev_files: DevFiles, number: str, folder: Path) -> Path:
     """The bundle's zip; the folder that it was made of is gone again."""
-    module = course.project.module(number)
-    fill_bundle(course, module, folder / module.label, from_scratch=False)
+    module = dev_files.project.module(number)
+    fill_bundle(dev_files, module, folder / module.label, from_scratch=False)
     archive = write_zip(folder / module.label, folder / f"{module.label}.zip")
     shutil.rmtree(folder / module.label)
     return archive
 
 
 def test_the_walk(tmp_path):
-    course = Course(Project(REPO))
-    module = course.project.module("15")
+    dev_files = DevFiles(Project(REPO))
+    module = dev_files.project.module("15")
     student = Student(tmp_path / "elsewhere")
-    student.unzips(zip_of(course, "15", tmp_path))
+    student.unzips(zip_of(dev_files, "15", tmp_path))
     chat = "python milestones/05_2017_transformer/vaswani_chatgpt.py"
 
     # install
@@ -162,7 +163,7 @@ def test_the_walk(tmp_path):
     assert backup.read_bytes() == before and backup.name in said
     assert "raise NotImplementedError()" in student.notebook.read_text(encoding="utf-8")
 
-    the_next_module(student, zip_of(course, "16", tmp_path))
+    the_next_module(student, zip_of(dev_files, "16", tmp_path))
 
 
 def the_next_module(student: Student, archive: Path) -> None:

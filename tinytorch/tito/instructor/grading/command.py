@@ -3,15 +3,17 @@
 import json
 import os
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import click
 
+from tinytorch.tito.instructor.course_config import advice
+from tinytorch.tito.instructor.database import recorded_students
 from tinytorch.tito.instructor.grading.course_run import grade_course
-from tinytorch.tito.instructor.grading.gradebook import recorded_students
 from tinytorch.tito.instructor.grading.needs import known_needs, learn_needs, solutions_of
 from tinytorch.tito.instructor.grading.pools import dask_pool, local_pool
-from tinytorch.tito.instructor.grading.results import summary, write_grades
+from tinytorch.tito.instructor.grading.results import read_grades, summary, write_grades
 from tinytorch.tito.instructor.grading.setup import set_up
 from tinytorch.tito.process.sandbox import Limits, Sandbox, find_bwrap
 from tinytorch.tito.project import Module, TitoError, need_package, need_project, write_text
@@ -68,6 +70,7 @@ def command(
         )
     else:
         found |= recorded_students(course)
+    read_grades(course / "grades.csv")  # before any grading: it is written at the end
     limits = Limits(cell_seconds=time_limit, wall_seconds=max(Limits.wall_seconds, 5 * time_limit))
     if not no_sandbox:
         find_bwrap()
@@ -79,7 +82,8 @@ def command(
     try:
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("preparing the course", total=None)
-            setup = set_up(project, module, course, sandbox)
+            say = partial(bar.console.print, markup=False, highlight=False)
+            setup = set_up(project, module, course, sandbox, say)
             needs, file = known_needs(setup, course)
             if needs is None:  # once, until the module or the grader changes
                 bar.update(
@@ -91,6 +95,8 @@ def command(
                 needs = learn_needs(setup, jobs, lambda: bar.advance(task))
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_text(file, json.dumps({"key": setup.secret.hex(), "needs": asdict(needs)}))
+            if said := advice(course):
+                say(said)
             setup = replace(setup, needs=needs)
             bar.update(task, visible=False)
             task = bar.add_task("students", total=len(found))

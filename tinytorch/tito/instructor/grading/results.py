@@ -1,18 +1,18 @@
 """What a grading run leaves: grades.csv and a page for each student. Neither shows a hidden test."""
 
 import csv
-import html
 import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinytorch.tito.console import count
-from tinytorch.tito.project import write_text
+from tinytorch.tito.instructor.templating import render
+from tinytorch.tito.project import TitoError, write_text
 
 GRADED, MANUAL, ABSENT = "graded", "needs manual marks", "not submitted"
 TIMED_OUT, CRASHED, REJECTED = "timed out", "crashed", "rejected"
-GRADE_COLUMNS = ("module", "student", "score", "max_score", "status", "reason", "flags", "seconds")
+GRADE_COLUMNS = ("module", "student", "score", "max_score", "status", "late", "reason", "flags", "seconds")
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Result:
     reason: str = ""
     flags: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    seconds_late: float = 0.0  # after the due date that nbgrader's gradebook knows
+    penalty: float = 0.0  # points that the course's own rule takes off for that
     parts: dict[str, PartResult] = field(default_factory=dict)
 
     @property
@@ -53,19 +55,50 @@ class Result:
         return sum(part.points for part in self.parts.values())
 
 
+def read_grades(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """grades.csv -> its columns and rows, as a spreadsheet may have saved it; nothing if there is no file.
+
+    That is with a byte order mark, with semicolons or tabs, and then perhaps with decimal commas.
+    TitoError if it cannot be read or has not the columns of a table of grades.
+    """
+    if not path.is_file():
+        return list(GRADE_COLUMNS), []
+    advice = "move it away, or save it as CSV in UTF-8"
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TitoError(f"{path} is not UTF-8 text (byte {error.start}); {advice}.") from None
+    first, _, rest = text.partition("\n")
+    if first.lower().startswith("sep="):  # a line of Excel's own
+        first, text = rest.partition("\n")[0], rest
+    mark = max(",;\t", key=first.count)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, restval="", strict=True)
+        rows, columns = list(reader), list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise TitoError(f"{path} is not a table that can be read ({error}); {advice}.") from None
+    missing = [name for name in ("module", "student") if name not in columns]
+    if missing:
+        raise TitoError(f"{path} has no column {' and no column '.join(missing)}; {advice}.")
+    longer = [number for number, row in enumerate(rows, 2) if None in row]
+    if longer:
+        raise TitoError(f"Row {longer[0]} of {path} has more than {len(columns)} values; {advice}.")
+    if mark == ";":
+        for row in rows:
+            row |= {name: re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", value) for name, value in row.items()}
+    return columns, [row for row in rows if any(row.values())]
+
+
 def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] | None = None) -> None:
     """Replaces the module's rows in grades.csv; those of other modules stay.
 
     `fresh`: only these students' rows are new, the module's other rows stay too.
     """
-    rows, columns = [], list(GRADE_COLUMNS)
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                if row.get("module") != label or (fresh is not None and row.get("student") not in fresh):
-                    rows.append(row)
-            columns += [name for name in reader.fieldnames or () if name not in columns]
+    there, rows = read_grades(path)
+    rows = [
+        row for row in rows if row["module"] != label or (fresh is not None and row["student"] not in fresh)
+    ]
+    columns = list(GRADE_COLUMNS) + [name for name in there if name not in GRADE_COLUMNS]
     for result in results:
         row = {
             "module": label,
@@ -73,6 +106,7 @@ def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] 
             "score": f"{result.score:g}",
             "max_score": f"{result.max_score:g}",
             "status": result.status,
+            "late": late(result.seconds_late),
             "reason": _one_line(result.reason),
             "flags": _one_line("; ".join(result.flags)),
             "seconds": f"{result.seconds:.1f}",
@@ -90,33 +124,18 @@ def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] 
     write_text(path, text.getvalue())
 
 
+def late(seconds: float) -> str:
+    """-> "10 d 2 h", "5 min"; "" if it was not late."""
+    if seconds <= 0:
+        return ""
+    minutes = max(1, round(seconds / 60))
+    days, hours = minutes // 1440, minutes // 60 % 24
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
 def _one_line(text: str) -> str:
     text = " ".join(text.split())[:500]
     return "'" + text if text[:1] in ("=", "+", "-", "@") else text  # a spreadsheet must not compute it
-
-
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: .4rem .6rem; text-align: left; vertical-align: top; }}
-td:nth-child(-n+3) {{ white-space: nowrap; }}
-td:last-child {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{head}</p>
-{notes}
-{table}
-</body>
-</html>
-"""
 
 
 def write_feedback(path: Path, label: str, result: Result) -> None:
@@ -127,35 +146,30 @@ def write_feedback(path: Path, label: str, result: Result) -> None:
         head += f" so far; {count(len(waiting), 'answer')} ({open_points:g} points) not marked yet"
     if result.status not in (GRADED, MANUAL):
         head += f"; {result.status}"
+    if result.seconds_late:
+        head += f"; handed in {late(result.seconds_late)} late"
+    if result.penalty:
+        head += f", which costs {result.penalty:g} points"
     notes = [result.reason] if result.reason and result.status != MANUAL else []
-    notes = "".join(f"<li>{_marked_up(note)}</li>\n" for note in notes + result.flags)
-    rows = "".join(_row(name, part) for name, part in result.parts.items())
-    table = f"<table>\n<tr><th>Part</th><th>Points</th><th>Outcome</th><th>Reason</th></tr>\n{rows}</table>"
-    if result.status == REJECTED:
-        table = "<p>Mend the notebook, save it, and hand it in again.</p>"
-    text = PAGE.format(
-        title=html.escape(f"Module {label.replace('_', ', ', 1)}: {result.student}"),
-        head=html.escape(head + "."),
-        notes=f"<ul>\n{notes}</ul>" if notes else "",
-        table=table,
+    text = render(
+        "feedback.html",
+        title=f"Module {label.replace('_', ', ', 1)}: {result.student}",
+        head=f"{head}.",
+        notes=notes + result.flags,
+        rejected=result.status == REJECTED,
+        rows=[_row(name, part) for name, part in result.parts.items()],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text))
 
 
-def _row(name: str, part: PartResult) -> str:
+def _row(name: str, part: PartResult) -> tuple[str, str, str, str]:
     points, reasons = f"{part.score:g} of {part.points:g}", [part.reason]
     if part.waits:
         points = f"- of {part.points:g}"
     elif part.by_hand is not None and part.auto is not None:
         reasons.append(f"{part.by_hand:g} points were given by hand")
-    cells = name, points, part.outcome, "\n".join(filter(None, [*reasons, part.comment]))
-    return f"<tr>{''.join(f'<td>{_marked_up(cell)}</td>' for cell in cells)}</tr>\n"
-
-
-def _marked_up(text: str) -> str:
-    """As HTML, with `code` in backticks as code."""
-    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(text))
+    return name, points, part.outcome, "\n".join(filter(None, [*reasons, part.comment]))
 
 
 def summary(results: list[Result]) -> str:

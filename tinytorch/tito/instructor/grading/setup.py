@@ -3,19 +3,20 @@
 import hashlib
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinytorch.tito.instructor.course import prepare_course
+from tinytorch.tito.instructor.handed_out import Releases
 from tinytorch.tito.notebook import files
 from tinytorch.tito.notebook.cells import cells_of
 from tinytorch.tito.process.sandbox import Sandbox
 from tinytorch.tito.project import Module, Project, TitoError, write_text
 
 TOOL = Path(__file__).parents[2]
-ROOMS = ("notebook", "process", "instructor/grading")
+ROOMS = ("notebook", "process", "instructor", "instructor/grading")
 OWN_FILES = sorted(file for room in ROOMS for file in (TOOL / room).glob("*.py"))
 
 
@@ -43,6 +44,7 @@ class Setup:
     name: str
     target: str
     released: dict
+    releases: list[dict]  # every notebook that was ever handed out
     source: dict
     tests: str  # the checkpoint's text, "" if the module has none
     package: dict[str, str]  # {path: text} of the package: earlier modules only
@@ -65,9 +67,15 @@ class Setup:
             yield root
 
 
-def set_up(project: Project, module: Module, course: Path, sandbox: Sandbox) -> Setup:
-    """Reads the course and the package of the earlier modules."""
-    release = prepare_course(project, module, course)
+def set_up(
+    project: Project,
+    module: Module,
+    course: Path,
+    sandbox: Sandbox,
+    say: Callable[[str], None] = lambda _: None,
+) -> Setup:
+    """Reads the course and the earlier modules' package; what an instructor has to know is told to `say`."""
+    release = prepare_course(project, module, course, say)
     source = course / "source" / module.label / module.notebook.name
     target = module.export_target()
     tests = project.root / "tests" / "checkpoints" / f"test_checkpoint_{module.label}.py"
@@ -82,13 +90,15 @@ def set_up(project: Project, module: Module, course: Path, sandbox: Sandbox) -> 
         if not file.is_file():
             raise TitoError(f"{file} is missing; run `tito export` first.")
     secret = hashlib.sha256()
-    for file in [source, release, *sorted(exported), *OWN_FILES, *([tests] if tests.is_file() else [])]:
+    checkpoint = [tests] if tests.is_file() else []
+    for file in [source, release, *sorted(exported), *OWN_FILES, *checkpoint]:
         secret.update(hashlib.sha256(file.read_bytes()).digest())
     return Setup(
         label=module.label,
         name=module.name,
         target=target or "",
         released=files.read(release),
+        releases=Releases(course, module, project).all(),
         source=files.read(source),
         tests=tests.read_text(encoding="utf-8") if tests.is_file() else "",
         package={

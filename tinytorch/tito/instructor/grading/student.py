@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass
 
 from tinytorch.tito.instructor.grading import submissions
+from tinytorch.tito.instructor.grading.handed_in import Refused
 from tinytorch.tito.instructor.grading.results import CRASHED, GRADED, REJECTED, TIMED_OUT, PartResult, Result
 from tinytorch.tito.instructor.grading.second_check import disagreements, run_checks
 from tinytorch.tito.instructor.grading.setup import Setup
-from tinytorch.tito.instructor.grading.submissions import Refused, Submission
+from tinytorch.tito.instructor.grading.submissions import Submission
 from tinytorch.tito.notebook.settle import Settled
 from tinytorch.tito.process.outcomes import FAILED, PASSED, Report
 from tinytorch.tito.process.sandbox import SandboxWorker
@@ -21,11 +22,11 @@ class Graded:
     notebook: dict | None = None
 
 
-def grade_one(setup: Setup, student: str, data: bytes, flags: list[str]) -> Graded:
+def grade_one(setup: Setup, student: str, data: bytes) -> Graded:
     """Grades one submission, whatever it is. Touches nothing but its own temporary files."""
     began = time.perf_counter()
     points = setup.written()
-    result = Result(student, GRADED, flags=list(flags))
+    result = Result(student, GRADED)
     result.parts = {name: PartResult(value, 0.0) for name, value in points.items()}
     notebook = None
     try:
@@ -45,7 +46,7 @@ def grade_one(setup: Setup, student: str, data: bytes, flags: list[str]) -> Grad
 
 def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
     notebook = submissions.notebook_in(data)
-    submission = submissions.check(student, notebook, setup.released, setup.source)
+    submission = submissions.check(student, notebook, setup.released, setup.source, setup.releases)
     result.flags += submission.flags
     report, ended = run_cells(setup, submission.full)
     errors = {outcome.error for outcome in report.outcomes.values()}
