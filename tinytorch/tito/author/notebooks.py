@@ -36,11 +36,11 @@ def labelled(notebook: dict) -> dict:
             named = cell.grade_id.removeprefix("test-")
             task = named if named in tasks else task
             checked = f" It checks [{task}](#{task})." if task else ""
-            label = f"##### {cell.grade_id}\n\n*{cell.points:g} points.{checked}*"
+            label = f"##### **{cell.grade_id}**\n\n*{cell.points:g} points.{checked}*"
         elif cell.is_written:
-            label = f"##### {cell.grade_id}\n\n*{cell.points:g} points, marked by a person.*"
+            label = f"##### **{cell.grade_id}**\n\n*{cell.points:g} points, marked by a person.*"
         elif cell.is_code and cell.solution:
-            task, label = cell.grade_id, f"##### {cell.grade_id}\n\n*Yours to write.*"
+            task, label = cell.grade_id, f"##### **{cell.grade_id}**\n\n*Yours to write.*"
         elif cell.is_code and directives(cell.source):
             label, explained = None if explained else EXPORT, True
         elif cell.is_code and not cell.locked and before != LOOK:
