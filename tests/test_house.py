@@ -56,3 +56,28 @@ def test_the_tool_has_no_circle():
     names = {".".join(path.relative_to(REPO).with_suffix("").parts): path for path in TITO}
     graph = {name: imports(path) & names.keys() - {name} for name, path in names.items()}
     assert list(TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+def test_rooms_are_small():
+    for path in TITO:
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 400, f"{path.relative_to(REPO)} has {len(text.splitlines())} lines"
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 200, f"{path.relative_to(REPO)}: {node.name} has {lines} lines"
+
+
+def test_no_two_things_have_one_name():
+    """Scripts that run in other processes stand alone, and each command's function is `command`."""
+    owners: dict[str, Path] = {}
+    for path in TITO:
+        if path.stem.endswith("_script"):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [getattr(node, "name", "_")] if not isinstance(node, ast.Assign) else []
+            names += [target.id for target in getattr(node, "targets", ()) if isinstance(target, ast.Name)]
+            for name in names:
+                if not name.startswith("_") and name != "command":
+                    assert name not in owners, f"{name} stands in {owners[name].name} and in {path.name}"
+                    owners[name] = path

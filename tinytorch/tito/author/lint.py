@@ -25,7 +25,7 @@ class Finding:
 
 def lint_module(module: Module, targets: dict[str, str]) -> list[Finding]:
     dev = DevFile(module, targets)
-    found = [finding for rule in (*rules_form.RULES, *rules_code.RULES) for finding in rule(dev)]
+    found = [finding for rule in (*rules_form.FORM_RULES, *rules_code.CODE_RULES) for finding in rule(dev)]
     return sorted(
         Finding(path[0] if path else dev.path, line, code, message) for line, code, message, *path in found
     )

@@ -153,7 +153,7 @@ def _used_names(cell: DevCell) -> set[str]:
     return used - bound
 
 
-RULES = (
+CODE_RULES = (
     check_tests,
     check_order,
     check_imports,

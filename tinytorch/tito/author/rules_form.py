@@ -188,7 +188,7 @@ def check_stubs(dev: DevFile) -> Found:
             yield cell.line, "stub-syntax", f"not Python without its solution: {error.msg}"
 
 
-RULES = (
+FORM_RULES = (
     check_file,
     check_folder,
     check_markdown,

@@ -53,7 +53,7 @@ c.GenerateFeedback.preprocessors = [GetGrades, ClearHiddenTests, ClearOutput, CS
     "`nbgrader generate_feedback` shows students the hidden tests",
 )
 
-EXPORT = Setting(
+EXPORT_PLUGIN = Setting(
     """\
 # `nbgrader export` writes grades.csv unless told otherwise, and that file is `tito grade`'s
 import os
@@ -67,7 +67,7 @@ c.ExportPlugin.to = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gr
 def make_config(course: Path) -> None:
     """Writes the course's configuration if there is none."""
     if not (course / NAME).exists():
-        parts = [HEAD, DATABASE, *(setting.lines for setting in (ADD_MISSING, FEEDBACK, EXPORT))]
+        parts = [HEAD, DATABASE, *(setting.lines for setting in (ADD_MISSING, FEEDBACK, EXPORT_PLUGIN))]
         write_text(course / NAME, "\n".join(parts))
 
 
@@ -98,7 +98,7 @@ def lacks(course: Path) -> list[Setting]:
         missing.append(FEEDBACK)
     targets = {str(config[name].get("to", "")) for name in ("ExportPlugin", "CsvExportPlugin")} - {""}
     if not targets or any((course / target).resolve() == course / "grades.csv" for target in targets):
-        missing.append(EXPORT)
+        missing.append(EXPORT_PLUGIN)
     return missing
 
 

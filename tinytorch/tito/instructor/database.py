@@ -69,7 +69,7 @@ def is_recorded(course: Path, module: Module) -> bool:
         raise TitoError(f"{file} is not a readable gradebook ({error}).") from None
 
 
-def back_up(course: Path) -> Path:
+def back_up_gradebook(course: Path) -> Path:
     """Copies the gradebook into the course's .tito/backups/ -> the copy."""
     folder = course / ".tito" / "backups"
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def fit_parts(course: Path, module: Module, notebook: dict) -> str:
             owned = [] if isinstance(cell, api.SourceCell) else [*cell.grades, *cell.comments]
             by_hand = [item for item in owned if _is_by_hand(item)]
             if by_hand:
-                copy = copy or back_up(course)
+                copy = copy or back_up_gradebook(course)
                 marks[cell.name] = len(by_hand)
             for item in [*owned, cell]:
                 book.db.delete(item)

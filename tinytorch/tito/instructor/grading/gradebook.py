@@ -4,7 +4,12 @@ from datetime import datetime
 from pathlib import Path
 
 from tinytorch.tito.instructor.course_config import read_config
-from tinytorch.tito.instructor.database import back_up, gradebook_file, gradebook_url, open_gradebook
+from tinytorch.tito.instructor.database import (
+    back_up_gradebook,
+    gradebook_file,
+    gradebook_url,
+    open_gradebook,
+)
 from tinytorch.tito.instructor.grading.results import GRADED, MANUAL
 from tinytorch.tito.instructor.grading.setup import Setup
 from tinytorch.tito.instructor.grading.student import Graded
@@ -86,7 +91,7 @@ class Gradebooks:
             self.book.find_submission(self.setup.label, student)
         except MissingEntry:
             return ""
-        self.copy = self.copy or back_up(self.course)
+        self.copy = self.copy or back_up_gradebook(self.course)
         self.book.remove_submission(self.setup.label, student)
         return f"it was graded before and is gone; a copy of the gradebook is .tito/backups/{self.copy.name}"
 

@@ -14,7 +14,7 @@ SIZE_LIMIT = 20_000_000  # bytes of a notebook
 ID_LENGTH = 100
 TIMESTAMP = "timestamp.txt"  # what nbgrader's own collecting leaves beside the notebook
 # left by an operating system, by Jupyter or by the collecting of submissions: nothing that was handed in
-LEFTOVERS = {"Thumbs.db", "desktop.ini", "__MACOSX", "__pycache__", TIMESTAMP}
+OF_THE_SYSTEM = {"Thumbs.db", "desktop.ini", "__MACOSX", "__pycache__", TIMESTAMP}
 
 
 class Refused(Exception):
@@ -116,7 +116,7 @@ def _like(folder: Path, module: Module) -> list[str]:
 
 
 def _is_leftover(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in LEFTOVERS
+    return path.name.startswith(".") or path.name in OF_THE_SYSTEM
 
 
 def _listed(names) -> str:
