@@ -597,9 +597,10 @@ def generate_with_cache(
     stop_token=None,
     lengths=None,
     pad_side="right",
+    **more,
 ) -> np.ndarray:
     """(B, T) ints -> (B, T + n) ints, as `model.generate`, through a cache that is gone afterwards."""
-    options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
+    options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token) | more
     if lengths is not None or pad_side != "right":
         generate = partial(generate_with_cache, model)
         return generate_ragged(generate, model, prompt, lengths, pad_side, max_new_tokens, **options)

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['PADDED', 'check_sampling', 'greedy', 'draw', 'keep_top_k', 'keep_top_p', 'check_logits', 'at_temperature', 'sample',
-           'write', 'stream', 'Recompute', 'check_tokens', 'check_stop', 'LanguageModel', 'MLP', 'TransformerBlock',
-           'GPT', 'count_parameters', 'next_token_loss', 'Padding', 'padded', 'roll_rows', 'check_lengths',
-           'generate_ragged']
+           'write', 'Chooser', 'stream', 'Recompute', 'check_tokens', 'check_stop', 'LanguageModel', 'generate_more',
+           'stop_stream', 'stream_text', 'MLP', 'TransformerBlock', 'GPT', 'count_parameters', 'next_token_loss',
+           'Padding', 'padded', 'roll_rows', 'check_lengths', 'generate_ragged']
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-2
 import math
@@ -20,12 +20,16 @@ from ..core.activations import GELU, softmax
 from ..core.attention import MultiHeadAttention, whole_number
 from ..core.autograd import no_grad
 from ..core.layers import Linear, Module, linear
-from ..core.losses import CrossEntropyLoss
+from ..core.losses import CrossEntropyLoss, log_softmax
 from ..core.normalization import LayerNorm
 from ..core.tensor import Tensor, apply, as_array
 from ..text.embeddings import Embedding
+from ..text.tokenization import StopStream, StreamDecoder
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-4
+PADDED = ContextVar("padded", default=None)  # the Padding that this thread is reading with, see there
+
+
 def check_sampling(temperature, top_k, top_p) -> None:
     """Raises ValueError or TypeError for settings that no distribution can have."""
     for name, value in (("temperature", temperature), ("top_p", 1 if top_p is None else top_p)):
@@ -143,23 +147,113 @@ def write(
         tokens = chosen[:, None]
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-31
+class Chooser:
+    """Chooses tokens as `sample` does, with wishes that need the text so far or concern single tokens.
+
+    temperature, top_k, top_p, rng: as for `sample`. repetition_penalty: above 1 makes tokens of the text
+    rarer (Keskar et al. 2019). logit_bias: {token: number to be added, -inf forbids it}. min_p: at the
+    temperature, tokens below this part of the likeliest one's probability are dropped, before top_k and top_p
+    (Nguyen et al. 2024). log_probs: a list, to which each choice adds (B,) numbers, the logarithms of the
+    probabilities that the model itself gave what was chosen, at temperature 1 and without any setting.
+    """
+
+    def __init__(
+        self,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        rng=None,
+        *,
+        min_p=None,
+        repetition_penalty=1.0,
+        logit_bias=None,
+        log_probs=None,
+        vocab_size=None,
+    ):
+        """vocab_size: for the check of logit_bias. Raises ValueError or TypeError for impossible settings."""
+        check_sampling(temperature, top_k, top_p)
+        settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=np.random.default_rng(rng))
+        self.sample = partial(sample, **settings)
+        for name, value in (
+            ("min_p", 0 if min_p is None else min_p),
+            ("repetition_penalty", repetition_penalty),
+        ):
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} should be a number, got {value!r}")
+        if min_p is not None and not 0 <= min_p <= 1:
+            raise ValueError(f"min_p should be at least 0 and at most 1, got {min_p}")
+        if not 0 < repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty should be above 0 and finite, got {repetition_penalty}")
+        self.bar = temperature * math.log(min_p) if min_p and temperature else None
+        self.penalty, self.log_probs = float(repetition_penalty), log_probs
+        self.bias = {} if logit_bias is None else dict(logit_bias)
+        for token, bias in self.bias.items():
+            if whole_number("a token of logit_bias", token, 0) >= (vocab_size or math.inf):
+                raise ValueError(f"token {token} of logit_bias is outside the vocabulary of {vocab_size}")
+            if not isinstance(bias, Real) or not bias < math.inf:
+                raise ValueError(f"the bias of token {token} should be a number below infinity, got {bias!r}")
+        self.unread, self.seen = [], None  # tokens of the text, and which of the vocabulary it holds, (B, V)
+
+    def read(self, tokens: np.ndarray) -> None:
+        """(B, T) tokens of the text before the next one; those that are padding do not count."""
+        front = PADDED.get()
+        padding = np.zeros((len(tokens), 1), int) if front is None else front.padding
+        self.unread.append(np.where(np.arange(tokens.shape[1]) < padding, -1, tokens))
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """(B, V) -> (B,): the next token of each row, which from now on belongs to the text."""
+        tokens = self.sample(self.adjust(check_logits(logits)))
+        if self.log_probs is not None:
+            chosen = log_softmax(np.asarray(logits))[np.arange(len(tokens)), tokens]
+            self.log_probs.append(chosen)
+        if self.penalty != 1:
+            self.unread.append(tokens[:, None])
+        return tokens
+
+    def adjust(self, logits: np.ndarray) -> np.ndarray:
+        """(B, V) -> (B, V): with penalty, bias and min-p; the array that comes in stays as it is."""
+        if self.penalty != 1:
+            if self.seen is None:
+                self.seen = np.zeros((len(logits), logits.shape[-1] + 1), bool)  # the last is for padding
+            for tokens in self.unread:
+                np.put_along_axis(self.seen, tokens, True, axis=1)
+            self.unread = []
+            rarer = np.where(logits > 0, logits / self.penalty, logits * self.penalty)
+            logits = np.where(self.seen[:, :-1], rarer, logits)
+        if self.bias:
+            logits = logits.copy()
+            for token, bias in self.bias.items():
+                logits[:, token] += bias
+        if self.bar is not None:
+            logits = np.where(logits >= logits.max(axis=-1, keepdims=True) + self.bar, logits, -np.inf)
+        return logits
+
+# %% ../../modules/13_transformers/transformers_dev.py #cell-33
 def stream(
-    next_logits, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
+    next_logits,
+    prompt,
+    max_new_tokens,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    rng=None,
+    stop_token=None,
+    **more,
 ) -> Iterator[np.ndarray]:
     """Yields the next token of each row, (B,), up to max_new_tokens times, chosen as in `sample`.
 
     next_logits: called with the tokens it has not seen yet, (B, T): first the whole prompt, then one token
         a row; it gives the logits of the token after them, (B, V).
     stop_token: a row that has produced it produces nothing else; when all rows have, the stream ends.
+    more: min_p, repetition_penalty, logit_bias, log_probs, as for `Chooser`.
     Raises ValueError or TypeError at once for settings out of range.
     """
-    check_sampling(temperature, top_k, top_p)
+    choose = Chooser(temperature, top_k, top_p, rng, **more)
     prompt = as_array(prompt)
     if prompt.ndim != 2 or prompt.size == 0:
         raise ValueError(f"a prompt has shape (B, T) and at least 1 token, got shape {prompt.shape}")
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 0)
-    rng = np.random.default_rng(rng)
-    choose = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
+    choose.read(prompt)
     return write(next_logits, prompt, max_new_tokens, choose, stop_token)
 
 # %% ../../modules/13_transformers/transformers_dev.py #recompute
@@ -178,7 +272,7 @@ class Recompute:
         self.tokens[:, start : self.length] = new
         return self.model.next_logits(self.tokens[:, : self.length])
 
-# %% ../../modules/13_transformers/transformers_dev.py #cell-38
+# %% ../../modules/13_transformers/transformers_dev.py #cell-40
 def check_tokens(tokens, vocab_size: int) -> np.ndarray:
     """Tokens in any form -> (B, T) integer array; one that is an array already is not copied.
 
@@ -244,16 +338,19 @@ class LanguageModel(Module):
         stop_token=None,
         lengths=None,
         pad_side="right",
+        **more,
     ) -> np.ndarray:
         """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless every row met stop_token before.
 
         Settings as in `sample`; rng: a seed or a numpy Generator. lengths, pad_side: for rows of different
-        lengths, see `generate_ragged`. Before any work, raises ValueError if the prompt is empty or holds a
-        token outside the vocabulary, if prompt and new tokens together are more than max_seq_len, or if a
-        setting is out of range, and TypeError for a wrong type.
+        lengths, see `generate_ragged`. more: min_p, repetition_penalty, logit_bias and log_probs as for
+        `Chooser`, stop_strings and their tokenizer as for `generate_more`. Before any work, raises ValueError
+        if the prompt is empty or holds a token outside the vocabulary, if prompt and new tokens together are
+        more than max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
         """
+        options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
         if lengths is not None or pad_side != "right":
-            options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
+            options |= more
             return generate_ragged(self.generate, self, prompt, lengths, pad_side, max_new_tokens, **options)
         prompt = check_tokens(prompt, self.vocab_size)
         new = whole_number("max_new_tokens", max_new_tokens, 0)
@@ -268,9 +365,69 @@ class LanguageModel(Module):
             raise ValueError(f"stop_token {stop_token} is outside the vocabulary of {self.vocab_size}")
         rng = np.random.default_rng(rng)
         prompt = prompt.astype(np.int64)
+        if more:
+            return generate_more(self, prompt, new, **options, **more)
         next_logits = self.decoder(len(prompt), total)
         tokens = stream(next_logits, prompt, new, temperature, top_k, top_p, rng, stop_token)
         return np.concatenate([prompt, *(column[:, None] for column in tokens)], axis=1)
+
+# %% ../../modules/13_transformers/transformers_dev.py #cell-43
+def generate_more(
+    model, prompt, max_new_tokens, stop_token=None, stop_strings=(), tokenizer=None, **settings
+) -> np.ndarray:
+    """(B, T) ints -> (B, T + n) ints, as `generate`, with all that `stream` takes.
+
+    stop_strings: the text ends with the token that completes one of them; for a single row, and with the
+    tokenizer that makes text of its tokens. Raises ValueError or TypeError for settings that cannot be.
+    """
+    stops = stop_stream(tokenizer, stop_strings) if stop_strings else None
+    if stops is not None and len(prompt) != 1:
+        raise ValueError(f"stop strings are looked for in 1 text, the prompt has {len(prompt)} rows")
+    settings["vocab_size"] = model.vocab_size
+    Chooser(**settings | {"log_probs": None})  # raises before the decoder begins a new text
+    next_logits = model.decoder(len(prompt), prompt.shape[1] + max_new_tokens)
+    columns = [prompt]
+    for column in stream(next_logits, prompt, max_new_tokens, stop_token=stop_token, **settings):
+        columns.append(column[:, None])
+        if stops is not None:
+            stops.feed(int(column[0]))
+            if stops.stopped:
+                break
+    return np.concatenate(columns, axis=1)
+
+
+def stop_stream(tokenizer, stop_strings) -> StopStream:
+    """-> what turns the tokens of one text into text, up to the first stop string. TypeError if it cannot."""
+    if not hasattr(tokenizer, "vocabulary"):
+        raise TypeError(f"to find {stop_strings!r} takes a tokenizer, got {type(tokenizer).__name__}")
+    return StopStream(StreamDecoder(tokenizer), stop_strings)
+
+
+def stream_text(
+    model, tokenizer, prompt: str, max_new_tokens: int, stop_token=None, stop_strings=(), **settings
+) -> Iterator[str]:
+    """Yields the text after `prompt`, as it is written; neither stop_token nor a stop string is in it.
+
+    settings: as for `stream`. Raises ValueError or TypeError at once, as `generate`.
+    """
+    tokens = check_tokens([tokenizer.encode(prompt)], model.vocab_size)
+    total = tokens.shape[1] + whole_number("max_new_tokens", max_new_tokens, 0)
+    check_stop(0, total, model.max_seq_len)
+    shown, settings["vocab_size"] = stop_stream(tokenizer, stop_strings), model.vocab_size
+    Chooser(**settings | {"log_probs": None})  # raises before the decoder begins a new text
+    new = stream(model.decoder(1, total), tokens, max_new_tokens, stop_token=stop_token, **settings)
+
+    def pieces():
+        for (token,) in new:
+            text = "" if token == stop_token else shown.feed(int(token))
+            if text:
+                yield text
+            if shown.stopped:
+                return
+        if rest := shown.finish():
+            yield rest
+
+    return pieces()
 
 # %% ../../modules/13_transformers/transformers_dev.py #mlp
 class MLP(Module):
@@ -394,10 +551,7 @@ def next_token_loss(model, tokens) -> Tensor:
         raise ValueError(f"to predict a token takes one before it: (B, 2) at least, got shape {tokens.shape}")
     return CrossEntropyLoss()(model(tokens[:, :-1]), tokens[:, 1:])
 
-# %% ../../modules/13_transformers/transformers_dev.py #cell-84
-PADDED = ContextVar("padded", default=None)  # the Padding that this thread is reading with
-
-
+# %% ../../modules/13_transformers/transformers_dev.py #cell-88
 class Padding:
     """Stands in front of a model's positions and blocks while it reads one text with pad columns in front.
 
@@ -449,7 +603,7 @@ def padded(model, padding):
         if front.seen:
             model.decoder(len(front.padding), 1)
 
-# %% ../../modules/13_transformers/transformers_dev.py #cell-86
+# %% ../../modules/13_transformers/transformers_dev.py #cell-90
 def roll_rows(tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """(B, T), (B,) -> (B, T): row b moved steps[b] columns to the right, round the end."""
     width = tokens.shape[1]
