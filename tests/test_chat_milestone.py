@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,69 @@ def test_an_interrupted_answer_leaves_a_conversation_that_goes_on(shipped, cache
     prompt = np.array([history + turn])
     want = model.generate(prompt, len(got), temperature=0)[0, prompt.shape[1] :].tolist()
     assert got == want, "the conversation goes on as if all that was said had been read at once"
+
+
+@pytest.mark.parametrize("cache", [None, "plain", "paged"])
+def test_whatever_ends_a_turn_leaves_the_conversation_as_it_was(shipped, cache):
+    model, tokenizer, _ = shipped
+    chat = Chat(model, tokenizer, cache)
+    list(chat.ask(QUESTIONS[0], temperature=0))
+    turns, steps = [list(turn) for turn in chat.turns], []
+
+    def fail(inner, x):
+        steps.append(1)
+        if len(steps) == 3:
+            raise MemoryError("no more")
+        return inner(x)
+
+    for wrong in ({"temperature": -1}, {"top_p": 0}, {"max_new_tokens": -1}, {"max_new_tokens": 1.5}):
+        with pytest.raises((ValueError, TypeError)):
+            list(chat.ask(QUESTIONS[1], **wrong))
+        assert chat.turns == turns
+    model.blocks[2].mlp.wrap("forward", fail)
+    with pytest.raises(MemoryError):
+        list(chat.ask(QUESTIONS[1], temperature=0))
+    model.blocks[2].mlp.unwrap("forward", fail)
+    assert chat.turns == turns
+    assert list(chat.ask(QUESTIONS[1], max_new_tokens=0)) == [] and chat.turns == turns
+    assert chat.answer.tokens == []
+    history = sum(turns, [])
+    list(chat.ask(QUESTIONS[1], temperature=0))
+    got = chat.answer.tokens
+    chat.close()
+    prompt = np.array([history + [chat.user, *tokenizer.encode(QUESTIONS[1]), chat.assistant]])
+    assert got == model.generate(prompt, len(got), temperature=0)[0, prompt.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("kinds", [("plain", "plain"), ("plain", None), (None, None)])
+def test_two_chats_share_a_model(shipped, kinds):
+    """Token by token in turn, each says what it would say alone."""
+    model, tokenizer, _ = shipped
+    want = []
+    for kind, question in zip(kinds, QUESTIONS, strict=False):
+        chat = Chat(model, tokenizer, kind)
+        want.append(list(chat.ask(question, max_new_tokens=12, temperature=0)))
+        chat.close()
+    chats = [Chat(model, tokenizer, kind) for kind in kinds]
+    asked = [
+        chat.ask(question, max_new_tokens=12, temperature=0)
+        for chat, question in zip(chats, QUESTIONS, strict=False)
+    ]
+    got = [list(texts) for texts in zip(*zip_longest(*asked, fillvalue=""), strict=True)]
+    assert ["".join(texts) for texts in got] == ["".join(texts) for texts in want]
+    for chat in chats:
+        chat.close()
+    assert not hasattr(model, "_kv_cache")
+
+
+def test_a_stop_string_is_not_shown(shipped):
+    model, tokenizer, _ = shipped
+    chat = Chat(model, tokenizer, "plain")
+    whole = "".join(chat.ask(QUESTIONS[0], temperature=0))
+    word = whole[5:8]
+    chat.start_over([])
+    assert "".join(chat.ask(QUESTIONS[0], temperature=0, stop_strings=word)) == whole[: whole.index(word)]
+    chat.close()
 
 
 def test_one_prompt_from_the_command_line():

@@ -178,6 +178,81 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(model):
     assert chat.ask("one?", max_new_tokens=5, temperature=0).read == len(Bytes().turn("one?"))
 
 
+@pytest.mark.parametrize("kinds", [("plain", "plain"), ("plain", None), ("int8", "paged"), (None, None)])
+def test_two_conversations_share_a_model(model, kinds):
+    """Each turn, and even each token, is what the conversation would get alone."""
+    alone = []
+    for kind, questions in zip(kinds, (QUESTIONS, QUESTIONS[::-1]), strict=True):
+        chat = Conversation(new_model(), Bytes(), 300, cache=kind)
+        alone.append([a.tokens for a in answers(chat, questions, max_new_tokens=6)])
+    one, other = (Conversation(model, Bytes(), 300, cache=kind) for kind in kinds)
+    got, interleaved = ([], []), iter(QUESTIONS[::-1])
+
+    def meanwhile(_):
+        """The other conversation asks its next question in the middle of an answer."""
+        if question := next(interleaved, None):
+            got[1].append(other.ask(question, max_new_tokens=6, temperature=0).tokens)
+
+    for question in QUESTIONS:
+        got[0].append(one.ask(question, max_new_tokens=6, temperature=0, show=meanwhile).tokens)
+    assert list(got) == alone
+    other.close()
+    assert one.ask("and?", max_new_tokens=2, temperature=0).tokens
+    one.close()
+    assert not hasattr(model, "_kv_cache")
+
+
+@pytest.mark.parametrize("cache", ["plain", "window", "paged", "int8", None])
+@pytest.mark.parametrize("at", [1, 3])
+def test_whatever_ends_a_turn_leaves_the_conversation_as_it_was(model, cache, at):
+    chat = Conversation(model, Bytes(), 150, cache=cache)
+    answers(chat, QUESTIONS[:2], max_new_tokens=12)
+    turns = [list(turn) for turn in chat.turns]
+    passes = []
+
+    def fail(inner, x):
+        passes.append(1)
+        if len(passes) == at:
+            raise MemoryError("no more")
+        return inner(x)
+
+    long = "x" * 60  # for which the oldest turn would be forgotten
+    for question in ("one?", long):
+        passes.clear()
+        model.blocks[1].mlp.wrap("forward", fail)
+        with pytest.raises(MemoryError):
+            chat.ask(question, max_new_tokens=5, temperature=0)
+        model.blocks[1].mlp.unwrap("forward", fail)
+        assert chat.turns == turns
+    for wrong in ({"temperature": -1}, {"top_p": 2}, {"max_new_tokens": -1}, {"stop_strings": [""]}):
+        with pytest.raises(ValueError):
+            chat.ask(long, **wrong)
+        assert chat.turns == turns
+    said = chat.tokens
+    again = chat.ask("so?", max_new_tokens=4, temperature=0).tokens
+    window = new_cache(cache, TWIN, 150) if cache in ("window", "int8") else None
+    if cache != "int8":  # which is read in other pieces now, and not exact
+        assert again == fresh(said + Bytes().turn("so?"), 4, window)
+
+
+@pytest.mark.parametrize("cache", ["plain", None])
+def test_no_tokens_are_no_answer(model, cache):
+    chat = Conversation(model, Bytes(), 300, cache=cache)
+    chat.ask("one?", max_new_tokens=3, temperature=0)
+    before = chat.tokens
+    answer = chat.ask("two?", max_new_tokens=0, temperature=0)
+    assert answer.tokens == [] and answer.text == "" and answer.ended == LIMIT and chat.tokens == before
+
+
+def test_a_stop_string_ends_an_answer_and_is_not_shown(model):
+    whole = Conversation(model, Bytes(), 300).ask("one?", max_new_tokens=40, temperature=0).text
+    word, shown = whole[20:23], []
+    chat = Conversation(model, Bytes(), 300)
+    answer = chat.ask("one?", max_new_tokens=40, temperature=0, stop_strings=[word], show=shown.append)
+    assert answer.text == "".join(shown) == whole[: whole.index(word)] and answer.ended == ENDED
+    assert chat.turns[-1][-2:] == Bytes().closing()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["plain", "window", "paged", None])
 def test_ctrl_c_at_any_line_leaves_a_conversation_that_goes_on(model, cache):

@@ -7,11 +7,12 @@ from time import perf_counter
 
 import numpy as np
 
-from tinytorch.caches import new_cache
+from tinytorch.caches import bring_into_play, new_cache
+from tinytorch.core.attention import whole_number
 from tinytorch.core.training import load_arrays, save_arrays
 from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
 from tinytorch.models.transformer import GPT, stream
-from tinytorch.text.tokenization import BPETokenizer, StreamDecoder
+from tinytorch.text.tokenization import BPETokenizer, StopStream, StreamDecoder
 
 FOLDER = Path(__file__).resolve().parent
 SHIPPED = FOLDER / "weights" / "chat.npz"
@@ -66,7 +67,10 @@ class Answer:
 
 
 class Chat:
-    """One conversation. With the cache a turn reads only what is new, without it the whole conversation."""
+    """One conversation. With the cache a turn reads only what is new, without it the whole conversation.
+
+    Several may share a model: each brings its own cache into play whenever the model reads for it.
+    """
 
     def __init__(self, model: GPT, tokenizer: BPETokenizer, cache: str | None):
         """cache: a name of `tinytorch.caches`, or None."""
@@ -76,8 +80,9 @@ class Chat:
         self.start_over([])
 
     def close(self) -> None:
-        """Take the cache off the model."""
-        disable_kv_cache(self.model)
+        """Take the cache off the model, if it is this conversation's."""
+        if self.cache is not None and getattr(self.model, "_kv_cache", None) is self.cache:
+            disable_kv_cache(self.model)
 
     def turn_length(self, question: str) -> int:
         """Tokens of a question with its marks."""
@@ -88,7 +93,13 @@ class Chat:
         self.turns = turns
         self.unread = [token for turn in turns for token in turn]
         self.length = 0  # tokens read so far
-        self.next_logits = self.model.decoder(1, self.model.max_seq_len)
+        bring_into_play(self.model, self.cache)
+        self.decode = self.model.decoder(1, self.model.max_seq_len)
+
+    def next_logits(self, tokens: np.ndarray) -> np.ndarray:
+        """(1, T) tokens not read yet -> (1, V), through this conversation's cache."""
+        bring_into_play(self.model, self.cache)
+        return self.decode(tokens)
 
     def make_room(self, new_tokens: int) -> int:
         """Drop the oldest turns until new_tokens and an answer fit -> how many were dropped.
@@ -108,21 +119,41 @@ class Chat:
         self.start_over(kept)
         return dropped
 
-    def ask(self, question: str, max_new_tokens: int | None = None, stop: bool = True, **sampling):
+    def ask(
+        self, question: str, max_new_tokens: int | None = None, stop: bool = True, stop_strings=(), **sampling
+    ):
         """Yields the text of each new token; `self.answer` holds the whole answer and its cost.
 
-        stop: end at the model's end token. sampling: temperature, top_k, top_p, rng, as in generate.
+        stop: end at the model's end token. stop_strings: the text ends before the first of them. sampling:
+        temperature, top_k, top_p, rng and more, as in `stream`. Ctrl-C leaves what was said; after any other
+        error, and without an answer, the conversation is as it was.
         """
+        before = list(self.turns)
+        try:
+            yield from self.turn(question, max_new_tokens, stop, stop_strings, sampling)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException:
+            self.start_over(before)
+            raise
+        if not self.answer.tokens:
+            self.start_over(before)
+
+    def turn(self, question: str, max_new_tokens: int | None, stop: bool, stop_strings, sampling: dict):
+        """The same; an error leaves a turn that has begun."""
         turn = [self.user, *self.tokenizer.encode(question), self.assistant]
+        limit = self.model.max_seq_len
+        if max_new_tokens is not None:
+            limit = whole_number("max_new_tokens", max_new_tokens, 0)
+        decoder = StopStream(StreamDecoder(self.tokenizer), stop_strings)
         self.make_room(len(turn))
         self.turns.append(turn)
         new = self.unread + turn
-        room = self.model.max_seq_len - self.length - len(new)
-        limit = room if max_new_tokens is None else min(room, max_new_tokens)
+        limit = min(limit, self.model.max_seq_len - self.length - len(new))
         end = self.end if stop else None
         tokens = stream(self.next_logits, np.array([new]), limit, stop_token=end, **sampling)
-        answer, decoder = Answer(prompt_tokens=len(new)), StreamDecoder(self.tokenizer)
-        self.answer, self.unread = answer, None
+        self.answer = answer = Answer(prompt_tokens=len(new))
+        self.unread = None
         started = perf_counter()
         try:
             for (token,) in tokens:
@@ -137,7 +168,12 @@ class Chat:
                 text = "" if token == self.end else decoder.feed(int(token))
                 answer.text += text
                 yield text
+                if decoder.stopped:
+                    return
                 started = perf_counter()  # what the caller does with the text is not the model's time
+            if rest := decoder.finish():
+                answer.text += rest
+                yield rest
         except KeyboardInterrupt:  # in the middle of a step: what it had read is uncertain, so read all again
             self.start_over(self.turns)
             raise

@@ -5,10 +5,11 @@ from time import perf_counter
 
 import numpy as np
 
-from tinytorch.caches import new_cache
-from tinytorch.generation.kv_cache import KVCache, disable_kv_cache, enable_kv_cache
-from tinytorch.models.transformer import sample
-from tinytorch.text.tokenization import StreamDecoder
+from tinytorch.caches import bring_into_play, new_cache
+from tinytorch.core.attention import whole_number
+from tinytorch.generation.kv_cache import KVCache, disable_kv_cache
+from tinytorch.models.transformer import Chooser
+from tinytorch.text.tokenization import StopStream, StreamDecoder
 
 PIECE = 256  # tokens of a long text that are read at a time
 ROOM_FOR_ANSWER = 64  # tokens: with less left, the oldest turns are forgotten first
@@ -41,7 +42,8 @@ class Answer:
 class Conversation:
     """A system message and turns, as tokens; of these, the first cache.seq_pos have been read.
 
-    turns: a list of tokens for each, the user's message, the answer and what closes it.
+    turns: a list of tokens for each, the user's message, the answer and what closes it. Several may share a
+    model: each brings its own cache into play whenever the model reads for it.
     A token is noted here before the model reads it. So an answer can break off anywhere, and what is noted
     and not yet read is read with the next turn.
     """
@@ -65,11 +67,12 @@ class Conversation:
                 f"a context of {context:,} tokens is too short: "
                 f"{len(self.opening):,} are the system message, {ROOM_FOR_ANSWER} are for an answer"
             )
-        self.cache = enable_kv_cache(model, new_cache(cache, model, context)) if cache else None
+        self.cache = new_cache(cache, model, context) if cache else None
 
     def close(self) -> None:
-        """Take the cache off the model."""
-        disable_kv_cache(self.model)
+        """Take the cache off the model, if it is this conversation's."""
+        if self.cache is not None and getattr(self.model, "_kv_cache", None) is self.cache:
+            disable_kv_cache(self.model)
 
     @property
     def tokens(self) -> list[int]:
@@ -104,16 +107,21 @@ class Conversation:
             self._forget(count)
         return count
 
-    def ask(self, question: str, show=nothing, reading=nothing, max_new_tokens=512, **sampling) -> Answer:
+    def ask(
+        self, question: str, show=nothing, reading=nothing, max_new_tokens=512, stop_strings=(), **sampling
+    ) -> Answer:
         """Ask and have show(text) called with each part of the answer -> the answer.
 
-        reading(tokens, all): called as a long text is read. sampling: as in module 13's `sample`.
+        reading(tokens, all): called as a long text is read. stop_strings: the text ends before the first of
+        them. sampling: as in module 13's `Chooser`.
         Ctrl-C ends the answer; what it was stays part of the conversation. If it had not begun, the question
-        is taken back. Raises ValueError, and changes nothing, if the question is too long or no text.
+        is taken back. Any other error leaves the conversation as it was; ValueError if the question is too
+        long or no text, and for settings out of range.
         """
-        turn = self.tokenizer.turn(question)
-        answer = Answer(forgotten=self.make_room(len(turn)))
-        begin, stream = len(turn), StreamDecoder(self.tokenizer)
+        turn, before = self.tokenizer.turn(question), list(self.turns)
+        limit, choose = whole_number("max_new_tokens", max_new_tokens, 0), Chooser(**sampling)
+        stream = StopStream(StreamDecoder(self.tokenizer), stop_strings)
+        answer, begin = Answer(forgotten=self.make_room(len(turn))), len(turn)
 
         def say(text: str) -> None:
             answer.text += text
@@ -123,9 +131,9 @@ class Conversation:
         try:
             started = perf_counter()
             answer.read = len(self.tokens) - self._seen
-            logits = self._read(reading)
-            while True:
-                turn.append(int(sample(logits, **sampling)[0]))
+            choose.read(np.array([self.tokens]))
+            while len(turn) - begin < limit and len(self.tokens) <= self.context:
+                turn.append(int(choose(self._read(reading if len(turn) == begin else nothing))[0]))
                 if len(turn) == begin + 1:
                     answer.first = perf_counter() - started
                 else:
@@ -134,18 +142,31 @@ class Conversation:
                     answer.ended = ENDED
                     break
                 say(stream.feed(turn[-1]))
-                if len(turn) - begin >= max_new_tokens or len(self.tokens) > self.context:
-                    answer.ended = CONTEXT if len(self.tokens) > self.context else LIMIT
+                if stream.stopped:
+                    answer.ended = ENDED
                     break
-                logits = self._read()
+            else:
+                answer.ended = CONTEXT if len(self.tokens) > self.context else LIMIT
             say(stream.finish())
         except KeyboardInterrupt:
-            if not isinstance(self.cache, KVCache | None):
-                self.cache.reset()  # it may have stopped between two layers: all is read again
+            self._start_again()
             say(stream.finish())
-        finally:
+            self._end_turn(turn, begin, answer)
+        except BaseException:
+            self._start_again()
+            if self.turns[:-1] != before:
+                self._rewind(len(self.opening))
+            self.turns = before
+            self._rewind(len(self.tokens))
+            raise
+        else:
             self._end_turn(turn, begin, answer)
         return answer
+
+    def _start_again(self) -> None:
+        """Have a cache that may have stopped between two layers read everything again."""
+        if not isinstance(self.cache, KVCache | None):
+            self.cache.reset()
 
     @property
     def _seen(self) -> int:
@@ -153,6 +174,7 @@ class Conversation:
 
     def _read(self, reading=nothing) -> np.ndarray:
         """Have the model read what it has not -> (1, V): the logits of the token after it."""
+        bring_into_play(self.model, self.cache)
         tokens, start = self.tokens, self._seen
         piece = PIECE if self.cache is not None else len(tokens)
         reading(0, len(tokens) - start)

@@ -26,9 +26,10 @@ try:
     from tinytorch.caches import CACHES, compared, kinds, new_cache
     from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
     from tinytorch.models.llama import Llama
-    from tinytorch.models.transformer import check_sampling, stream
+    from tinytorch.models.transformer import Chooser, stream
     from tinytorch.pretrained.gguf_file import GGUFFile
     from tinytorch.pretrained.tokenizer import ChatTokenizer
+    from tinytorch.text.tokenization import StopStream
 except ImportError as error:
     if not str(error.name).startswith("tinytorch."):
         raise
@@ -233,6 +234,24 @@ def unfinished(error: NotImplementedError) -> str:
     "--top-p", default=0.9, show_default=True, help="Draw among the likeliest that make up this much."
 )
 @click.option(
+    "--min-p",
+    type=float,
+    help="Drop what is less likely than this part of the likeliest.  [default: nothing]",
+)
+@click.option(
+    "--repetition-penalty",
+    default=1.0,
+    show_default=True,
+    help="Above 1, words that have been said become rarer.",
+)
+@click.option(
+    "--stop",
+    "stop_strings",
+    multiple=True,
+    metavar="TEXT",
+    help="End the answer before this text; may be given again.",
+)
+@click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same answers."
 )
 @click.option(
@@ -241,10 +260,12 @@ def unfinished(error: NotImplementedError) -> str:
     is_flag=True,
     help=f"{BENCH_TOKENS} tokens with the cache and without (a minute or two), and the memory used.",
 )
-def main(path, prompts, system, cache, no_cache, context, max_new_tokens, temperature, top_p, seed, do_bench):
+def main(path, prompts, system, cache, no_cache, context, max_new_tokens, seed, do_bench, **settings):
     forgiving_streams()
     try:
-        check_sampling(temperature, None, top_p)
+        stop_strings = settings.pop("stop_strings")
+        StopStream(None, stop_strings)
+        Chooser(**settings)
         if not all(prompts):
             raise ValueError("a --prompt is empty")
         if path is None:
@@ -260,7 +281,7 @@ def main(path, prompts, system, cache, no_cache, context, max_new_tokens, temper
             return
         context = min(CONTEXT_TOKENS, model.max_seq_len) if context is None else context
         chat = Conversation(model, tokenizer, context, system, None if no_cache else cache)
-        options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        options = {"max_new_tokens": max_new_tokens, "stop_strings": stop_strings, **settings}
         options["rng"] = np.random.default_rng(seed)
         if prompts:
             answer_prompts(chat, prompts, **options)

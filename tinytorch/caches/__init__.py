@@ -79,6 +79,16 @@ def new_cache(name: str, model, max_seq_len: int | None = None, batch_size: int 
     return kind.make(module, model, **sizes, **options)
 
 
+def bring_into_play(model, cache) -> None:
+    """See to it that this cache, or none if it is None, stands in front of the model, as it was left."""
+    from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
+
+    if getattr(model, "_kv_cache", None) is not cache:
+        disable_kv_cache(model)
+        if cache is not None:
+            enable_kv_cache(model, cache)
+
+
 def compared(cache: str, same: bool) -> str:
     """What to say of the tokens with and without this cache; some caches keep less than all."""
     if same:

@@ -143,15 +143,7 @@ class ChatTokenizer:
         and bytes of unassigned characters) is left out, as in transformers.
         Raises TypeError if text is no str, ValueError if it holds a lone surrogate.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"a text should be a str, got {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"character {error.start} of the text is U+{ord(text[error.start]):04X}, "
-                "half of a pair of surrogates, which is no text"
-            ) from None
+        _check_text(text)
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids) -> str:
@@ -182,8 +174,7 @@ class ChatTokenizer:
         """One whole message. ValueError for a role that is none of ROLES, TypeError if it is no text."""
         if role not in ROLES:
             raise ValueError(f"a message comes from {', '.join(ROLES)}, not from {role!r}")
-        if not isinstance(content, str):
-            raise TypeError(f"a message should be a str, got {type(content).__name__}")
+        _check_text(content)
         return [self._special(START), *self.encode(f"{role}\n{content}"), *self.closing()]
 
     def chat(self, messages, answer: bool = True) -> list[int]:
@@ -209,6 +200,19 @@ class ChatTokenizer:
         if not self.is_chatml or name not in self.special_tokens:
             raise ValueError(f"this model is not made for ChatML: its chat template has no {name}")
         return self.special_tokens[name]
+
+
+def _check_text(text) -> None:
+    """TypeError unless it is a str, ValueError with the place of what is no character in it."""
+    if not isinstance(text, str):
+        raise TypeError(f"a text should be a str, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} of the text is U+{ord(text[error.start]):04X}, "
+            "half of a pair of surrogates, which is no text"
+        ) from None
 
 
 def _listed(metadata: dict, name: str, kind: type) -> list:
