@@ -120,7 +120,7 @@ def learnt_course(folder: Path, number: str) -> Course:
             shutil.copytree(trial.folder, model.with_suffix(".new"))
             trial.submit("empty", trial.released)
             trial.grade()
-            shutil.copytree(trial.folder / ".tito", model.with_suffix(".new") / ".tito")
+            shutil.copytree(trial.folder / ".tito", model.with_suffix(".new") / ".tito", dirs_exist_ok=True)
             shutil.rmtree(model.with_suffix(".new") / ".tito" / "graded")
             model.with_suffix(".new").rename(model)
     shutil.copytree(model, folder, dirs_exist_ok=True)
