@@ -293,7 +293,8 @@ class SlidingWindowKVCache(CacheBase):
     window: how many tokens a token sees, itself included. num_sinks: of the first ones (Xiao et al. 2023,
         arXiv:2309.17453). rotary: None, and a sink is as far away as it is in the text; or the model's
         RotaryPositions, and the sinks count as if they stood right before the window, as in that paper.
-        They are the first columns: where rows are padded in front, those of a shorter row are its padding.
+        Each row has its own: if a mask (B, 1, 1, S) hides the first columns of a row, they are padding, and
+        the row's sinks are the first tokens after them, as if it were alone.
     spare: slots that the ring has beyond the window: a rewind of up to so many tokens is always exact.
     caches: list over layers of (key, value) arrays, each (B, H, num_sinks + window + spare, D); what was
         committed last may not be in them before `settle`, which `get`, `arrays` and the next pass call.
@@ -339,10 +340,12 @@ class SlidingWindowKVCache(CacheBase):
         self.gone = 0  # keys of the ring before this position are written over
         self.pending, self.pending_stop = {}, 0  # layer -> (positions, keys, values), and where they end
         self.replaced = {}  # layer -> (slot, keys, values) that a token not yet committed has taken
+        self.rows = None  # a PaddedRow for each, once a mask has shown that they are padded in front
 
     def arrays(self) -> list:
         """-> all arrays that it keeps."""
-        self.settle()
+        for cache in self.rows or [self]:
+            cache.settle()
         return [array for pair in self.caches for array in pair]
 
     @property
@@ -433,6 +436,8 @@ class SlidingWindowKVCache(CacheBase):
     def get(self, layer_idx) -> tuple[Tensor, Tensor]:
         """-> copies of the committed keys and values that the next token will see, at `positions`."""
         layer_idx = self.check_layer(layer_idx)
+        if self.rows:
+            return side_by_side([row.get(layer_idx) for row in self.rows])
         self.settle()
         ### BEGIN SOLUTION
         slots = slots_of(self.positions, self.ring, self.num_sinks)
@@ -459,6 +464,8 @@ class SlidingWindowKVCache(CacheBase):
         Raises ValueError if fewer are committed or a key before them was written over; nothing changes then.
         """
         seq_pos = self.check_kept(seq_pos)
+        if self.rows:
+            return self.truncate_rows(seq_pos)
         self.settle()
         ### BEGIN SOLUTION
         oldest = max(self.num_sinks, seq_pos - self.window + 1)
@@ -475,7 +482,7 @@ class SlidingWindowKVCache(CacheBase):
         """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
         fresh = copy(self)
         super(SlidingWindowKVCache, fresh).reset(batch_size)
-        fresh.gone, fresh.pending, fresh.pending_stop, fresh.replaced = 0, {}, 0, {}
+        fresh.gone, fresh.pending, fresh.pending_stop, fresh.replaced, fresh.rows = 0, {}, 0, {}, None
         self.__dict__ = fresh.__dict__
 
     def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
@@ -487,6 +494,9 @@ class SlidingWindowKVCache(CacheBase):
         query = query if isinstance(query, Tensor) else Tensor(query)
         first, T = self.seq_pos, query.shape[-2]
         mask = None if mask is None else fit_mask(mask, self, query.shape)
+        self.find_padding(mask, first + T)
+        if self.rows:
+            return self.attend_rows(query, *self.check_new(layer_idx, key, value), layer_idx, mask)
         with no_grad():
             keys, values = self.update(layer_idx, key, value)
             add = self.added(query.data, keys.data, mask)
@@ -496,6 +506,54 @@ class SlidingWindowKVCache(CacheBase):
         keys, values = (x.data if query.ndim == 4 else x.data[:, :, None] for x in (keys, values))
         answer = attend_in_window(query.data, keys, values, first, self.window, self.num_sinks, add)
         return wrap_result(answer)
+
+    def find_padding(self, mask, stop: int) -> None:
+        """Note which first columns of a row the mask hides, as long as the row holds nothing else."""
+        padding = [0] * self.batch_size
+        if (
+            mask is not None
+            and mask.ndim > 3
+            and mask.shape[-1] == stop
+            and mask.size == self.batch_size * stop
+        ):
+            hidden = np.c_[mask.reshape(self.batch_size, stop) < -1e29, np.zeros(self.batch_size)]
+            padding = hidden.argmin(axis=1).tolist()
+        if self.seq_pos == 0 and not (self.num_sinks and any(padding)):
+            self.rows = None
+        elif self.seq_pos == 0 and padding != [row.padding for row in self.rows or []]:
+            self.rows = [PaddedRow.of(self, row, columns) for row, columns in enumerate(padding)]
+        for row, columns in zip(self.rows or [], padding, strict=False):
+            if row.padding >= self.seq_pos:
+                row.padding = columns
+
+    def attend_rows(self, query, key, value, layer_idx, mask) -> Tensor:
+        """As `attend`: each row for itself, without its padding, for which the answer is 0."""
+        answer, stop = np.zeros_like(query.data), self.seq_pos + key.shape[2]
+        for i, row in enumerate(self.rows):
+            own, start = slice(i, i + 1), max(0, row.padding - self.seq_pos)  # its first new token
+            if start < key.shape[2]:
+                hides = np.zeros((1, stop), query.dtype) if mask is None else mask
+                hides = np.broadcast_to(hides, (*hides.shape[:-1], stop))
+                hides = hides[own if hides.ndim > 3 and len(hides) > 1 else ...][..., row.padding :]
+                new = query.data[own, ..., start:, :], key[own, :, start:], value[own, :, start:]
+                heard = row.attend(*new, layer_idx, hides if hides.any() else None)
+                answer[own, ..., start:, :] = heard.data
+        self.written[layer_idx] = stop
+        return wrap_result(answer)
+
+    def truncate_rows(self, seq_pos: int) -> None:
+        """Forget what is not committed, or everything: rows with padding are not rewound in between."""
+        if seq_pos not in (0, self.seq_pos):
+            raise ValueError(
+                f"rows that are padded in front are kept whole, {self.seq_pos} tokens, or not at all: "
+                f"{seq_pos} cannot be kept"
+            )
+        for row in self.rows:
+            row.settle()
+            row.take_back()
+        if seq_pos == 0:
+            return self.reset()
+        self.seq_pos = seq_pos
 
     def added(self, query, keys, mask):
         """-> what attend_in_window takes as `add`: the mask, and the turning that brings the sinks near."""
@@ -523,6 +581,49 @@ class SlidingWindowKVCache(CacheBase):
             return total
 
         return add
+
+
+# %% [markdown]
+"""
+A batch may hold texts of different lengths, padded in front (module 13). All rows then stand at the same column, but not at the same place of their texts: column 5 may be the first token of one row and the sixth of another. What a row keeps as its sinks, and where its ring begins, has to go by its own text. So a cache that sees padding lets each row be a small cache of its own, in the same storage. Given.
+"""
+
+
+# %%
+#| export
+class PaddedRow(SlidingWindowKVCache):
+    """One row of a cache, in its slots, as if the padding in front of it were not there."""
+
+    @classmethod
+    def of(cls, whole, place: int, padding: int) -> "PaddedRow":
+        """Row `place` of a cache that is empty, with so many columns of padding."""
+        row = copy(whole)
+        row.__class__, row.whole, row.padding, row.batch_size, row.rows = cls, whole, padding, 1, None
+        row.caches = [tuple(array[place : place + 1] for array in pair) for pair in whole.caches]
+        row.written = [0] * row.num_layers
+        row.gone, row.pending, row.pending_stop, row.replaced = 0, {}, 0, {}
+        return row
+
+    @property
+    def seq_pos(self) -> int:
+        """How much of the row's own text is committed: it moves with the whole cache."""
+        return max(0, self.whole.seq_pos - self.padding)
+
+    def find_padding(self, mask, stop) -> None:
+        """There is none any more."""
+
+
+def side_by_side(rows) -> tuple[Tensor, Tensor]:
+    """[(key, value)], (1, H, S, D) with an S of each row -> (B, H, longest, D) twice, zeros in front."""
+    longest = max(key.shape[2] for key, _ in rows)
+    return tuple(
+        wrap_result(
+            np.concatenate(
+                [np.pad(x.data, ((0, 0), (0, 0), (longest - x.shape[2], 0), (0, 0))) for x in column]
+            )
+        )
+        for column in zip(*rows, strict=True)
+    )
 
 
 # %% [markdown]
