@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -q -n logical --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -q -n logical
 MODEL := milestones/06_2024_llm/model.txt
 CHAT := milestones/05_2017_transformer/vaswani_chatgpt.py
 SMOLLM2 := milestones/06_2024_llm/smollm2_chat.py

@@ -9,7 +9,7 @@ from bank import check, right_answers, wrong_answers
 from course import Course, points
 from hostile import dishonest, harmful, unreadable
 
-pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("class")]
+pytestmark = pytest.mark.grading
 
 
 SIZE, HOSTILE = 60, 20

@@ -30,7 +30,7 @@ from tinytorch.tito.instructor.dev_files import DevFiles
 from tinytorch.tito.project import Project
 from toy import REPO, run
 
-pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("formgrader")]
+pytestmark = pytest.mark.grading
 
 
 LABEL, NOTEBOOK = "04_losses", "losses.ipynb"

@@ -16,7 +16,7 @@ from tinytorch.tito.cli import cli
 from tinytorch.tito.instructor.grading.results import Result, summary
 from toy import REPO
 
-pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("grade")]
+pytestmark = pytest.mark.grading
 
 
 HELPER = "def absolute(x):\n    return np.maximum(x, -x)"

@@ -15,7 +15,7 @@ from judging import run
 from tinytorch.tito.notebook.files import from_bytes
 from tinytorch.tito.notebook.settle import settle
 
-pytestmark = [pytest.mark.grading, pytest.mark.xdist_group("honest")]
+pytestmark = pytest.mark.grading
 
 ALL = 90
 UNUSED = "from pathlib import Path"
