@@ -47,9 +47,9 @@ def test_tokens_are_compared_until_the_first_that_differs(caches):
 
 def test_steps_leave_the_text_as_it_was(caches):
     tokens = np.random.default_rng(2).integers(0, 31, 70).tolist()
-    assert caches.fill(tokens, piece=16, room=8) == {"tokens": 70}
     caches.model.vocab_size = 2000  # the timed tokens are those of a real vocabulary
     caches.model.token_embedding.weight.data = np.zeros((2000, 24), np.float32)
+    assert caches.fill(tokens, piece=16, room=8) == {"tokens": 70}
     for name in NAMES:
         before = caches.held[name].get(1)[0].data.copy()
         said = caches.steps(name, steps=5)

@@ -99,7 +99,8 @@ class Chat:
     def next_logits(self, tokens: np.ndarray) -> np.ndarray:
         """(1, T) tokens not read yet -> (1, V), through this conversation's cache."""
         bring_into_play(self.model, self.cache)
-        return self.decode(tokens)
+        # with a cache, that of the moment: another conversation may have put its own in front meanwhile
+        return (self.decode if self.cache is None else self.model.next_logits)(tokens)
 
     def make_room(self, new_tokens: int) -> int:
         """Drop the oldest turns until new_tokens and an answer fit -> how many were dropped.

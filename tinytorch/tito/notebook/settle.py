@@ -322,12 +322,12 @@ def _needs_what_comes_later(code: list[Cell]) -> bool:
 def choose_looks(cells: list[Cell], first: int = 0) -> None:
     """A cell that only shows something runs where a cell below it uses a name that it makes.
 
-    Checks before the place `first` do not run either.
+    So do the checks before the place `first`.
     """
     used: set[str] = set()
     for cell in reversed([cell for cell in cells if cell.is_code]):
-        cell.runs = cell.role != LOOK or not used.isdisjoint(names_bound(cell.source))
-        cell.runs = cell.runs and not (cell.role == CHECK and cell.index < first)
+        only_if_used = cell.role == LOOK or (cell.role == CHECK and cell.index < first)
+        cell.runs = not only_if_used or not used.isdisjoint(names_bound(cell.source))
         if cell.runs:
             used |= names_used(cell.source)
 
