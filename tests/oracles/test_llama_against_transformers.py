@@ -106,7 +106,7 @@ def test_what_the_caches_hold_is_the_same(pair):
     ours, theirs = pair
     text, kept = tokens(2, 11), DynamicCache()
     with torch.no_grad():
-        theirs(torch.tensor(text), past_key_values=kept)
+        theirs(torch.tensor(text), cache=kept)
     cache = enable_kv_cache(ours)
     ours(text)
     for layer in range(ours.num_layers):
