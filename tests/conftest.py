@@ -5,11 +5,16 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import side_by_side
 from tinytorch.tito.process.worker import THREADS
 from tinytorch.tito.project import Project
 from toy import REPO, Toy, caches, make_toy
+
+# how long an example takes says more about the machine than about what is tested
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_configure(config):
