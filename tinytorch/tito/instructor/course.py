@@ -16,7 +16,7 @@ from tinytorch.tito.instructor.database import (
     gradebook_url,
     is_recorded,
 )
-from tinytorch.tito.instructor.handed_out import Releases, renamed
+from tinytorch.tito.instructor.handed_out import Releases
 from tinytorch.tito.notebook import files
 from tinytorch.tito.project import Module, Project, TitoError, need_package, write_text
 
@@ -50,9 +50,8 @@ def prepare_course(
         place = trial / "source" / module.label / module.notebook.name
         place.parent.mkdir(parents=True)
         write_text(place, text)
-        made = generate_release(trial, module)  # what fails, fails before the gradebook is opened
-        names = renamed(files.read(releases.file), files.read(made)) if releases.file.is_file() else {}
-        if lost := fit_parts(course, module, notebook, names):
+        generate_release(trial, module)  # what fails, fails before the gradebook is opened
+        if lost := fit_parts(course, module, notebook):
             say(lost)
         made = generate_release(trial, module, gradebook_file(course))
         if made_here:

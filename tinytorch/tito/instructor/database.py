@@ -85,12 +85,11 @@ def back_up_gradebook(course: Path) -> Path:
     return copy
 
 
-def fit_parts(course: Path, module: Module, notebook: dict, names: dict[str, str]) -> str:
+def fit_parts(course: Path, module: Module, notebook: dict) -> str:
     """Gives the gradebook the parts of `notebook` -> a sentence on the marks by hand that were lost, or "".
 
-    nbgrader does so itself as long as nothing was submitted, and refuses afterwards. A part of another name,
-    {old: new}, keeps its scores and marks; one that is gone takes them with it; a new one stands at every
-    submission, without a score.
+    nbgrader does so itself as long as nothing was submitted, and refuses afterwards. A part that is gone
+    takes its scores with it; a new one stands at every submission, without a score.
     """
     from nbgrader import api
 
@@ -102,8 +101,6 @@ def fit_parts(course: Path, module: Module, notebook: dict, names: dict[str, str
             return ""
         wanted = _parts_of(notebook)
         parts = [*recorded.grade_cells, *recorded.solution_cells, *recorded.task_cells]
-        for cell in [*parts, *recorded.source_cells]:
-            cell.name = names.get(cell.name, cell.name)
         there = {(type(cell), cell.name): cell for cell in parts}
         there |= {(api.SourceCell, cell.name): cell for cell in recorded.source_cells}
         marks, copy = {}, None
@@ -132,7 +129,8 @@ def fit_parts(course: Path, module: Module, notebook: dict, names: dict[str, str
     return (
         f"Module {module.number} no longer has parts that were marked by hand: "
         f"{', '.join(f'`{name}` ({count})' for name, count in marks.items())}. Their marks are gone from "
-        f"the gradebook; a copy of it as it was is {copy}."
+        f"the gradebook; a copy of it as it was is {copy}. If such a part was only renamed, give it its old "
+        "grade_id back and put the copy in the gradebook's place."
     )
 
 

@@ -4,13 +4,12 @@
 # changed or a part is left out afterwards, that student has edited nothing. What counts is the present
 # release; what is called an edit is measured against the release that the student had.
 
-import copy
 import hashlib
 import json
 from pathlib import Path
 
 from tinytorch.tito.notebook import files
-from tinytorch.tito.notebook.cells import Cell, cells_of
+from tinytorch.tito.notebook.cells import cells_of
 from tinytorch.tito.notebook.settle import tidy
 from tinytorch.tito.project import Module, Project, write_text
 
@@ -60,43 +59,15 @@ def _folder(state: Path, module: Module) -> Path:
 
 
 def _keep(notebook: dict, folder: Path) -> None:
-    kept = folder / f"{_hash(json.dumps(sorted(_marks(notebook))))[:16]}.ipynb"
-    if not kept.exists():
-        files.put(kept, files.text_of(notebook))
+    copy = folder / f"{_hash(json.dumps(sorted(_marks(notebook))))[:16]}.ipynb"
+    if not copy.exists():
+        files.put(copy, files.text_of(notebook))
 
 
 def nearest(notebook: dict, releases: list[dict]) -> dict:
     """The release that a student's notebook was begun with; the first of those that are equally like it."""
     own = _marks(notebook)
     return min(releases, key=lambda release: len(own ^ _marks(release)))
-
-
-def renamed(before: dict, now: dict) -> dict[str, str]:
-    """{old grade_id: new one} of the cells that are handed out under another name and otherwise as before."""
-
-    def is_alike(old: Cell, new: Cell) -> bool:
-        kinds = [(cell.is_code, cell.graded, cell.solution, tidy(cell.source)) for cell in (old, new)]
-        return kinds[0] == kinds[1]
-
-    olds, news = ({cell.grade_id: cell for cell in cells_of(one) if cell.grade_id} for one in (before, now))
-    names: dict[str, str] = {}
-    for name in [name for name in olds if name not in news]:
-        free = (new for new in news if new not in olds and new not in names.values())
-        found = next((new for new in free if is_alike(olds[name], news[new])), None)
-        names |= {name: found} if found else {}
-    return names
-
-
-def with_names(notebook: dict, names: dict[str, str]) -> dict:
-    """The notebook with other grade_ids, {old: new}."""
-    if not names:
-        return notebook
-    notebook = copy.deepcopy(notebook)
-    for cell in notebook["cells"]:
-        tags = cell["metadata"].get("nbgrader", {})
-        if tags.get("grade_id") in names:
-            tags["grade_id"] = names[tags["grade_id"]]
-    return notebook
 
 
 def _marks(notebook: dict) -> set[tuple[str, str, str]]:

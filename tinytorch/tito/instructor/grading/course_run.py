@@ -61,12 +61,6 @@ def answers_in(notebook: dict) -> dict[str, str]:
     return {cell.grade_id: json.dumps([cell.source, cell.attachments], sort_keys=True) for cell in cells}
 
 
-def as_before(now: dict[str, str], before: dict[str, str]) -> set[str]:
-    """The questions whose answers are as they were, also where a question has got another name meanwhile."""
-    gone = {answer for name, answer in before.items() if name not in now}
-    return {n for n, answer in now.items() if (before[n] == answer if n in before else answer in gone)}
-
-
 def grade_course(
     setup: Setup,
     course: Path,
@@ -92,8 +86,9 @@ def grade_course(
                 for path in (page, place):
                     path.unlink(missing_ok=True)
             elif is_id(result.student):
+                before = kept.answers(result.student)
                 now = answers_in(graded.notebook) if graded.notebook else {}
-                unchanged = as_before(now, kept.answers(result.student))
+                unchanged = {name for name, answer in now.items() if before.get(name) == answer}
                 book.record(graded, unchanged, handed.when)
                 if graded.notebook:
                     place.parent.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,7 @@ from tinytorch.tito.project import TitoError, write_text
 
 GRADED, MANUAL, ABSENT = "graded", "needs manual marks", "not submitted"
 TIMED_OUT, CRASHED, REJECTED = "timed out", "crashed", "rejected"
-GRADE_COLUMNS = (
-    *("module", "student", "score", "max_score", "status", "late", "penalty"),
-    *("reason", "flags", "seconds"),
-)
+GRADE_COLUMNS = ("module", "student", "score", "max_score", "status", "late", "reason", "flags", "seconds")
 
 
 @dataclass
@@ -110,7 +107,6 @@ def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] 
             "max_score": f"{result.max_score:g}",
             "status": result.status,
             "late": late(result.seconds_late),
-            "penalty": f"{result.penalty:g}" if result.penalty else "",  # not taken off the score
             "reason": _one_line(result.reason),
             "flags": _one_line("; ".join(result.flags)),
             "seconds": f"{result.seconds:.1f}",

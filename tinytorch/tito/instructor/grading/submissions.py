@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tinytorch.tito.instructor.grading.handed_in import Refused
 from tinytorch.tito.instructor.grading.reach import reaching
-from tinytorch.tito.instructor.handed_out import nearest, renamed, with_names
+from tinytorch.tito.instructor.handed_out import nearest
 from tinytorch.tito.notebook import files
 from tinytorch.tito.notebook.markers import is_exported
 from tinytorch.tito.notebook.settle import Settled, settle
@@ -47,10 +47,10 @@ def check(
     `released` is what students are given now, `source` the same with hidden tests (and solutions), `releases`
     what they were given earlier: what was repaired is told as of the release that this student had.
     """
-    had = nearest(notebook, [released, *releases])
-    settled = settle(with_names(notebook, renamed(had, released)), released)
+    settled = settle(notebook, released)
     if not settled.found:
         raise Refused("none of its cells is a graded cell of this module: is it another notebook?")
+    had = nearest(notebook, [released, *releases])
     flags = list((settled if had is released else settle(notebook, had)).notes)
     kernel = notebook.get("metadata", {})
     kernel = kernel.get("kernelspec", {}) if isinstance(kernel, dict) else {}
