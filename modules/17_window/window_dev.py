@@ -481,8 +481,8 @@ class SlidingWindowKVCache(CacheBase):
     def reset(self, batch_size: int | None = None) -> None:
         """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
         fresh = copy(self)
-        super(SlidingWindowKVCache, fresh).reset(batch_size)
         fresh.gone, fresh.pending, fresh.pending_stop, fresh.replaced, fresh.rows = 0, {}, 0, {}, None
+        super(SlidingWindowKVCache, fresh).reset(batch_size)
         self.__dict__ = fresh.__dict__
 
     def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:

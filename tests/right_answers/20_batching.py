@@ -189,17 +189,17 @@ RIGHT = [
             """,
             "ContinuousBatch.admit": """
                 while len(self.waiting) > 0 and self.max_requests > len(self.running):
-                    request = self.waiting.popleft()
+                    first = self.waiting[0]
                     try:
-                        self.open_cache(request)
+                        self.open_cache(first)
                     except FAILURES as error:
-                        self.release(request)
+                        self.release(first)
                         if not self.waiting_helps(error):
-                            request.error = error
+                            first.error = error
+                            self.waiting.popleft()
                             continue
-                        self.waiting.appendleft(request)
                         break
-                    self.running.append(request)
+                    self.running.append(self.waiting.popleft())
             """,
             "ContinuousBatch.retire": """
                 stay, leave = [], []
