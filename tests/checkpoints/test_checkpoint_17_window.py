@@ -737,3 +737,19 @@ def test_bad_input_changes_nothing():
             call()
         assert cache.seq_pos == before[0] and cache.batch_size == B
         assert all(np.array_equal(a, b) for a, b in zip(cache.arrays(), before[1], strict=True))
+
+
+def test_a_token_written_twice_leaves_what_lay_in_its_slot():
+    """The second attempt must not take the first one for the key that it forgets."""
+    rng = np.random.default_rng(3)
+    cache = SlidingWindowKVCache(1, 20, num_layers=1, num_heads=1, head_dim=2, window=3)
+    pairs = [tuple(rng.normal(size=(1, 1, 1, 2)).astype(np.float32) for _ in range(2)) for _ in range(8)]
+    for pair in pairs[:6]:
+        cache.update(0, *pair)
+        cache.advance()
+    before = [np.array(x.data) for x in cache.get(0)]
+    for pair in pairs[6:]:
+        cache.update(0, *pair)
+    cache.truncate(6)
+    for now, old in zip(cache.get(0), before, strict=True):
+        assert np.array_equal(now.data, old), f"the oldest kept token should be back: {old}, got {now.data}"

@@ -40,12 +40,6 @@ WRONG = [
         new="            pass\n",
     ),
     Wrong(
-        name="written a second time, the first attempt is taken for what lay there",
-        part="test-write-one",
-        old="        if layer_idx not in self.replaced:\n",
-        new="        if True:\n",
-    ),
-    Wrong(
         name="spare slots are forgotten when a slot is chosen",
         part="test-write-one",
         old="slots_of(self.seq_pos, self.ring, self.num_sinks)",

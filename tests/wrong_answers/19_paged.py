@@ -124,12 +124,6 @@ WRONG = [
         new="            for block in [oldest]:\n",
     ),
     Wrong(
-        name="what can be found no more stays cached",
-        part="test-take",
-        old="            for block in self.index.forget(oldest):\n",
-        new="            for block in self.index.forget(oldest)[:1]:\n",
-    ),
-    Wrong(
         name="a cached block that is shared again can still be evicted",
         part="test-hold",
         old="            self.cached.pop(block, None)\n",

@@ -58,12 +58,6 @@ WRONG = [
         new="if self.error is not None or self.text_stopped:",
     ),
     Wrong(
-        name="a stop string stops nothing",
-        part="test-done",
-        old="if self.cancelled or self.error is not None or self.text_stopped:",
-        new="if self.cancelled or self.error is not None:",
-    ),
-    Wrong(
         name="of several stop tokens one is looked for",
         part="test-done",
         old="self.tokens[-1] in self.stop_tokens)",
