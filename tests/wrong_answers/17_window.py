@@ -40,12 +40,6 @@ WRONG = [
         new="            pass\n",
     ),
     Wrong(
-        name="spare slots are forgotten when a slot is chosen",
-        part="test-write-one",
-        old="slots_of(self.seq_pos, self.ring, self.num_sinks)",
-        new="slots_of(self.seq_pos, self.window, self.num_sinks)",
-    ),
-    Wrong(
         name="of a long prompt only a window is kept, the spare slots stay as they were",
         part="test-join",
         old="self.pending_stop, self.ring, self.num_sinks)",
