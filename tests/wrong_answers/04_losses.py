@@ -40,12 +40,6 @@ WRONG = [
         new="return (difference * difference).mean() / 2",
     ),
     Wrong(
-        name="small integers are shifted as integers",
-        part="test-log-softmax",
-        old="    x = as_floats(x)\n",
-        new="",
-    ),
-    Wrong(
         name="log_softmax overflows",
         part="test-log-softmax",
         old="    shifted = x - x.max(axis=axis, keepdims=True)\n",
