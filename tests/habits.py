@@ -43,7 +43,7 @@ ENDS = [
     "%timeit 1 + 1",
     "%time the_time_of_mine = 1",
     "# a note to myself",
-    "assert True is not False",
+    "assert 2 < 3",
     "{'a': 1}",
 ]
 TOPS = ["%%time", "%%capture", "%%timeit -n 1 -r 1"]

@@ -17,7 +17,6 @@ from tinytorch.tito.notebook.markers import (
     all_directives,
     is_answered,
     replaced,
-    target_of,
 )
 from tinytorch.tito.notebook.python import (
     defines,
@@ -45,10 +44,6 @@ class Settled:
     found: int = 0  # so many of the cells with a label were found in what was handed in
     elsewhere: set[str] = field(default_factory=set)  # questions whose answer seems to stand below its place
 
-    @property
-    def target(self) -> str | None:
-        return target_of(self.given)
-
     def notebook(self) -> dict:
         """The cells as a notebook without outputs."""
         return files.of_cells(
@@ -74,9 +69,6 @@ class Settled:
         """{index: source} of the code that is not as it was handed out."""
         given = {tidy(cell["source"]) for cell in self.given["cells"]}
         return {c.index: c.source for c in self.cells if c.is_code and tidy(c.source) not in given}
-
-    def find(self, grade_id: str) -> Cell:
-        return next(cell for cell in self.cells if cell.grade_id == grade_id)
 
 
 def settle(notebook: dict, given: dict) -> Settled:
