@@ -20,7 +20,7 @@ from goals import CACHE_FILES, CACHE_GOALS, CHAT_GOALS, GOALS, Goal, cache_lines
 from memory import peak_bytes
 from ours import Cached, Uncached
 from parts import BATCHES, CONTEXTS, LENGTHS, PARTS, PROMPTS, piece_by_piece
-from plain_numpy import Plain, gpt2
+from plain_numpy import Plain, PlainCached, gpt2, one_more
 from plan import FOLDER, ROOT, Job, Plan, Worker, WorkerFailed, in_turn, ratio
 from shapes import SHAPES, text, weight_numbers
 from tinytorch.models.transformer import GPT
@@ -98,6 +98,14 @@ def test_the_plain_numpy_baseline_is_the_same_model():
     np.testing.assert_allclose(got, model(tokens).data[0], rtol=1e-4, atol=1e-5)
     want = model.generate(tokens, 20, temperature=0)[0, 16:]
     assert [token for (token,) in plain.generate(16, 20)["tokens"]] == want.tolist()
+
+
+def test_the_plain_numpy_baseline_with_a_cache_is_the_same_model():
+    plain, tokens = PlainCached("tiny"), text("tiny", 16)[0]
+    cache = np.zeros((4, 2, 4, 16, 32), np.float32)
+    got = [one_more(token, i, plain.weights, 4, 4, cache) for i, token in enumerate(tokens)]
+    np.testing.assert_allclose(got, gpt2(tokens, plain.weights, 4, 4), rtol=1e-4, atol=1e-5)
+    assert plain.decode(256, 6)["tokens"] == Cached("tiny").decode(256, 6)["tokens"]
 
 
 def test_cached_and_uncached_write_the_same():

@@ -88,7 +88,8 @@ def mean_square(x: np.ndarray) -> np.ndarray:
     x = as_floats(x)
     with np.errstate(over="ignore"):
         total = np.vecdot(x, x)
-    if not math.isfinite(total.max(initial=0) if total.ndim else total):
+        fits = math.isfinite(total.sum())
+    if not fits:
         total = np.vecdot(x, x, dtype=np.float64)
     return column(total) / x.shape[-1]
 

@@ -1286,11 +1286,12 @@ class Weights:
     """
 
     def __init__(self, model):
-        self.parameters = list(model.parameters()) if hasattr(model, "parameters") else []
+        parameters = model.parameters() if hasattr(model, "parameters") else []
+        self.middles = [(p, p.data.size // 2) for p in parameters]
 
     def sample(self) -> tuple:
         """-> the numbers, as they are now."""
-        return tuple(p.data.item(p.data.size // 2) for p in self.parameters)
+        return tuple([p.data.item(middle) for p, middle in self.middles])
 
     def check(self, cache) -> None:
         """Before a pass: note the weights in an empty cache; ValueError if a filled one has others."""

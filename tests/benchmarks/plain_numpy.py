@@ -72,3 +72,43 @@ class Plain:
     def generate(self, prompt: int, new: int) -> dict:
         """A greedy generation of `new` tokens after `prompt` given ones."""
         return timed(perf_counter(), self.tokens(prompt, new))
+
+
+def one_more(token, position, w, layers, heads, cache):
+    """One token after `position` cached ones -> its logits (V,). cache: (layers, 2, heads, longest, D)"""
+    x = w["token_embedding.weight"][token] + w["position_embedding.weight"][position]
+    for i in range(layers):
+        b = f"blocks.{i}."
+        h = layer_norm(x, w[f"{b}norm1.weight"], w[f"{b}norm1.bias"])
+        q, k, v = (
+            (h @ w[f"{b}attention.{p}_proj.weight"] + w[f"{b}attention.{p}_proj.bias"]).reshape(heads, 1, -1)
+            for p in "qkv"
+        )
+        keys, values = cache[i, :, :, : position + 1]
+        keys[:, position:], values[:, position:] = k, v
+        seen = softmax(q @ keys.swapaxes(-1, -2) / math.sqrt(q.shape[-1])) @ values
+        x = x + seen.reshape(-1) @ w[f"{b}attention.out_proj.weight"] + w[f"{b}attention.out_proj.bias"]
+        h = layer_norm(x, w[f"{b}norm2.weight"], w[f"{b}norm2.bias"])
+        h = gelu(h @ w[f"{b}mlp.up.weight"] + w[f"{b}mlp.up.bias"])
+        x = x + h @ w[f"{b}mlp.down.weight"] + w[f"{b}mlp.down.bias"]
+    return layer_norm(x, w["norm.weight"], w["norm.bias"]) @ w["token_embedding.weight"].T
+
+
+class PlainCached(Plain):
+    """The same with a cache, and no check of anything: what decoding takes without a library."""
+
+    def decode(self, context: int, new: int) -> dict:
+        """`new` greedy tokens, the first of them after `context` cached ones, made up as for our own."""
+        vocab, wide, layers, heads = SHAPES[self.shape]
+        cache = np.zeros((layers, 2, heads, context + new, wide // heads), np.float32)
+        cache[..., : context - 1, :] = np.random.default_rng(0).standard_normal(
+            (heads, context - 1, wide // heads), dtype=np.float32
+        )
+        return timed(perf_counter(), self.follow(text(self.shape, 1)[0, 0], context - 1, new, cache))
+
+    def follow(self, token: int, position: int, new: int, cache):
+        """Yields greedy tokens, (1,) each, after `token`, which stands at `position`."""
+        _, _, layers, heads = SHAPES[self.shape]
+        for place in range(position, position + new):
+            token = int(one_more(token, place, self.weights, layers, heads, cache).argmax())
+            yield [token]

@@ -202,6 +202,8 @@ def _child():
         events.write(json.dumps(event) + "\n")
         events.flush()
 
+    # OpenBLAS's, of finite numbers too: as in tinytorch/__init__.py, which not every notebook imports
+    warnings.filterwarnings("ignore", "invalid value encountered in (matmul|dot)", RuntimeWarning)
     for line in jobs:
         with warnings.catch_warnings():
             _run_job(json.loads(line), send)
