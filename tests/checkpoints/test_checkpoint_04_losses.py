@@ -62,6 +62,13 @@ def test_log_softmax_of_masked_logits():
     assert np.array_equal(got[1], [-np.inf, -np.inf, 0])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+def test_log_softmax_of_whole_numbers(dtype):
+    """Two that are further apart than a byte's half."""
+    row = np.array([100, 100, 0] if dtype is np.uint8 else [100, 100, -100]).astype(dtype)
+    np.testing.assert_allclose(log_softmax(row), exact_log_softmax(row), rtol=1e-6)
+
+
 # --------------------------------------------------------------------------------------------- cross entropy
 
 
@@ -187,6 +194,13 @@ def test_mse_against_a_slow_loop(shape, seed):
         got = MSELoss()(*pair)
         assert isinstance(got, Tensor) and got.shape == () and got.dtype == np.float32
         assert float(got) == pytest.approx(want, rel=1e-5, abs=1e-7)
+
+
+def test_mse_of_bytes():
+    """As of pictures, whose difference fits into no byte, nor does its square."""
+    for kind in (np.uint8, np.int8):
+        a, b = np.array([0, 127], kind), np.array([100, 0], kind)
+        assert float(MSELoss()(a, b)) == pytest.approx((100**2 + 127**2) / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("shapes", [((3,), (3, 1)), ((2, 3), (3, 2)), ((4,), ()), ((0,), (0,))])

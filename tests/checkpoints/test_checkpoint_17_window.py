@@ -747,9 +747,9 @@ def test_a_token_written_twice_leaves_what_lay_in_its_slot():
     for pair in pairs[:6]:
         cache.update(0, *pair)
         cache.advance()
-    before = [np.array(x.data) for x in cache.get(0)]
     for pair in pairs[6:]:
-        cache.update(0, *pair)
-    cache.truncate(6)
-    for now, old in zip(cache.get(0), before, strict=True):
-        assert np.array_equal(now.data, old), f"the oldest kept token should be back: {old}, got {now.data}"
+        cache.update(0, *pair)  # in the slot of token 3
+    cache.truncate(5)  # the next token sees 3 and 4
+    for got, *kept in zip(cache.get(0), *pairs[3:5], strict=True):
+        want = np.concatenate(kept, axis=2)
+        assert np.array_equal(got.data, want), f"token 3 should be back: {want}, got {got.data}"

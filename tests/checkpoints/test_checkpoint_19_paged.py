@@ -158,6 +158,40 @@ def test_the_index_finds_nothing_but_what_is_there(digest):
 # the pool
 
 
+def test_a_text_does_not_forget_its_own_beginning():
+    """Whose pieces all have one digest: the first stays known, the rest is not."""
+    index = PrefixIndex(1, lambda parent, tokens: b"the same")
+    index.add([1, 2, 3], [0, 1, 2])
+    assert index.find([1, 2, 3]) == [0] and len(index) == 1 and 0 in index
+    index = PrefixIndex(1)
+    index.add([1, 2, 3], [0, 1, 0])  # one block cannot hold two pieces
+    assert index.find([1, 2, 3]) == [0, 1] and len(index) == 2
+
+
+def test_what_follows_a_forgotten_block_is_forgotten_too():
+    index = PrefixIndex(2)
+    index.add([1, 2, 3, 4, 5, 6], [4, 0, 2])
+    index.add([1, 2, 3, 4, 7, 8], [4, 0, 3])
+    index.add([1, 2, 9, 9], [4, 1])
+    assert sorted(index.forget(0)) == [0, 2, 3]
+    assert len(index) == 2 and [block in index for block in range(5)] == [False, True, False, False, True]
+    assert index.find([1, 2, 3, 4]) == [4] and index.find([1, 2, 9, 9]) == [4, 1]
+    assert index.forget(0) == []
+
+
+def test_what_can_be_found_no_more_is_free():
+    """The second piece of one text comes after the first of another, which is given back before it."""
+    pool = new_pool(4)
+    first, second = pool.take(1), pool.take(2)
+    pool.register([1, 2, 3], first)
+    pool.register([1, 2, 3, 4, 5, 6], second)
+    pool.give_back(first)
+    pool.give_back(second)
+    assert list(pool.cached) == [first[0], second[1]] and len(pool.free) == 2
+    pool.take(3)
+    assert not pool.cached and len(pool.free) == 1 and len(pool.index) == 0
+
+
 def test_the_pool_takes_its_sizes_seriously():
     pool = new_pool()
     assert [array.shape for array in pool.arrays()] == [(H, 8 * SIZE, D)] * (2 * L)
@@ -294,6 +328,17 @@ def test_all_layers_share_one_table_and_a_repeated_update_takes_nothing():
     cache.update(0, *new_pair(1, 2))
     cache.advance(1)
     assert pool.counts()["held"] == 2, "what a longer step that was given up had taken comes back"
+    pool.check([cache])
+
+
+def test_a_longer_second_attempt_takes_only_what_is_missing():
+    pool = new_pool(2)
+    cache = PagedKVCache(pool)
+    cache.update(0, *new_pair(1))
+    for layer_idx in range(L):
+        cache.update(layer_idx, *new_pair(SIZE + 1))
+    assert len(cache.tables[0]) == 2 == len(set(cache.tables[0]))
+    cache.advance(SIZE + 1)
     pool.check([cache])
 
 

@@ -24,6 +24,7 @@ from tinytorch.generation.batch import (
 from tinytorch.generation.kv_cache import (
     CacheFull,
     KVCache,
+    PoolFull,
     cache_bytes,
     cache_sizes,
     disable_kv_cache,
@@ -209,6 +210,43 @@ def test_a_stop_token_in_the_prompt_stops_nothing(model):
     assert request.tokens == want
     assert other.tokens == alone(model, [1, stop], 5, temperature=0, stop_token=stop)
     assert len(other.tokens) > 2
+
+
+def test_each_of_several_stop_tokens_stops(model):
+    prompt = PROMPTS[0]
+    whole = alone(model, prompt, 12, temperature=0)
+    new = whole[len(prompt) :]
+    for stop in set(new):
+        want = whole[: len(prompt) + new.index(stop) + 1]
+        for other in {*range(V)} - {*new}:  # below it and above it
+            batch = ContinuousBatch(model)
+            request = batch.add(prompt, 12, temperature=0, stop_tokens=[other, stop])
+            finish(batch)
+            assert request.tokens == want and request.finish_reason == "stop"
+
+
+class Letters:
+    """The simplest stream: token 0 is an a, 1 a b."""
+
+    def feed(self, token_id):
+        return chr(ord("a") + token_id)
+
+    def finish(self):
+        return ""
+
+
+def test_a_stop_string_stops_and_is_not_shown(model):
+    prompt = PROMPTS[0]
+    whole = alone(model, prompt, 12, temperature=0)
+    text = "".join(map(Letters().feed, whole[len(prompt) :]))
+    for end in (2, 5, 9):
+        stop = text[end - 2 : end]
+        first = text.index(stop)
+        batch = ContinuousBatch(model)
+        request = batch.add(prompt, 12, temperature=0, stop_strings=[stop], stream=Letters())
+        finish(batch)
+        assert request.tokens == whole[: len(prompt) + first + 2], "nothing is written after it"
+        assert request.text == text[:first] and request.finish_reason == "stop"
 
 
 def test_more_tokens_in_a_step_than_the_model_has_positions(model):
@@ -491,6 +529,29 @@ def test_who_gets_no_cache_waits_if_others_will_give_memory_back():
     assert batch.running == requests[:1] and list(batch.waiting) == requests[1:], "in their order"
     finish(batch)
     assert [r.tokens for r in requests] == [alone(model, [i], 3, temperature=0) for i in range(3)]
+
+
+def test_who_waits_for_room_holds_no_cache():
+    """Its cache was made and found no room: it is closed, and another one is made when there may be some."""
+    model, made = MODELS["gpt"], []
+
+    class Small(GluedCache):
+        def reserve(self, num_tokens):
+            if sum(not cache.closed for cache in made) > 1:
+                raise PoolFull(f"no room for {num_tokens} tokens")
+
+    def make(request):
+        made.append(Small())
+        return made[-1]
+
+    batch = ContinuousBatch(model, make, max_requests=2)
+    requests = [batch.add([i], 3, temperature=0) for i in range(2)]
+    batch.step()
+    assert batch.running == requests[:1] and list(batch.waiting) == requests[1:]
+    assert requests[1].cache is None and made[1].closed == 1
+    finish(batch)
+    assert [r.tokens for r in requests] == [alone(model, [i], 3, temperature=0) for i in range(2)]
+    assert all(cache.closed == 1 for cache in made)
 
 
 def test_a_cache_of_another_model_is_a_mistake_of_the_program():

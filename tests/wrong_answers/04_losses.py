@@ -40,6 +40,18 @@ WRONG = [
         new="return (difference * difference).mean() / 2",
     ),
     Wrong(
+        name="bytes are subtracted as bytes",
+        part="test-mse",
+        old="prediction, target = floats(prediction), floats(target)",
+        new="prediction, target = Tensor(prediction), Tensor(target)",
+    ),
+    Wrong(
+        name="small integers are shifted as integers",
+        part="test-log-softmax",
+        old="    x = as_floats(x)\n",
+        new="",
+    ),
+    Wrong(
         name="log_softmax overflows",
         part="test-log-softmax",
         old="    shifted = x - x.max(axis=axis, keepdims=True)\n",

@@ -40,6 +40,12 @@ WRONG = [
         new="            pass\n",
     ),
     Wrong(
+        name="written a second time, the first attempt is taken for what lay there",
+        part="test-write-one",
+        old="        if layer_idx not in self.replaced:\n",
+        new="        if True:\n",
+    ),
+    Wrong(
         name="of a long prompt only a window is kept, the spare slots stay as they were",
         part="test-join",
         old="self.pending_stop, self.ring, self.num_sinks)",

@@ -58,6 +58,18 @@ WRONG = [
         new="if self.error is not None or self.text_stopped:",
     ),
     Wrong(
+        name="a stop string stops nothing",
+        part="test-done",
+        old="if self.cancelled or self.error is not None or self.text_stopped:",
+        new="if self.cancelled or self.error is not None:",
+    ),
+    Wrong(
+        name="of several stop tokens one is looked for",
+        part="test-done",
+        old="self.tokens[-1] in self.stop_tokens)",
+        new="self.tokens[-1] == min(self.stop_tokens, default=None))",
+    ),
+    Wrong(
         name="always the likeliest token",
         part="test-take",
         old="(token,) = self.choose(logits[None])",
@@ -198,6 +210,12 @@ WRONG = [
         new="                if self.waiting_helps(error):\n                    self.waiting.rotate(-1)\n"
         "                    if request.failing != self.waiting[0].failing:\n"
         "                        continue\n                    break\n",
+    ),
+    Wrong(
+        name="who does not join keeps its cache",
+        part="test-admit",
+        old="                self.release(request)\n                if self.waiting_helps",
+        new="                if self.waiting_helps",
     ),
     Wrong(
         name="nobody gives the memory back",
