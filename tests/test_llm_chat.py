@@ -192,7 +192,10 @@ def test_a_folder_is_a_model_too(tmp_path, smollm2):
     save_file(arrays, tmp_path / "model.safetensors")
     tokenizer._tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    template = "{{ '<|im_start|>' }}{{ '<|im_end|>' }}"
+    template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
     (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
     done = run_script(
         "--model", str(tmp_path), "--prompt", "Hi", "--temperature", "0", "--max-new-tokens", "5"

@@ -57,8 +57,24 @@ One float64 is enough to undo this: NumPy gives `float32 + float64` in float64, 
 - an array that already has the right type is returned without a copy: `astype(..., copy=False)`;
 - text, `None`, complex numbers and other objects raise a `TypeError` that names the type found. `array.dtype.kind` is `"f"` for floats, `"i"` and `"u"` for integers, `"b"` for booleans. The same holds for the `dtype` asked for.
 
-About 6 lines.
+About 6 lines. One check is given: a list of tensors that want gradients, which you will meet in module 05, would lose them here without a word.
 """
+
+
+# %%
+#| export
+def check_gradients(data) -> None:
+    """Raises TypeError for a list of tensors that want gradients: an array of their numbers has none."""
+    if set(map(type, data)) <= {int, float, bool}:
+        return
+    for item in data:
+        if isinstance(item, (list, tuple)):
+            check_gradients(item)
+        elif getattr(item, "requires_grad", False):
+            raise TypeError(
+                f"a list of {len(data)} tensors would lose their gradients: stack(tensors) keeps them, "
+                "tensor.data gives plain numbers"
+            )
 
 
 # %% nbgrader={"grade": false, "grade_id": "as-array", "locked": false, "schema_version": 3, "solution": true}
@@ -67,8 +83,11 @@ def as_array(data, dtype=None) -> np.ndarray:
     """Any numbers -> an array: floats in float32, integers and booleans as they are.
 
     dtype: asks for another type, np.float64 for instance. An array that has the right type is not copied.
-    Raises TypeError for anything that is not real numbers, ValueError for rows of different lengths.
+    Raises TypeError for anything that is not real numbers and for lists of tensors that want gradients,
+    ValueError for rows of different lengths.
     """
+    if isinstance(data, (list, tuple)):
+        check_gradients(data)
     ### BEGIN SOLUTION
     array = np.asarray(data)
     for found in (array.dtype,) if dtype is None else (array.dtype, np.dtype(dtype)):
@@ -493,6 +512,7 @@ class Tensor:
 
     Operations give new tensors; indexing with slices, reshape and transpose give views of the same memory.
     Two tensors are equal only if they are the same object: compare values with np.array_equal or np.allclose.
+    `<` and its kin compare entry by entry and give a tensor of booleans, which has no gradient.
     """
 
     __slots__ = ("data", "requires_grad", "grad", "history")
@@ -550,6 +570,22 @@ class Tensor:
 
     def __bool__(self):
         return bool(self.item())
+
+    def __format__(self, spec):
+        """With a format such as ".3f" the only entry as a number; without one, as `str`."""
+        return format(self.item(), spec) if spec else str(self)
+
+    def __lt__(self, other):
+        return apply(np.less, self, other)
+
+    def __le__(self, other):
+        return apply(np.less_equal, self, other)
+
+    def __gt__(self, other):
+        return apply(np.greater, self, other)
+
+    def __ge__(self, other):
+        return apply(np.greater_equal, self, other)
 
     def __len__(self):
         return len(self.data)
@@ -872,6 +908,18 @@ def apply(function, *inputs, **options) -> Tensor:
     ### END SOLUTION
 
 
+# %%
+#| export
+def stacked(*arrays, axis: int = 0) -> np.ndarray:
+    """n arrays of one shape -> one array with a new axis of length n."""
+    return np.stack(arrays, axis)
+
+
+def stack(tensors, axis: int = 0) -> Tensor:
+    """n tensors of one shape -> one tensor with a new axis of length n; gradients find their way back."""
+    return apply(stacked, *tensors, axis=axis)
+
+
 # %% [markdown]
 """
 Tensors, arrays and numbers in; a tensor out. And a mistake, with the two shapes that you computed for it.
@@ -1116,11 +1164,11 @@ assert x.reshape(3, 2).data.tolist() == [[0, 1], [2, 3], [4, 5]], (
 assert x.reshape((3, 2)).shape == (3, 2), "the shape may come as one tuple too"
 assert x.reshape(-1).shape == (6,), f"-1 alone is all six entries in a row, yours is {x.reshape(-1).shape}"
 assert x.transpose().data.tolist() == [[0, 3], [1, 4], [2, 5]], f"transpose() swaps the axes: {x.transpose()}"
-stack = Tensor(np.zeros((2, 3, 5)))
-assert stack.transpose(0, 2, 1).shape == (2, 5, 3), f"axes 0, 2, 1: {stack.transpose(0, 2, 1).shape}"
-assert stack.transpose((0, 2, 1)).shape == (2, 5, 3), "the axes may come as one tuple too"
+pile = Tensor(np.zeros((2, 3, 5)))
+assert pile.transpose(0, 2, 1).shape == (2, 5, 3), f"axes 0, 2, 1: {pile.transpose(0, 2, 1).shape}"
+assert pile.transpose((0, 2, 1)).shape == (2, 5, 3), "the axes may come as one tuple too"
 assert np.shares_memory(x.reshape(3, 2).data, x.data), "reshape of a new array is a view, yours is a copy"
-assert np.shares_memory(stack.transpose(2, 0, 1).data, stack.data), "transpose is a view, yours is a copy"
+assert np.shares_memory(pile.transpose(2, 0, 1).data, pile.data), "transpose is a view, yours is a copy"
 ### BEGIN HIDDEN TESTS
 block = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
 moved = Tensor(block).transpose(3, 0, 2, 1)

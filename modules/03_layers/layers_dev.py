@@ -157,14 +157,26 @@ The rest of the class follows from walking that tree. Its short methods are give
 
 # %% nbgrader={"grade": false, "grade_id": "module", "locked": false, "schema_version": 3, "solution": true}
 #| export
+def modules_in(name: str, value) -> Iterator[tuple[str, "Module"]]:
+    """Yields (name, module) for a module, or for each in a list, tuple or dict: "name.0", "name.key"."""
+    if isinstance(value, Module):
+        yield name, value
+    elif isinstance(value, (list, tuple, dict)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(item, Tensor) and item.requires_grad:
+                kind = type(value).__name__
+                raise TypeError(f"the weight {name}.{key} stands in a {kind}: make it an attribute")
+            yield from modules_in(f"{name}.{key}", item)
+
+
 WRAPPING = Lock()  # one thread at a time puts something in front of a method, or takes it off
 
 
 class Module:
     """A part of a model: holds weights (Tensors) and smaller parts (Modules), and knows how to run forward.
 
-    Every attribute that is a Tensor is a weight; every attribute that is a Module, or a list or tuple of
-    Modules, is a part. Arrays and numbers are neither.
+    Every attribute that is a Tensor is a weight; every attribute that is a Module, or a list, tuple or dict
+    of Modules, is a part. Arrays and numbers are neither.
     """
 
     training = True
@@ -179,14 +191,12 @@ class Module:
         return f"{type(self).__name__}({sum(p.size for p in self.parameters()):,} weights)"
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """Yields (name, module) for every part, those in lists included; not the parts of the parts."""
+        """Yields (name, module) for every part, those in lists and dicts too; not the parts of the parts.
+
+        Raises TypeError for a weight in a list or dict, where nothing would find it.
+        """
         for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, (list, tuple)):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{name}.{i}", item
+            yield from modules_in(name, value)
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Yields (name, weight) for every weight of this module and its parts, as in "blocks.0.norm.bias".

@@ -32,7 +32,7 @@ import numpy as np
 from tinytorch.core.activations import gelu, relu, sigmoid, silu, softmax
 from tinytorch.core.layers import linear
 from tinytorch.core.losses import cross_entropy
-from tinytorch.core.tensor import Tensor, as_array, getitem, set_recorder
+from tinytorch.core.tensor import Tensor, as_array, getitem, set_recorder, stacked
 
 # %% [markdown]
 r"""
@@ -1096,12 +1096,17 @@ for function in (np.sum, np.mean):
 
 # %% [markdown]
 r"""
-The variance and the maximum are given. In the variance $\frac1n \sum (a_i - \bar a)^2$ the mean moves too when an entry moves, but that contributes nothing, because the deviations from the mean sum to zero. Into a maximum only the winner counts; if several entries are equally large, they share.
+The variance and the maximum are given. In the variance $\frac1n \sum (a_i - \bar a)^2$ the mean moves too when an entry moves, but that contributes nothing, because the deviations from the mean sum to zero. Into a maximum only the winner counts; if several entries are equally large, they share. And tensors that were stacked along a new axis get back what came from their place on it.
 """
 
 
 # %%
 #| export
+@gradient_of(stacked)
+def _(grad, output, *arrays, axis=0):
+    return tuple(np.moveaxis(grad, axis, 0))
+
+
 @gradient_of(np.var)
 def _(grad, output, a, axis=None, keepdims=False):
     centred = a - a.mean(axis=axis, keepdims=True)

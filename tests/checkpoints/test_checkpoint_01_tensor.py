@@ -23,6 +23,7 @@ from tinytorch.core.tensor import (
     matmul_slowly,
     row_major_strides,
     set_recorder,
+    stack,
 )
 
 SYMBOLS = {
@@ -673,3 +674,24 @@ def test_the_box_is_thin():
     seconds = min(timeit.repeat(lambda: t[0], number=20, repeat=5)) / 20
     assert seconds < 1e-3
     assert not hasattr(t, "__dict__"), "a dictionary in every tensor doubles the time to make one"
+
+
+def test_a_single_number_is_formatted_and_compared_like_one():
+    loss = Tensor(2.34567)
+    assert f"{loss:.3f}" == "2.346" and f"{loss:8.2e}" == "2.35e+00" and f"{loss}" == str(loss)
+    assert loss < 3 and loss <= 2.5 and 1 < loss and not loss > 3 and loss >= Tensor(2)
+    with pytest.raises(ValueError, match="2"):
+        f"{Tensor([1.0, 2.0]):.3f}"
+    few = Tensor([1, 5, 3]) > np.array([2, 2, 3])
+    assert isinstance(few, Tensor) and few.dtype == bool and few.data.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("nest", [list, tuple, lambda pair: [[pair[0]], [pair[1]]]])
+def test_a_list_of_tensors_that_want_gradients_is_refused(nest):
+    pair = [Tensor([1.0]), Tensor([2.0], requires_grad=True)]
+    for use in (Tensor, lambda x: Tensor([0.0]) + x):
+        with pytest.raises(TypeError, match="stack"):
+            use(nest(pair))
+    plain = [Tensor([1.0]), Tensor([2.0])]
+    assert Tensor(nest(plain)).size == 2
+    assert stack(pair, axis=1).data.tolist() == [[1.0, 2.0]]

@@ -457,3 +457,19 @@ def test_unwrap_refuses_what_was_never_put_on():
     with pytest.raises(ValueError, match="describe"):
         model.unwrap("describe", WRAPPERS[0])
     assert model.describe("x") == "bxb"
+
+
+def test_parts_in_dicts_and_deeper_are_found_and_weights_in_lists_are_named():
+    model = Module()
+    model.parts = {"first": Linear(2, 3, rng=0), "more": [Linear(3, 1, rng=0), (Dropout(0.5),)]}
+    names = [name for name, _ in model.named_parameters()]
+    assert names == ["parts.first.weight", "parts.first.bias", "parts.more.0.weight", "parts.more.0.bias"]
+    assert len(model.parameters()) == 4
+    assert [name for name, _ in model.children()] == ["parts.first", "parts.more.0", "parts.more.1.0"]
+    model.eval()
+    assert model.parts["more"][1][0].training is False
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(model.state_dict())
+    model.weights = [Tensor([1.0], requires_grad=True)]
+    with pytest.raises(TypeError, match=r"weights\.0 stands in a list"):
+        model.parameters()

@@ -22,7 +22,7 @@ from tinytorch.core.autograd import (
 )
 from tinytorch.core.layers import Dropout, Linear, Sequential, linear
 from tinytorch.core.losses import CrossEntropyLoss, MSELoss
-from tinytorch.core.tensor import Tensor, apply, set_recorder
+from tinytorch.core.tensor import Tensor, apply, set_recorder, stack
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -746,3 +746,13 @@ def test_no_grad_in_one_thread_does_not_touch_another():
         leave.set()
         other.join()
         assert not (x * x).requires_grad, "another thread's leaving switched recording on here"
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_stacked_tensors_get_back_what_came_from_their_place(axis):
+    rng = np.random.default_rng(axis)
+    parts = [tensor(rng.normal(size=(2, 3))) for _ in range(4)]
+    weights = rng.normal(size=stack(parts, axis).shape)
+    (stack(parts, axis) * Tensor(weights, dtype=np.float64)).sum().backward()
+    for place, part in enumerate(parts):
+        assert np.array_equal(part.grad, np.take(weights, place, axis=axis))

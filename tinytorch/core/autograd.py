@@ -16,7 +16,7 @@ import numpy as np
 from .activations import gelu, relu, sigmoid, silu, softmax
 from .layers import linear
 from .losses import cross_entropy
-from .tensor import Tensor, as_array, getitem, set_recorder
+from .tensor import Tensor, as_array, getitem, set_recorder, stacked
 
 # %% ../../modules/05_autograd/autograd_dev.py #numerical-gradient
 def numerical_gradient(function, x: np.ndarray, h: float = 1e-6) -> np.ndarray:
@@ -310,6 +310,11 @@ def _(grad, output, a, axis=None, keepdims=False):
     return (spread(grad, a.shape, axis, keepdims) * (output.size / max(a.size, 1)),)
 
 # %% ../../modules/05_autograd/autograd_dev.py #cell-81
+@gradient_of(stacked)
+def _(grad, output, *arrays, axis=0):
+    return tuple(np.moveaxis(grad, axis, 0))
+
+
 @gradient_of(np.var)
 def _(grad, output, a, axis=None, keepdims=False):
     centred = a - a.mean(axis=axis, keepdims=True)

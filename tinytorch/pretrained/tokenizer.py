@@ -1,16 +1,16 @@
 """The tokenizer of a published chat model: byte-level BPE, special tokens, ChatML, text as it is written."""
 
 import json
-import re
 from pathlib import Path
 
 from tinytorch.pretrained import need
+from tinytorch.pretrained.chat_template import END, START, default_system
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF; all others are ordinary
 PRE_TOKENIZERS = ("gpt-2", "smollm")
-CHATML = START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
+CHATML = START, END, END_OF_TEXT
 ROLES = ("system", "user", "assistant")
-DEFAULT_SYSTEM = re.compile(r"<\|im_start\|>system(?:\n|\\n)([^{}<]+)<\|im_end\|>")
 
 
 def byte_characters() -> dict[str, int]:
@@ -55,9 +55,15 @@ class ChatTokenizer:
         self.bos, self.eos = bos, eos
         ends = {self.special_tokens.get(name) for name in (END, END_OF_TEXT)} | {eos}
         self.stop_tokens = frozenset(ends - {None})
-        self.is_chatml = START in template and END in template
-        found = DEFAULT_SYSTEM.search(template)
-        self.default_system = found[1] if found else ""
+        self.default_system, self._not_chatml = "", None
+        names = {"bos_token": bos, "eos_token": eos}
+        names = {
+            k: "" if i is None else self.vocabulary[i].decode(errors="replace") for k, i in names.items()
+        }
+        try:
+            self.default_system = default_system(template, names)
+        except ValueError as error:  # it can encode all the same, and says so when it is to chat
+            self._not_chatml = str(error)
         self._tokenizer = tokenizer
 
     @classmethod
@@ -197,8 +203,10 @@ class ChatTokenizer:
         return [self._special(START), *self.encode("assistant\n")]
 
     def _special(self, name: str) -> int:
-        if not self.is_chatml or name not in self.special_tokens:
-            raise ValueError(f"this model is not made for ChatML: its chat template has no {name}")
+        if self._not_chatml is not None:
+            raise ValueError(self._not_chatml)
+        if name not in self.special_tokens:
+            raise ValueError(f"this model is not made for ChatML: its vocabulary has no {name}")
         return self.special_tokens[name]
 
 
