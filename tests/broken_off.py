@@ -22,25 +22,42 @@ def cleaning_up(path: str) -> frozenset:
     return frozenset(lines)
 
 
+@cache
+def blocks(path: str) -> dict:
+    """The line of each `with` of a file -> the lines inside it."""
+    nodes = ast.walk(ast.parse(Path(path).read_text(encoding="utf-8")))
+    return {n.lineno: range(n.body[0].lineno, n.end_lineno + 1) for n in nodes if isinstance(n, ast.With)}
+
+
 def traced(call, files, at=None) -> list:
     """Run `call` -> (file, line) of each line of these files that it comes to; before that at `at`, it stops.
 
-    files: modules. Lines that clean up after an error are left out.
+    files: modules. Lines that clean up after an error are left out, and so is a `with` that is come to from
+    inside, to be left: no signal is looked at there (CPython looks after calls and at the end of loops), and
+    what is raised by a trace function would leave a lock locked for good.
     """
     paths = {module.__file__ for module in files}
     lines = []
 
-    def line(frame, event, _):
-        path = frame.f_code.co_filename
-        if event == "line" and frame.f_lineno not in cleaning_up(path):
-            if len(lines) == at:
-                sys.settrace(None)
-                raise BrokenOff(f"{path}:{frame.f_lineno}")
-            lines.append((path, frame.f_lineno))
+    def watch(path):
+        before = 0  # the line of this call that came last
+
+        def line(frame, event, _):
+            nonlocal before
+            if event == "line":
+                leaves = before in blocks(path).get(frame.f_lineno, ())
+                before = frame.f_lineno
+                if not leaves and frame.f_lineno not in cleaning_up(path):
+                    if len(lines) == at:
+                        sys.settrace(None)
+                        raise BrokenOff(f"{path}:{frame.f_lineno}")
+                    lines.append((path, frame.f_lineno))
+            return line
+
         return line
 
     def enter(frame, event, _):
-        return line if frame.f_code.co_filename in paths else None
+        return watch(frame.f_code.co_filename) if frame.f_code.co_filename in paths else None
 
     before = sys.gettrace()
     sys.settrace(enter)

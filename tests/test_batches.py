@@ -444,6 +444,8 @@ def broken_off_at(steps, places, want):
         with suppress(BrokenOff):
             traced(scene.batch.step, (batch_module,), at=place)
             raise AssertionError(f"place {place} was not come to")
+        locks = {"WIRING": batch_module.WIRING, "door": scene.batch.door}
+        assert not any(lock.locked() for lock in locks.values()), f"locked for other threads after {place}"
         scene.check()
         for now, old, new in zip(scene.stands(), before.stands(), whole.stands(), strict=True):
             assert now[0] in (old[0], new[0]), "the tokens are those of before, or of after the step"

@@ -26,7 +26,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
-from threading import Event, Lock, RLock
+from threading import Event, Lock
 from time import perf_counter
 
 import numpy as np
@@ -843,7 +843,7 @@ for mistake in (ZeroDivisionError("a bug"), ValueError("two shapes do not fit"),
 # %% nbgrader={"grade": false, "grade_id": "flat-model", "locked": false, "schema_version": 3, "solution": true}
 #| export
 READING = ContextVar("reading", default=None)  # the FlatModel whose pass runs in this thread
-WIRING = RLock()  # only one thread at a time puts something in front of a model, or takes it off
+WIRING = Lock()  # only one thread at a time puts something in front of a model, or takes it off
 
 
 class FlatModel:

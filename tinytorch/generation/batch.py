@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
-from threading import Event, Lock, RLock
+from threading import Event, Lock
 from time import perf_counter
 
 import numpy as np
@@ -259,7 +259,7 @@ class FlatLayer:
 
 # %% ../../modules/20_batching/batching_dev.py #flat-model
 READING = ContextVar("reading", default=None)  # the FlatModel whose pass runs in this thread
-WIRING = RLock()  # only one thread at a time puts something in front of a model, or takes it off
+WIRING = Lock()  # only one thread at a time puts something in front of a model, or takes it off
 
 
 class FlatModel:
