@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from toy import REPO
-from weight_files import llama_config, random_gpt, write_gguf, write_llama_folder
+from weight_files import LLAMA3, llama_config, random_gpt, write_gguf, write_llama_folder
 
 pytestmark = pytest.mark.llm
 
@@ -85,7 +85,7 @@ def u32(*numbers) -> bytes:
     return struct.pack(f"<{len(numbers)}I", *numbers)
 
 
-UINT8, UINT32, TEXT, ARRAY, UINT64 = 0, 4, 8, 9, 10  # types of metadata
+UINT8, UINT32, FLOAT32, TEXT, ARRAY, UINT64 = 0, 4, 6, 8, 9, 10  # types of metadata
 
 
 def entry(name, kind, value: bytes):
@@ -230,6 +230,10 @@ GGUF_ATTACKS = {
         r"is \[8, 8\], only 0",
     ),
     "scaled positions": (entry("llama.rope.scaling.type", TEXT, string("yarn")), "is 'yarn', only 'none'"),
+    "slowed by nan": (
+        entry("llama.rope.scaling.factor", FLOAT32, struct.pack("<f", np.nan)),
+        "scaling.factor should be above 0 .*, got nan",
+    ),
     "a window": (
         entry("llama.attention.sliding_window", UINT32, u32(9)),
         "window' asks for something that is",
@@ -368,11 +372,23 @@ CONFIG_ATTACKS = {
     "eps as text": ({"rms_norm_eps": "1e-5"}, "at most 1, got '1e-5'"),
     "base 0": ({"rope_theta": 0}, "rope_theta should be above 1"),
     "base infinite": ({"rope_theta": float("inf")}, "rope_theta should be above 1"),
-    "positions of Llama 3": (
+    "half of Llama 3": (
         {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
-        "rope_scaling is .'rope_type",
+        "low_freq_factor is missing",
     ),
+    "Llama 3 upside down": (
+        {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}},
+        "low_freq_factor 4 should be below high_freq_factor 4",
+    ),
+    "Llama 3 without its context": (
+        {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": None}},
+        "original_max_position_embeddings is missing",
+    ),
+    "slowed by 0": ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor should be above 0 .*, got 0"),
+    "slowed by text": ({"rope_scaling": LLAMA3 | {"factor": "8"}}, "factor should be above 0 .*, got '8'"),
     "scaled parameters": ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn', only 'default'"),
+    "scaled as before": ({"rope_scaling": {"type": "dynamic"}}, "rope_type is 'dynamic', only 'default'"),
+    "scaling in a list": ({"rope_scaling": [8.0]}, r"rope_scaling should be an object, got \[8.0\]"),
     "half a head turned": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, only 1.0"),
     "parameters in a list": ({"rope_parameters": [1]}, r"rope_parameters should be an object, got \[1\]"),
     "biases": ({"attention_bias": True}, "attention_bias is True, only False"),

@@ -558,7 +558,9 @@ The score depends on n - m. Neither m nor n alone is left in it, and no mask, no
 
 First the tables. D numbers of a head make D/2 pairs, with the frequencies f_i = base^(-2i / D), as in the waves.
 
-**Task (12 points).** Write `rotary_tables(positions, head_dim, base)`: integer positions in any form, of shape (..., T), give two float32 arrays (..., T, head_dim / 2), the cosines and the sines of all angles p · f_i. Raise a `ValueError` for an odd head_dim or one below 2, and for a base that is not a positive finite number. Angles in float64 here too. About 8 lines.
+**Task (12 points).** Write `rotary_tables(positions, head_dim, base, factors=None)`: integer positions in any form, of shape (..., T), give two float32 arrays (..., T, head_dim / 2), the cosines and the sines of all angles p · f_i. Raise a `ValueError` for an odd head_dim or one below 2, and for a base that is not a positive finite number. Angles in float64 here too. About 10 lines.
+
+A model that has read short texts can be taught to read long ones by turning more slowly: if all frequencies are divided by 4, position 8,000 turns as 2,000 did before (Chen et al. 2023, arXiv:2306.15595). Llama 3.1 slows the low frequencies only, which have not gone round once in the texts of its training. Hence `factors`: each f_i is divided by its own, (head_dim / 2,) numbers, or by one number for all; None changes nothing.
 
 Positions are an argument, not a length, because they will not always be 0 … T - 1: cached texts go on at seq_pos, and the texts of a batch may stand at different places. They may even be negative, which turns backwards.
 """
@@ -566,10 +568,14 @@ Positions are an argument, not a length, because they will not always be 0 … T
 
 # %% nbgrader={"grade": false, "grade_id": "rotary-tables", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def rotary_tables(positions, head_dim: int, base: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
+def rotary_tables(
+    positions, head_dim: int, base: float = 10000.0, factors=None
+) -> tuple[np.ndarray, np.ndarray]:
     """(..., T) positions -> cos, sin, (..., T, head_dim / 2) float32 each, of p * base ** (-2i / head_dim).
 
-    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. Raises ValueError for an odd head_dim or a base <= 0.
+    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. factors: (head_dim / 2,), or one number, by which the
+    frequencies are divided (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd head_dim or a
+    base <= 0.
     """
     ### BEGIN SOLUTION
     if head_dim < 2 or head_dim % 2:
@@ -577,6 +583,8 @@ def rotary_tables(positions, head_dim: int, base: float = 10000.0) -> tuple[np.n
     if not 0 < base < math.inf:
         raise ValueError(f"the base of the frequencies should be a positive number, got {base}")
     frequencies = base ** (-np.arange(0, head_dim, 2) / head_dim)
+    if factors is not None:
+        frequencies = frequencies / as_array(factors, np.float64)
     angles = as_array(positions, np.float64)[..., None] * frequencies
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     ### END SOLUTION
@@ -600,6 +608,11 @@ far, want = rotary_tables([123456], 8)[0][0], [math.cos(123456 * 10000 ** (-i / 
 assert np.allclose(far, want, atol=1e-6), (
     f"far out, at position 123,456, the cosines are {want}, yours {far}; are the angles float64?"
 )
+slowed = rotary_tables([6], 4, factors=[1, 3])[0][0]
+assert np.allclose(slowed, [math.cos(6), math.cos(0.02)], atol=1e-6), (
+    f"6 turns by 6 and by 0.06, and 0.06 divided by its factor 3 is 0.02: "
+    f"{math.cos(6):.4f}, {math.cos(0.02):.4f}; yours {slowed}"
+)
 for head_dim in (5, 0):
     try:
         rotary_tables([0], head_dim)
@@ -616,6 +629,11 @@ for positions, head_dim, base in (([[3, 1, 0], [400, 7, -2]], 6, 10000.0), ([5],
             angle = float(np.asarray(positions)[place]) / base ** (2 * i / head_dim)
             assert abs(cos[(*place, i)] - math.cos(angle)) < 1e-6, f"cos at {place}, pair {i}, base {base}"
             assert abs(sin[(*place, i)] - math.sin(angle)) < 1e-6, f"sin at {place}, pair {i}, base {base}"
+for factors in (4.0, np.array([1.0, 2.5, 32.0], np.float32), (8, 1, 1)):
+    each = np.broadcast_to(factors, 3).astype(np.float64)
+    for table, wave in zip(rotary_tables([5, 70_000], 6, 500.0, factors), (math.cos, math.sin), strict=True):
+        want = [[wave(p * 500.0 ** (-i / 3) / each[i]) for i in range(3)] for p in (5, 70_000)]
+        assert np.allclose(table, want, atol=1e-6), f"the frequencies should be divided by {factors}"
 for base in (0, -1.0, math.inf, math.nan):
     try:
         rotary_tables([0], 4, base)

@@ -21,7 +21,7 @@ You need RMSNorm (09), rotary positions (11), attention (12), the language model
 
 # %%
 #| export
-from threading import get_ident
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,63 +71,54 @@ What stayed is longer: tokens, embeddings, pre-norm blocks on a residual path, t
 
 In module 13 a position was a row of a table, added to the token before the first layer. Here nothing is added. In every layer, each query and each key is turned by angles that grow with its position (Su et al. 2021, arXiv:2104.09864), and the score of the two depends on the distance. You proved it in module 11.
 
-All layers turn by the same angles. So one object looks them up at the beginning of each pass, and every layer of that pass uses what it found: `RotaryPositions`. The model asks it exactly where GPT asked its table of positions, `self.position_embedding(positions)`. That is no accident: `generate` with `lengths` (module 13) stands in front of that call, to give each row of a padded batch positions of its own, and it works here without knowing that nothing is embedded any more.
+All layers turn by the same angles. So they are looked up once, at the beginning of each pass, and handed to every layer of it. `RotaryPositions` looks them up; what it finds for the tokens of a pass is a `Rotation`, two arrays and the method that turns by them. The model asks for it exactly where GPT asked its table of positions, `self.position_embedding(positions)`. That is no accident: `generate` with `lengths` (module 13) stands in front of that call, to give each row of a padded batch positions of its own, and it works here without knowing that nothing is embedded any more.
 
-The constructor is given. It computes the cosines and sines of all positions once, two arrays (max_seq_len, D/2), `self.tables`. They are not learned, so they are arrays and no weights. Until the first call, `turn` is for one token at position 0.
+The constructor is given. It computes the cosines and sines of all positions once, two arrays (max_seq_len, D/2), `self.tables`. They are not learned, so they are arrays and no weights. Nothing else is kept: where the tokens of a pass stand belongs to the pass, and not to the model. If the model remembered it, two threads that ask one model would turn each other's tokens, and nobody would notice.
 
-Two threads may ask one model at the same time, and then their tokens stand at different positions. So `self.cos` and `self.sin` are kept apart for each thread; what you assign to them, no other thread sees. That is given too (a `property` is an attribute whose reading and writing are functions).
+**Task, `RotaryPositions.forward` (8 points).** Take positions of shape (T,), or (B, T) where each row has its own, and return the `Rotation` of their rows of both tables, `Rotation(cos, sin)`. Queries come as (B, H, T, D), so the arrays must broadcast over the heads: (1, T, D/2) for (T,), and (B, 1, T, D/2) for (B, T). One new axis in the right place does both: `positions[..., None, :]`. A position outside the tables is a `ValueError` with its number, and what is not an integer a `TypeError`; -1 would silently be the *last* position. `check_rows(ids, num_rows)` of module 11 does all of that. About 2 lines.
 
-**Task, `forward` (8 points).** Take positions of shape (T,), or (B, T) where each row has its own, and keep the rows of both tables as `self.cos` and `self.sin`. Queries come as (B, H, T, D), so the tables must broadcast over the heads: (1, T, D/2) for (T,), and (B, 1, T, D/2) for (B, T). One new axis in the right place does both: `positions[..., None, :]`. A position outside the tables is a `ValueError` with its number, and what is not an integer a `TypeError`; -1 would silently be the *last* position. `check_rows(ids, num_rows)` of module 11 does all of that. About 2 lines.
-
-**Task, `turn` (4 points).** Turn x by `self.cos` and `self.sin`: `apply_rotary` of module 11, through `apply`, so that gradients flow. 1 line.
+**Task, `Rotation.turn` (4 points).** Turn x by `self.cos` and `self.sin`: `apply_rotary` of module 11, through `apply`, so that gradients flow. 1 line.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "rotary-positions", "locked": false, "schema_version": 3, "solution": true}
 #| export
-class RotaryPositions(Module):
-    """Turns queries and keys by the positions of the tokens that are being read; one for all layers.
+class Rotation(NamedTuple):
+    """How the tokens of a pass are turned: cos and sin of their positions, (1, T, D/2) or (B, 1, T, D/2)."""
 
-    Su et al. 2021 (arXiv:2104.09864), with the pairing of Hugging Face's Llama. Called with the positions at
-    the beginning of each pass; `turn` then serves every layer of it. Each thread has a pass of its own.
-    tables: cos and sin for all positions, (max_seq_len, D/2). cos, sin: those of the tokens being read.
-    """
-
-    def __init__(self, head_dim: int, max_seq_len: int, base: float = 10000.0):
-        """Raises ValueError for an odd head_dim, a max_seq_len below 1 or a base <= 0."""
-        self.tables = rotary_tables(np.arange(whole_number("max_seq_len", max_seq_len, 1)), head_dim, base)
-        self.read_cos, self.read_sin = {}, {}  # thread -> its cos and sin
-
-    @property
-    def cos(self) -> np.ndarray:
-        return self.read_cos.get(get_ident(), self.tables[0][:1])
-
-    @cos.setter
-    def cos(self, table: np.ndarray) -> None:
-        self.read_cos[get_ident()] = table
-
-    @property
-    def sin(self) -> np.ndarray:
-        return self.read_sin.get(get_ident(), self.tables[1][:1])
-
-    @sin.setter
-    def sin(self, table: np.ndarray) -> None:
-        self.read_sin[get_ident()] = table
-
-    def forward(self, positions) -> None:
-        """(T,) ints, or (B, T) where each row has its own: from now on `turn` is for these tokens.
-
-        Raises ValueError for a position outside the tables, TypeError for one that is no integer.
-        """
-        ### BEGIN SOLUTION
-        positions = check_rows(positions, len(self.tables[0]))[..., None, :]  # the same for every head
-        self.cos, self.sin = (table[positions] for table in self.tables)
-        ### END SOLUTION
+    cos: np.ndarray
+    sin: np.ndarray
 
     def turn(self, x) -> Tensor:
         """(B, H, T, D) -> (B, H, T, D): each token's vector turned by its position."""
         ### BEGIN SOLUTION
         return apply(apply_rotary, x, self.cos, self.sin)
+        ### END SOLUTION
+
+
+class RotaryPositions(Module):
+    """Says how queries and keys are turned, by the positions of their tokens; one for all layers.
+
+    Su et al. 2021 (arXiv:2104.09864), with the pairing of Hugging Face's Llama.
+    tables: cos and sin for all positions, (max_seq_len, D/2).
+    """
+
+    def __init__(self, head_dim: int, max_seq_len: int, base: float = 10000.0, factors=None):
+        """factors: what the frequencies are divided by, as for `rotary_tables`.
+
+        Raises ValueError for an odd head_dim, a max_seq_len below 1 or a base <= 0.
+        """
+        positions = np.arange(whole_number("max_seq_len", max_seq_len, 1))
+        self.tables = rotary_tables(positions, head_dim, base, factors)
+
+    def forward(self, positions) -> Rotation:
+        """(T,) ints, or (B, T) where each row has its own -> how these tokens are turned, for any heads.
+
+        Raises ValueError for a position outside the tables, TypeError for one that is not an integer.
+        """
+        ### BEGIN SOLUTION
+        positions = check_rows(positions, len(self.tables[0]))[..., None, :]  # the same for every head
+        return Rotation(*(table[positions] for table in self.tables))
         ### END SOLUTION
 
 
@@ -137,9 +128,8 @@ One pair, (1, 0), in a batch of two rows with one head. The first row stands at 
 """
 
 # %%
-rotary = RotaryPositions(head_dim=2, max_seq_len=8)
-rotary(np.array([[0, 1], [1, 2]]))
-rotary.turn(Tensor(np.tile([1.0, 0.0], (2, 1, 2, 1)))).data.round(3)
+rotation = RotaryPositions(head_dim=2, max_seq_len=8)(np.array([[0, 1], [1, 2]]))
+rotation.turn(Tensor(np.tile([1.0, 0.0], (2, 1, 2, 1)))).data.round(3)
 
 # %% nbgrader={"grade": false, "grade_id": "recording", "locked": true, "schema_version": 3, "solution": false}
 from contextlib import contextmanager
@@ -161,60 +151,64 @@ def recording():
 
 # %% nbgrader={"grade": true, "grade_id": "test-rotary-forward", "locked": true, "points": 8, "schema_version": 3, "solution": false}
 rotary = RotaryPositions(head_dim=4, max_seq_len=12)
-rotary.forward(np.array([3, 4, 5]))
-assert np.shape(rotary.cos)[-2:] == (3, 2), (
-    f"3 positions and 4 / 2 pairs: the tables should end in (3, 2), yours {np.shape(rotary.cos)}"
+rotation = rotary.forward(np.array([3, 4, 5]))
+assert hasattr(rotation, "cos"), (
+    f"forward should return a Rotation, yours returns a {type(rotation).__name__}"
+)
+assert np.shape(rotation.cos)[-2:] == (3, 2), (
+    f"3 positions and 4 / 2 pairs: the arrays should end in (3, 2), yours {np.shape(rotation.cos)}"
 )
 assert np.allclose(
-    np.broadcast_to(rotary.cos, (1, 1, 3, 2))[0, 0, 1], [math.cos(4), math.cos(0.04)], atol=1e-6
+    np.broadcast_to(rotation.cos, (1, 1, 3, 2))[0, 0, 1], [math.cos(4), math.cos(0.04)], atol=1e-6
 ), "the second of the positions 3, 4, 5 is 4: cos 4 and cos 0.04"
-rotary.forward(np.array([[0, 1, 2], [7, 8, 9]]))
-assert np.shape(rotary.sin) == (2, 1, 3, 2), (
-    f"positions (2, 3) of two rows give (2, 1, 3, 2), for any number of heads; yours {np.shape(rotary.sin)}"
+later = rotary.forward(np.array([[0, 1, 2], [7, 8, 9]]))
+assert np.shape(later.sin) == (2, 1, 3, 2), (
+    f"positions (2, 3) of two rows give (2, 1, 3, 2), for any number of heads; yours {np.shape(later.sin)}"
 )
-assert np.allclose(rotary.sin[1, 0, 2], [math.sin(9), math.sin(0.09)], atol=1e-6), (
+assert np.allclose(later.sin[1, 0, 2], [math.sin(9), math.sin(0.09)], atol=1e-6), (
     "row 1 begins at position 7, so its third token stands at 9: sin 9 and sin 0.09"
+)
+assert np.shape(rotation.cos)[-2:] == (3, 2) and np.allclose(np.ravel(rotation.cos)[2], math.cos(4)), (
+    "the rotation of the first pass should not change when another pass begins"
 )
 for positions, kind, number in (
     ([11, 12], ValueError, "12"),
     ([-1], ValueError, "-1"),
     ([0.5], TypeError, ""),
 ):
-    before = rotary.cos
     try:
         rotary.forward(np.array(positions))
     except (ValueError, TypeError) as error:
         assert type(error) is kind and number in str(error), (
             f"positions {positions}: {kind.__name__}: {error}"
         )
-        assert rotary.cos is before, "after an error the positions should be the old ones"
     else:
         raise AssertionError(f"positions {positions} of a table of 12 should raise a {kind.__name__}")
 ### BEGIN HIDDEN TESTS
 for shape, head_dim, base in (((5,), 6, 10000.0), ((3, 4), 8, 1e5), ((1,), 2, 50.0), ((2, 1), 6, 10000.0)):
     rotary = RotaryPositions(head_dim, 41, base)
+    before = set(vars(rotary))
     positions = np.random.default_rng(len(shape)).integers(0, 41, shape)
-    rotary.forward(positions)
+    rotation = rotary.forward(positions)
+    assert set(vars(rotary)) == before, "where the tokens of a pass stand should not be kept in the object"
     rows = np.broadcast_to(positions, (shape[0] if len(shape) > 1 else 2, shape[-1]))
     B, T = rows.shape
-    cos, sin = (np.broadcast_to(table, (B, 7, T, head_dim // 2)) for table in (rotary.cos, rotary.sin))
+    cos, sin = (np.broadcast_to(table, (B, 7, T, head_dim // 2)) for table in (rotation.cos, rotation.sin))
     for b, t, i in np.ndindex(B, T, head_dim // 2):
         angle = float(rows[b, t]) / base ** (2 * i / head_dim)
         for h in (0, 6):
             assert abs(cos[b, h, t, i] - math.cos(angle)) < 1e-5, f"cos of row {b}, token {t}, pair {i}"
             assert abs(sin[b, h, t, i] - math.sin(angle)) < 1e-5, f"sin of row {b}, token {t}, pair {i}"
-    assert rotary.cos.dtype == rotary.sin.dtype == np.float32, "the tables are float32"
-rotary = RotaryPositions(2, 9)
-rotary.forward([8, 2])
-assert np.allclose(np.ravel(rotary.cos), [math.cos(8), math.cos(2)], atol=1e-6), "positions may be a list"
+    assert rotation.cos.dtype == rotation.sin.dtype == np.float32, "the tables are float32"
+rotation = RotaryPositions(2, 9).forward([8, 2])
+assert np.allclose(np.ravel(rotation.cos), [math.cos(8), math.cos(2)], atol=1e-6), "positions may be a list"
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-rotary-turn", "locked": true, "points": 4, "schema_version": 3, "solution": false}
-rotary = RotaryPositions(head_dim=4, max_seq_len=5)
-rotary.cos = np.array([[[0.0, 1.0]]], np.float32)  # a quarter turn for pair 0, none for pair 1
-rotary.sin = np.array([[[1.0, 0.0]]], np.float32)
+cos = np.array([[[0.0, 1.0]]], np.float32)  # a quarter turn for pair 0, none for pair 1
+sin = np.array([[[1.0, 0.0]]], np.float32)
 x = Tensor([[[[1.0, 2.0, 3.0, 4.0]]]])  # the pairs are (1, 3) and (2, 4)
-turned = rotary.turn(x)
+turned = Rotation(cos, sin).turn(x)
 assert isinstance(turned, Tensor), f"turn gives a Tensor, yours is {type(turned).__name__}: go through apply"
 assert np.allclose(turned.data, [[[[-3, 2, 1, 4]]]]), (
     f"(1, 3) turned by a quarter is (-3, 1), and (2, 4) stays: -3, 2, 1, 4; yours {turned.data.ravel()}"
@@ -224,10 +218,10 @@ rng = np.random.default_rng(0)
 B, H, T, D = 2, 3, 5, 6
 x = rng.standard_normal((B, H, T, D)).astype(np.float32)
 angles = rng.uniform(-3, 3, (B, 1, T, D // 2))
-rotary.cos, rotary.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+rotation = Rotation(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
 with recording():
     leaf = Tensor(x, requires_grad=True)
-    turned = rotary.turn(leaf)
+    turned = rotation.turn(leaf)
     turned.sum().backward()
 assert turned.dtype == np.float32, f"float32 in, float32 out; yours is {turned.dtype}"
 for b, h, t, i in np.ndindex(B, H, T, D // 2):
@@ -252,8 +246,8 @@ def score_at(query_pos, key_pos):
     """The dot product of one random query and one random key, both turned."""
     rng, rotary, turned = np.random.default_rng(0), RotaryPositions(64, 8192), []
     for position in (query_pos, key_pos):
-        rotary(np.array([position]))
-        turned.append(rotary.turn(Tensor(rng.standard_normal((1, 1, 1, 64)))).data)
+        rotation = rotary(np.array([position]))
+        turned.append(rotation.turn(Tensor(rng.standard_normal((1, 1, 1, 64)))).data)
     return round(float((turned[0] * turned[1]).sum()), 3)
 
 
@@ -283,17 +277,17 @@ In module 12 you saw what such queries look like: (B, H, G, T, D), where H count
 
 Which queries share? Query heads 0 … G−1 share key head 0, the next G share key head 1: query head h goes with key head **h // G**. The other way, h % H, is as good for a model that is yet to be trained, and wrong for every published file. No shape would tell you.
 
-**Task, `project` (8 + 5 points).** x (B, T, C) to queries (B, H, G, T, D), keys (B, H, T, D), values (B, H, T, D):
+**Task, `project` (8 + 5 points).** x (B, T, C), and the rotation of its tokens, to queries (B, H, G, T, D), keys (B, H, T, D), values (B, H, T, D):
 
 1. the three layers, each cut into its heads, `apply(split_heads, ..., num_heads=...)`. Queries have `self.num_heads`, keys and values `self.num_kv_heads`;
-2. queries and keys are turned, `self.turn(...)`; values are not. `turn` takes four axes, (B, heads, T, D), so turn before the queries get their fifth;
+2. queries and keys are turned, `rotation.turn(...)`; values are not. `turn` takes four axes, (B, heads, T, D), so turn before the queries get their fifth;
 3. `reshape` the queries: since the heads of a group are neighbours, no axis has to move. About 5 lines; the check of x is given.
 
-The first test uses a `turn` that does nothing; the second is about step 2.
+The first test uses a rotation that does nothing; the second is about step 2.
 
 **Task, `merge` (8 points).** The way back: (B, H, G, T, D) to (B, T, C), the heads side by side in their old order, `merge_heads`, then `out_proj`. About 2 lines.
 
-**Task, `forward` (6 points).** Project, attend causally with the mask that came in, merge. About 2 lines. The cache of module 15 does not call this method: it stands in front of it and calls `project` and `merge` itself, with the cache in between.
+**Task, `forward` (6 points).** Project, attend causally with the mask that came in, merge. The mask may be None; the rotation has no default, since one that is forgotten should be an error and not a text without an order. About 2 lines. The cache of module 15 does not call this method: it stands in front of it and calls `project` and `merge` itself, with the cache in between.
 """
 
 
@@ -305,11 +299,9 @@ class GroupedQueryAttention(Module):
     Ainslie et al. 2023 (arXiv:2305.13245). No biases.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, num_kv_heads: int, head_dim: int, turn, rng=None):
-        """turn: (B, H, T, D) -> (B, H, T, D), what positions do to queries and keys.
-
-        Raises ValueError if num_heads is not divisible by num_kv_heads or a size is below 1, TypeError if a
-        size is not a whole number.
+    def __init__(self, embed_dim: int, num_heads: int, num_kv_heads: int, head_dim: int, rng=None):
+        """Raises ValueError if num_heads is not divisible by num_kv_heads or a size is below 1, TypeError if
+        a size is not a whole number.
         """
         self.embed_dim = whole_number("embed_dim", embed_dim, 1)
         self.num_heads = whole_number("num_heads", num_heads, 1)
@@ -317,17 +309,17 @@ class GroupedQueryAttention(Module):
         self.head_dim = whole_number("head_dim", head_dim, 1)
         if num_heads % num_kv_heads:
             raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} key heads evenly")
-        self.turn = turn
         rng = np.random.default_rng(rng)
         self.q_proj = Linear(embed_dim, num_heads * head_dim, bias=False, rng=rng)
         self.k_proj = Linear(embed_dim, num_kv_heads * head_dim, bias=False, rng=rng)
         self.v_proj = Linear(embed_dim, num_kv_heads * head_dim, bias=False, rng=rng)
         self.out_proj = Linear(num_heads * head_dim, embed_dim, bias=False, rng=rng)
 
-    def project(self, x) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x, rotation) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> turned queries (B, H, G, T, D), turned keys (B, H, T, D), values (B, H, T, D).
 
         H = num_kv_heads; query heads 0 .. G - 1 share key head 0, the next G key head 1, and so on.
+        rotation: its `turn`, (B, H, T, D) -> (B, H, T, D), is what positions do to queries and keys.
         Raises ValueError for another shape.
         """
         shape = np.shape(x)
@@ -335,8 +327,8 @@ class GroupedQueryAttention(Module):
             raise ValueError(f"attention takes (B, T, {self.embed_dim}) with at least 1 token, got {shape}")
         x = x if isinstance(x, Tensor) else Tensor(x)
         ### BEGIN SOLUTION
-        query = self.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))
-        key = self.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))
+        query = rotation.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))
+        key = rotation.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))
         value = apply(split_heads, self.v_proj(x), num_heads=self.num_kv_heads)
         B, _, T, D = query.shape
         return query.reshape(B, self.num_kv_heads, -1, T, D), key, value
@@ -349,10 +341,10 @@ class GroupedQueryAttention(Module):
         return self.out_proj(apply(merge_heads, heads.reshape(B, H * G, T, D)))
         ### END SOLUTION
 
-    def forward(self, x, mask=None) -> Tensor:
-        """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
+    def forward(self, x, mask, rotation) -> Tensor:
+        """(B, T, C) -> (B, T, C). mask: None, or added to the scores, broadcastable to (B, H, T, T)."""
         ### BEGIN SOLUTION
-        query, key, value = self.project(x)
+        query, key, value = self.project(x, rotation)
         return self.merge(scaled_dot_product_attention(query, key, value, mask, causal=True))
         ### END SOLUTION
 
@@ -363,14 +355,20 @@ Five tokens, six query heads on two key heads of width 4. The first two shapes s
 """
 
 # %%
-attention = GroupedQueryAttention(24, num_heads=6, num_kv_heads=2, head_dim=4, turn=lambda x: x, rng=0)
+attention = GroupedQueryAttention(24, num_heads=6, num_kv_heads=2, head_dim=4, rng=0)
+rotation = RotaryPositions(head_dim=4, max_seq_len=8)(np.arange(5))
 x = Tensor(np.random.default_rng(1).standard_normal((1, 5, 24)))
-[y.shape for y in (*attention.project(x), attention(x))]
+[y.shape for y in (*attention.project(x, rotation), attention(x, None, rotation))]
+
+# %% nbgrader={"grade": false, "grade_id": "unturned", "locked": true, "schema_version": 3, "solution": false}
+from types import SimpleNamespace
+
+unturned = SimpleNamespace(turn=lambda x: x)  # a stand-in for a rotation, for the tests: it does nothing
 
 # %% nbgrader={"grade": true, "grade_id": "test-gqa-project", "locked": true, "points": 8, "schema_version": 3, "solution": false}
-attention = GroupedQueryAttention(5, num_heads=6, num_kv_heads=2, head_dim=4, turn=lambda x: x, rng=0)
+attention = GroupedQueryAttention(5, num_heads=6, num_kv_heads=2, head_dim=4, rng=0)
 x = np.random.default_rng(1).standard_normal((2, 7, 5)).astype(np.float32)
-projected = attention.project(Tensor(x))
+projected = attention.project(Tensor(x), unturned)
 assert len(projected) == 3, f"project gives queries, keys and values: 3 things, yours gives {len(projected)}"
 query, key, value = projected
 assert query.shape == (2, 2, 3, 7, 4), (
@@ -392,12 +390,12 @@ assert np.allclose(value.data[0, 1, 2], attention.v_proj.weight.data[4:] @ x[0, 
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(2)
 for H, G, B, T, D, C in ((2, 3, 2, 5, 4, 7), (3, 2, 1, 4, 6, 5), (1, 4, 3, 2, 2, 3), (5, 1, 2, 3, 2, 4)):
-    attention = GroupedQueryAttention(C, H * G, H, D, turn=lambda x: x)
+    attention = GroupedQueryAttention(C, H * G, H, D)
     layers = attention.q_proj, attention.k_proj, attention.v_proj
     for layer in layers:
         layer.weight.data[...] = rng.standard_normal(layer.weight.shape)
     x = rng.standard_normal((B, T, C)).astype(np.float32)
-    query, key, value = attention.project(x)
+    query, key, value = attention.project(x, unturned)
     assert query.shape == (B, H, G, T, D), f"{H * G} heads on {H} of width {D}: {query.shape}"
     for b, h, t, d in np.ndindex(B, H * G, T, D):
         want = sum(
@@ -413,7 +411,7 @@ for H, G, B, T, D, C in ((2, 3, 2, 5, 4, 7), (3, 2, 1, 4, 6, 5), (1, 4, 3, 2, 2,
             assert abs(got.data[b, h, t, d] - want) < 1e-4, f"{name} head {h} of {H}"
     with recording():
         leaf = Tensor(x, requires_grad=True)
-        attention.project(leaf)[0].sum().backward()
+        attention.project(leaf, unturned)[0].sum().backward()
     assert leaf.grad is not None and np.allclose(leaf.grad, layers[0].weight.data.sum(axis=0), atol=1e-4), (
         "the gradient should reach x: use apply"
     )
@@ -422,23 +420,23 @@ for H, G, B, T, D, C in ((2, 3, 2, 5, 4, 7), (3, 2, 1, 4, 6, 5), (1, 4, 3, 2, 2,
 
 # %% nbgrader={"grade": true, "grade_id": "test-gqa-turned", "locked": true, "points": 5, "schema_version": 3, "solution": false}
 def turn_by(angles):
-    """A right `turn` for angles (T, D/2) or (B, 1, T, D/2), whatever became of the one above."""
+    """A right rotation for angles (T, D/2) or (B, 1, T, D/2), whatever became of the one above."""
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    return lambda x: apply(apply_rotary, x, cos, sin)
+    return SimpleNamespace(turn=lambda x: apply(apply_rotary, x, cos, sin))
 
 
-def heads_alike(H, G, D, C, turn):
+def heads_alike(H, G, D, C):
     """An attention whose query heads are all alike, so that it does not matter which of them share a key."""
-    attention = GroupedQueryAttention(C, H * G, H, D, turn, rng=3)
+    attention = GroupedQueryAttention(C, H * G, H, D, rng=3)
     attention.q_proj.weight.data[...] = np.tile(attention.q_proj.weight.data[:D], (H * G, 1))
     return attention
 
 
 quarter = np.full((3, 1), np.pi / 2)  # three tokens, one pair: each is turned by a quarter
-attention = heads_alike(H=1, G=2, D=2, C=2, turn=turn_by(quarter))
+attention = heads_alike(H=1, G=2, D=2, C=2)
 for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
     layer.weight.data[...] = np.tile([[1.0, 0.0], [0.0, 1.0]], (len(layer.weight.data) // 2, 1))
-query, key, value = attention.project(np.tile([[[1.0, 2.0]]], (1, 3, 1)))
+query, key, value = attention.project(np.tile([[[1.0, 2.0]]], (1, 3, 1)), turn_by(quarter))
 assert np.allclose(query.data[0, 0, 0], [-2, 1], atol=1e-5), (
     f"the query (1, 2) turned by a quarter is (-2, 1), yours is {query.data[0, 0, 0, 0]}"
 )
@@ -452,9 +450,9 @@ assert np.allclose(value.data[0, 0], [1, 2], atol=1e-5), (
 rng = np.random.default_rng(4)
 H, G, B, T, D, C = 2, 3, 2, 5, 4, 7
 for angles in (rng.uniform(-3, 3, (T, D // 2)), rng.uniform(-3, 3, (B, 1, T, D // 2))):
-    attention = heads_alike(H, G, D, C, turn_by(angles))
+    attention = heads_alike(H, G, D, C)
     x = rng.standard_normal((B, T, C)).astype(np.float32)
-    query, key, value = (part.data for part in attention.project(x))
+    query, key, value = (part.data for part in attention.project(x, turn_by(angles)))
     one_of_them = query.reshape(B, H * G, T, D)[:, -1]
     angles = np.broadcast_to(angles, (B, 1, T, D // 2))[:, 0]
     for b, h, t, i in np.ndindex(B, H, T, D // 2):
@@ -472,7 +470,7 @@ for angles in (rng.uniform(-3, 3, (T, D // 2)), rng.uniform(-3, 3, (B, 1, T, D /
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-gqa-merge", "locked": true, "points": 8, "schema_version": 3, "solution": false}
-attention = GroupedQueryAttention(5, num_heads=6, num_kv_heads=2, head_dim=4, turn=lambda x: x, rng=0)
+attention = GroupedQueryAttention(5, num_heads=6, num_kv_heads=2, head_dim=4, rng=0)
 heads = np.random.default_rng(5).standard_normal((2, 2, 3, 7, 4)).astype(np.float32)
 merged = attention.merge(Tensor(heads))
 assert merged.shape == (2, 7, 5), f"(2, 2, 3, 7, 4) merges into (2, 7, 5), yours is {merged.shape}"
@@ -487,7 +485,7 @@ assert np.allclose(merged.data[1, 4], side_by_side @ attention.out_proj.weight.d
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(6)
 for H, G, B, T, D, C in ((2, 3, 2, 5, 4, 7), (3, 2, 1, 4, 6, 5), (1, 4, 3, 2, 2, 3), (5, 1, 2, 3, 2, 4)):
-    attention = GroupedQueryAttention(C, H * G, H, D, turn=lambda x: x)
+    attention = GroupedQueryAttention(C, H * G, H, D)
     weight = attention.out_proj.weight.data
     weight[...] = rng.standard_normal(weight.shape)
     heads = rng.standard_normal((B, H, G, T, D)).astype(np.float32)
@@ -511,12 +509,12 @@ for H, G, B, T, D, C in ((2, 3, 2, 5, 4, 7), (3, 2, 1, 4, 6, 5), (1, 4, 3, 2, 2,
 # %% nbgrader={"grade": true, "grade_id": "test-gqa-forward", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 rng = np.random.default_rng(7)
 q, k, v = (Tensor(rng.standard_normal(shape)) for shape in ((1, 2, 3, 4, 6), (1, 2, 4, 6), (1, 2, 4, 6)))
-attention = GroupedQueryAttention(8, 6, 2, 6, turn=lambda x: x)
-attention.project = lambda x: (q, k, v)  # stand-ins: this test is about what forward does with them
+attention = GroupedQueryAttention(8, 6, 2, 6)
+attention.project = lambda x, rotation: (q, k, v)  # stand-ins: this test is about what forward does with them
 attention.merge = lambda heads: heads * 10
 for hidden in (None, 0):  # no mask, and one that hides key 0 from the others
     mask = None if hidden is None else np.where(np.arange(4) * np.ones((4, 1)) == 0, -np.inf, 0).astype("f4")
-    got = attention.forward(Tensor(np.zeros((1, 4, 8))), mask)
+    got = attention.forward(Tensor(np.zeros((1, 4, 8))), mask, unturned)
     assert got.shape == (1, 2, 3, 4, 6), f"what merge gives should come back; yours has shape {got.shape}"
     seen = [s for s in range(3) if s != hidden]  # token 2 sees tokens 0 to 2, and not token 3
     parts = [math.exp(q.data[0, 1, 2, 2] @ k.data[0, 1, s] / math.sqrt(6)) for s in seen]
@@ -532,13 +530,13 @@ for hidden in (None, 0):  # no mask, and one that hides key 0 from the others
 ### BEGIN HIDDEN TESTS
 B, H, G, T, D = 2, 3, 2, 5, 4
 q, k, v = (Tensor(rng.standard_normal(shape)) for shape in ((B, H, G, T, D), (B, H, T, D), (B, H, T, D)))
-attention = GroupedQueryAttention(7, H * G, H, D, turn=lambda x: x)
+attention = GroupedQueryAttention(7, H * G, H, D)
 given = []
-attention.project = lambda x: given.append(np.shape(x)) or (q, k, v)
+attention.project = lambda x, rotation: given.append((np.shape(x), rotation)) or (q, k, v)
 attention.merge = lambda heads: heads
 for shape in (None, (T, T), (B, 1, 1, T), (B, H, T, T)):
     mask = None if shape is None else rng.standard_normal(shape).astype(np.float32)
-    got = attention.forward(Tensor(np.zeros((B, T, 7))), mask).data
+    got = attention.forward(Tensor(np.zeros((B, T, 7))), mask, unturned).data
     bias = np.zeros((B, H, T, T)) if mask is None else np.broadcast_to(mask, (B, H, T, T))
     for b, h, g, t in np.ndindex(B, H, G, T):
         parts = [
@@ -549,7 +547,7 @@ for shape in (None, (T, T), (B, 1, 1, T), (B, H, T, T)):
         assert np.allclose(got[b, h, g, t], want, atol=1e-4), (
             f"mask {shape}: row {b}, key head {h}, query {g}"
         )
-assert given == [(B, T, 7)] * 4, "project should be given x, once"
+assert given == [((B, T, 7), unturned)] * 4, "project should be given x and the rotation, once"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -694,7 +692,7 @@ for C, hidden, front in ((5, 7, (2, 3)), (3, 2, (4,)), (4, 9, ())):
 
 As in module 13: attention, then the MLP, each on what a norm of its own leaves, each *added* to what came in.
 
-**Task (7 points).** Write `forward(x, mask=None)`, with `norm1` before the attention and `norm2` before the MLP. The mask is for the attention. 2 lines.
+**Task (7 points).** Write `forward(x, mask, rotation)`, with `norm1` before the attention and `norm2` before the MLP. Mask and rotation are for the attention. 2 lines.
 """
 
 
@@ -709,10 +707,10 @@ class LlamaBlock(Module):
         self.norm2 = RMSNorm(attention.embed_dim, eps)
         self.mlp = SwiGLU(attention.embed_dim, hidden_dim, rng=rng)
 
-    def forward(self, x, mask=None) -> Tensor:
-        """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
+    def forward(self, x, mask, rotation) -> Tensor:
+        """(B, T, C) -> (B, T, C). mask: None, or added to the scores, broadcastable to (B, H, T, T)."""
         ### BEGIN SOLUTION
-        x = x + self.attention(self.norm1(x), mask)
+        x = x + self.attention(self.norm1(x), mask, rotation)
         return x + self.mlp(self.norm2(x))
         ### END SOLUTION
 
@@ -723,29 +721,31 @@ With plain functions in place of the parts: the norms multiply by 10 and by 100,
 """
 
 # %%
-block = LlamaBlock(GroupedQueryAttention(4, 2, 1, 2, turn=lambda x: x), hidden_dim=3)
+block = LlamaBlock(GroupedQueryAttention(4, 2, 1, 2), hidden_dim=3)
 block.norm1, block.norm2 = (lambda x: 10 * x), (lambda x: 100 * x)
-block.attention, block.mlp = (lambda x, mask: x + 1), (lambda x: x + 2)
-block.forward(3)
+block.attention, block.mlp = (lambda x, mask, rotation: x + 1), (lambda x: x + 2)
+block.forward(3, None, unturned)
 
 # %% nbgrader={"grade": true, "grade_id": "test-llama-block", "locked": true, "points": 7, "schema_version": 3, "solution": false}
-block = LlamaBlock(GroupedQueryAttention(4, 2, 1, 2, turn=lambda x: x), hidden_dim=3)
+block = LlamaBlock(GroupedQueryAttention(4, 2, 1, 2), hidden_dim=3)
 block.norm1, block.norm2 = (lambda x: 10 * x), (lambda x: 100 * x)
-block.attention = lambda x, mask=None: x + (1 if mask is None else mask)
+block.attention = lambda x, mask, rotation: rotation.turn(x) + (1 if mask is None else mask)
 block.mlp = lambda x: x + 2
-got = block.forward(3)
+got = block.forward(3, None, unturned)
 assert got != 3 + 31 + 302, "the second addition should begin from what the first one gave"
 assert got != 31 + 3102, "the attention should be added to what came in, not replace it"
 assert got != 34 + 342, "the MLP has a norm of its own, norm2"
 assert got != 14200, "the norms belong in front of attention and MLP, not behind the additions"
 assert got == 34 + 3402, f"3 + (30 + 1) = 34, then 34 + (3400 + 2) = 3436; yours is {got}"
-assert block.forward(3, 7) == 40 + 4002, "the mask should reach the attention"
+assert block.forward(3, 7, unturned) == 40 + 4002, "the mask should reach the attention"
+backwards = SimpleNamespace(turn=lambda x: -x)
+assert block.forward(3, None, backwards) == -26 - 2598, "the rotation should reach the attention"
 ### BEGIN HIDDEN TESTS
 for x, a, m in ((0.5, 2.0, -1.0), (-3.0, 0.25, 4.0)):
     block.norm1, block.norm2 = (lambda x: x - 1), (lambda x: x * x)
-    block.attention, block.mlp = (lambda x, mask=None, a=a: a * x), (lambda x, m=m: m * x)
+    block.attention, block.mlp = (lambda x, mask, rotation, a=a: a * x), (lambda x, m=m: m * x)
     first = x + a * (x - 1)
-    assert abs(block.forward(x) - (first + m * first * first)) < 1e-9, f"wrong for x = {x}"
+    assert abs(block.forward(x, None, unturned) - (first + m * first * first)) < 1e-9, f"wrong for x = {x}"
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -757,15 +757,15 @@ The whole model, beside GPT:
 | | GPT (13) | Llama |
 |---|---|---|
 | entrance | token embedding + position embedding | token embedding alone |
-| positions | used once, at the entrance | told to `position_embedding`, used by `turn` in every layer |
-| blocks, last norm | the same steps | the same steps |
+| positions | used once, at the entrance | made into a rotation by `position_embedding`, used in every layer |
+| blocks, last norm | the same steps | the same steps, and each block is handed the rotation |
 | exit | the token embedding again (tied) | tied, or a layer of its own, `output` |
 
-The constructor is given. It builds one `RotaryPositions` and hands its `turn` to the attention of every layer. It keeps the names that the cache and the padding look for: `position_embedding`, `blocks`, in each block `attention` with `project` and `merge`. Two class methods that open published files are given too: reading file formats is work of another kind, and stands in a package of its own, `tinytorch.pretrained`, which is only imported when you call them.
+The constructor is given. It keeps the names that the cache and the padding look for: `position_embedding`, `blocks`, in each block `attention` with `project` and `merge`. Two class methods that open published files are given too: reading file formats is work of another kind, and stands in a package of its own, `tinytorch.pretrained`, which is only imported when you call them.
 
 **Task (10 + 6 points).**
 
-- `hidden_states(tokens, start_pos=0)`: the checks are given. First tell `self.position_embedding` where these tokens stand, the T numbers `start_pos` … `stop - 1`, one row for the whole batch (if its rows stand at different places, `Padding` of module 13 sees to it on the way); it returns nothing. Then embed the tokens, go through the blocks, and the last norm. About 5 lines.
+- `hidden_states(tokens, start_pos=0)`: the checks are given. First ask `self.position_embedding` for the rotation of these tokens, which stand at the T positions `start_pos` … `stop - 1`, one row for the whole batch (if its rows stand at different places, `Padding` of module 13 sees to it on the way). Then embed the tokens, go through the blocks, each called with x, no mask (`None`) and the rotation, and the last norm. About 5 lines.
 - `logits(hidden)`: (…, C) to (…, V). If the model is `tied`, with the token embedding's weight, as in GPT, through `apply(linear, ...)`. Else with `self.output`. 3 lines.
 """
 
@@ -787,14 +787,16 @@ class Llama(LanguageModel):
         *,
         head_dim: int | None = None,
         rope_base: float = 10000.0,
+        rope_factors=None,
         eps: float = 1e-5,
         tied: bool = True,
         seed=None,
     ):
         """num_kv_heads: of keys and values, by default num_heads. hidden_dim: of the MLP, by default 8C / 3.
 
-        head_dim: by default C / num_heads. rope_base: of the rotary frequencies. eps: of the norms. tied: the
-        logits are read off the token embedding. seed: of the random weights, or a NumPy Generator.
+        head_dim: by default C / num_heads. rope_base: of the rotary frequencies. rope_factors: by which they
+        are divided, (head_dim / 2,) numbers, as in Llama 3.1, or one. eps: of the norms. tied: the logits are
+        read off the token embedding. seed: of the random weights, or a NumPy Generator.
         Raises ValueError if a size is below 1, embed_dim is not divisible by num_heads (without head_dim),
         num_heads is not divisible by num_kv_heads or head_dim is odd; TypeError if a size is not a whole
         number.
@@ -812,10 +814,10 @@ class Llama(LanguageModel):
             raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         head_dim = embed_dim // num_heads if head_dim is None else head_dim
         self.head_dim = whole_number("head_dim", head_dim, 1)
-        self.rope_base, self.eps, self.tied = rope_base, eps, tied
+        self.rope_base, self.rope_factors, self.eps, self.tied = rope_base, rope_factors, eps, tied
         rng = np.random.default_rng(seed)
         self.token_embedding = Embedding(vocab_size, embed_dim, rng=rng)
-        self.position_embedding = RotaryPositions(self.head_dim, max_seq_len, rope_base)
+        self.position_embedding = RotaryPositions(self.head_dim, max_seq_len, rope_base, rope_factors)
         self.blocks = [self.new_block(rng) for _ in range(num_layers)]
         self.norm = RMSNorm(embed_dim, eps)
         if not tied:
@@ -823,9 +825,9 @@ class Llama(LanguageModel):
         self.eval()
 
     def new_block(self, rng) -> LlamaBlock:
-        """-> a block with random weights, whose attention turns with this model's positions."""
+        """-> a block with random weights."""
         sizes = self.embed_dim, self.num_heads, self.num_kv_heads, self.head_dim
-        attention = GroupedQueryAttention(*sizes, turn=self.position_embedding.turn, rng=rng)
+        attention = GroupedQueryAttention(*sizes, rng=rng)
         return LlamaBlock(attention, self.hidden_dim, self.eps, rng=rng)
 
     def hidden_states(self, tokens, start_pos: int = 0) -> Tensor:
@@ -836,10 +838,10 @@ class Llama(LanguageModel):
         tokens = check_tokens(tokens, self.vocab_size)
         stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
         ### BEGIN SOLUTION
-        self.position_embedding(np.arange(start_pos, stop))
+        rotation = self.position_embedding(np.arange(start_pos, stop))
         x = self.token_embedding(tokens)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, None, rotation)
         return self.norm(x)
         ### END SOLUTION
 
@@ -886,27 +888,24 @@ small(np.arange(9)[None]).shape, small.generate([[1, 2, 3]], 5, rng=0)
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-hidden-states", "locked": true, "points": 10, "schema_version": 3, "solution": false}
-class NotedPositions(Module):
-    """A stand-in: writes down which positions it was told last."""
-
-    last = None
+class PositionsThemselves(Module):
+    """A stand-in: the rotation of some positions is the positions."""
 
     def forward(self, positions):
-        self.last = np.array(positions)
+        return np.array(positions)
 
 
 def with_stand_ins(**sizes):
-    """A Llama of three blocks and a norm that are plain arithmetic, and what the first block found noted."""
+    """A Llama of three blocks and a norm that are plain arithmetic, and the rotations they were handed."""
     model = Llama(
         **{"vocab_size": 7, "embed_dim": 4, "num_layers": 3, "num_heads": 2, "max_seq_len": 9} | sizes
     )
-    model.position_embedding, told = NotedPositions(), []
+    model.position_embedding, told = PositionsThemselves(), []
 
-    def first(x, mask=None):
-        told.append(model.position_embedding.last)
-        return x * 2
+    def block(change):
+        return lambda x, mask, rotation: told.append(rotation) or change(x)
 
-    model.blocks = [first, lambda x, mask=None: x + 1, lambda x, mask=None: x * 3]
+    model.blocks = [block(lambda x: x * 2), block(lambda x: x + 1), block(lambda x: x * 3)]
     model.norm = lambda x: x - 5
     return model, model.token_embedding.weight.data, told
 
@@ -915,8 +914,9 @@ model, words, told = with_stand_ins(seed=1)
 tokens = np.array([[3, 0, 6], [1, 1, 5]])
 got = model.hidden_states(tokens)
 assert got.shape == (2, 3, 4), f"2 texts of 3 tokens, 4 wide: (2, 3, 4), yours is {got.shape}"
-assert told and told[-1] is not None, "position_embedding should be told the positions before the first block"
-assert np.array_equal(told[-1], [0, 1, 2]), f"3 tokens from 0 on: 0, 1, 2; yours {told[-1]}"
+assert told and told[0] is not None, "each block should be handed what position_embedding gave"
+assert np.array_equal(told[0], [0, 1, 2]), f"3 tokens from 0 on: 0, 1, 2; yours {told[0]}"
+assert np.array_equal(told, [[0, 1, 2]] * 3), f"three blocks, each with the same positions; yours: {told}"
 want = 3 * (2 * words[1] + 1)
 assert not np.allclose(got.data[1, 1], want, atol=1e-6), "where is the last norm?"
 assert np.allclose(got.data[1, 1], want - 5, atol=1e-6), (
@@ -936,8 +936,10 @@ for start_pos, shape in ((0, (2, 9)), (6, (3, 2)), (8, (1, 1)), (2, (2, 5))):
             f"text {b}, token {t}"
         )
     want = np.arange(start_pos, start_pos + shape[1])
-    assert len(told) == 1, "each block should be called once"
-    assert np.array_equal(told[0], want), f"{shape[1]} tokens from {start_pos} on: {want}; yours {told[0]}"
+    assert len(told) == 3, "each block should be called once"
+    assert all(np.array_equal(positions, want) for positions in told), (
+        f"{shape[1]} tokens from {start_pos} on: {want}; yours {told}"
+    )
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-logits", "locked": true, "points": 6, "schema_version": 3, "solution": false}
@@ -1313,8 +1315,8 @@ def weights_of_head(model, tokens, layer, head):
 
     attention, caught = model.blocks[layer].attention, []
 
-    def catch(inner, x):
-        caught.append(inner(x))
+    def catch(inner, x, rotation):
+        caught.append(inner(x, rotation))
         return caught[-1]
 
     attention.wrap("project", catch)

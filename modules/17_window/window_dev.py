@@ -1315,8 +1315,7 @@ def prove_near(window=6, num_sinks=2, T=50, D=8):
     cache = SlidingWindowKVCache(1, T, 1, 1, D, window, num_sinks, rotary=rotary)
     parts = []
     for chunk in np.split(np.arange(T), (20, 21, 22, 29)):
-        rotary(chunk)
-        turned = [rotary.turn(Tensor(x[None, None, chunk])) for x in (query, key)]
+        turned = [rotary(chunk).turn(Tensor(x[None, None, chunk])) for x in (query, key)]
         parts.append(attention_with_cache(*turned, value[None, None, chunk], cache, 0).data[0, 0])
         cache.advance(len(chunk))
     return float(np.abs(np.concatenate(parts) - as_in_the_paper(query, key, value, window, num_sinks)).max())
@@ -1332,7 +1331,7 @@ The same, and not one stored key was touched.
 
 One thing is still in the way. A Llama made for 64 positions refuses token 65, and SmolLM2's file says 8,192. For learned positions that is the end: row 8,193 of the table does not exist. Rotary positions are computed, and can be computed for as many as you like.
 
-**Task, `more_positions` (4 points).** Give the model tables for `max_seq_len` positions, with its `head_dim` and `rope_base`, and set `model.max_seq_len`. All blocks turn with the one object `model.position_embedding`, so put the new `tables` into *it*; another object would not be known to them. Two lines.
+**Task, `more_positions` (4 points).** Give the model tables for `max_seq_len` positions, with its `head_dim`, `rope_base` and `rope_factors`, and set `model.max_seq_len`. The rotary object is there, `model.position_embedding`, and a cache may hold it too: put the new `tables` into *it*, and let it be the same object. Two lines.
 """
 
 
@@ -1351,7 +1350,7 @@ def more_positions(model, max_seq_len: int) -> None:
     if whole_number("max_seq_len", max_seq_len, 1) < model.max_seq_len:
         raise ValueError(f"the model has {model.max_seq_len} positions already, more than {max_seq_len}")
     ### BEGIN SOLUTION
-    rotary.tables = rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base)
+    rotary.tables = rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base, model.rope_factors)
     model.max_seq_len = int(max_seq_len)
     ### END SOLUTION
 
@@ -1363,9 +1362,10 @@ model.max_seq_len, model.position_embedding.tables[0].shape
 
 # %% nbgrader={"grade": true, "grade_id": "test-more-positions", "locked": true, "points": 4, "schema_version": 3, "solution": false}
 model = Llama(17, 12, 2, num_heads=2, max_seq_len=9, rope_base=500.0, seed=0)
-tokens = np.arange(9)[None]
+tokens, rotary = np.arange(9)[None], model.position_embedding
 before, weights = model(tokens).data, {name: p.copy() for name, p in model.state_dict().items()}
 more_positions(model, 30)
+assert model.position_embedding is rotary, "the tables belong into the rotary object that is there"
 assert model.max_seq_len == 30, (
     f"the model should say that it takes 30 tokens, yours says {model.max_seq_len}"
 )
@@ -1384,6 +1384,10 @@ assert all(np.array_equal(weights[name], p) for name, p in model.state_dict().it
 angles = np.arange(30)[:, None] * 500.0 ** (-np.arange(0, 6, 2) / 6)
 for table, want in zip(model.position_embedding.tables, (np.cos(angles), np.sin(angles)), strict=True):
     assert table.shape == (30, 3) and table.dtype == np.float32 and np.allclose(table, want, atol=1e-6)
+slowed = Llama(17, 12, 1, num_heads=2, max_seq_len=9, rope_factors=[1, 2, 8], seed=0)
+before = slowed(tokens).data
+more_positions(slowed, 30)
+assert np.array_equal(slowed(tokens).data, before), "a model with rope_factors turns as slowly as before"
 wide = Llama(17, 12, 1, num_heads=2, max_seq_len=4, head_dim=10, seed=0)
 more_positions(wide, 6)
 assert wide.position_embedding.tables[1].shape == (6, 5), "the width is the model's head_dim"

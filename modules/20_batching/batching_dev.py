@@ -605,7 +605,7 @@ And if a cache refuses, because it is full? Then *this* request is over, and no 
 
 **Task, `forward` (12 + 6 points).**
 
-1. `self.attention.project(x)`, and an array of zeros like the queries for the answers;
+1. `self.attention.project(x, *where)`, and an array of zeros like the queries for the answers;
 2. for each request that has no error: its rows of query, key and value, with the axes swapped; `attention_with_cache(..., request.cache, self.layer_idx)`; the answer swapped back into its rows;
 3. (6 points) if that raises one of `FAILURES`, keep it as `request.error`; the rows stay zero, and the later layers leave the request out;
 4. `self.attention.merge` of all the answers, as a `Tensor`. About 12 lines.
@@ -624,13 +624,14 @@ class FlatLayer:
         """front: its `reading` is a list of (request, rows), whose tokens stand in which rows."""
         self.front, self.attention, self.layer_idx = front, attention, layer_idx
 
-    def forward(self, inner, x, mask=None) -> Tensor:
+    def forward(self, inner, x, mask=None, *where) -> Tensor:
         """(N, 1, C) -> (N, 1, C): the rows of each request attend to its own cache, which is written.
 
-        What a cache raises of FAILURES becomes its request's `error`; the other rows do not notice.
+        where: what else the attention is called with; it is for `project`. What a cache raises of FAILURES
+        becomes its request's `error`; the other rows do not notice.
         """
         ### BEGIN SOLUTION
-        query, key, value = (part.data for part in self.attention.project(x))
+        query, key, value = (part.data for part in self.attention.project(x, *where))
         heads = np.zeros_like(query)
         for request, rows in self.front.reading:
             if request.error is not None:
@@ -668,6 +669,16 @@ class ListCache:
     def advance(self, num_tokens=1):
         self.log.append(("advance", num_tokens))
         self.seq_pos += num_tokens
+
+
+class Unturned(GroupedQueryAttention):
+    """A Llama's attention that turns nothing if nobody says where its tokens stand. For the tests."""
+
+    def project(self, x, rotation=SimpleNamespace(turn=lambda x: x)):  # noqa: B008
+        return super().project(x, rotation)
+
+    def forward(self, x, mask=None, rotation=SimpleNamespace(turn=lambda x: x)):  # noqa: B008
+        return super().forward(x, mask, rotation)
 
 
 def one_by_one(text):
@@ -713,7 +724,7 @@ rng = np.random.default_rng(5)
 never = lambda *args: None  # noqa: E731
 for attention in (
     MultiHeadAttention(12, 3, causal=True, rng=0),
-    GroupedQueryAttention(12, 6, 2, 4, turn=lambda x: x, rng=0),
+    Unturned(12, 6, 2, 4, rng=0),
 ):
     kind = type(attention).__name__
     texts = [rng.normal(size=(T, 12)) for T in (4, 3)]
@@ -744,7 +755,7 @@ for attention in (
 ### BEGIN HIDDEN TESTS
 for make in (
     lambda: MultiHeadAttention(10, 5, causal=True, rng=1),
-    lambda: GroupedQueryAttention(10, 6, 3, 2, turn=lambda x: x, rng=1),
+    lambda: Unturned(10, 6, 3, 2, rng=1),
 ):
     attention = make()
     texts = [rng.normal(size=(T, 10)) for T in (7, 2, 5, 1)]
@@ -771,6 +782,13 @@ for make in (
             )
         for request, rows in front.reading:
             request.cache.advance(rows.stop - rows.start)
+attention, doubled = Unturned(10, 6, 3, 2, rng=1), SimpleNamespace(turn=lambda x: x * 2)
+text, request = rng.normal(size=(4, 10)).astype(np.float32), SimpleNamespace(cache=ListCache(), error=None)
+layer = FlatLayer(SimpleNamespace(reading=[(request, slice(0, 4))]), attention, 0)
+out = layer.forward(never, Tensor(one_by_one(text)), None, doubled).data[:, 0]
+assert np.allclose(out, attention(Tensor(text[None]), None, doubled).data[0], atol=1e-5), (
+    "what comes behind the mask should reach project"
+)
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-failing-alone", "locked": true, "points": 6, "schema_version": 3, "solution": false}

@@ -216,13 +216,16 @@ def slow_rotary(x, positions, base):
     positions=st.lists(st.integers(-1000, 10**6), min_size=1, max_size=4),
     half=st.integers(1, 5),
     base=st.sampled_from([10000.0, 100000.0, 50]),
+    factors=st.one_of(st.none(), st.floats(0.5, 64), st.lists(st.floats(0.5, 64), min_size=5, max_size=5)),
 )
-def test_tables_against_the_formula(positions, half, base):
-    cos, sin = rotary_tables(positions, 2 * half, base)
+def test_tables_against_the_formula(positions, half, base, factors):
+    factors = factors[:half] if isinstance(factors, list) else factors
+    slower = np.ones(half) if factors is None else np.broadcast_to(factors, half)
+    cos, sin = rotary_tables(positions, 2 * half, base, factors)
     assert cos.shape == sin.shape == (len(positions), half) and cos.dtype == sin.dtype == np.float32
     for t, p in enumerate(positions):
         for i in range(half):
-            angle = p * base ** (-2 * i / (2 * half))
+            angle = p * base ** (-2 * i / (2 * half)) / slower[i]
             assert cos[t, i] == pytest.approx(math.cos(angle), abs=1e-6)
             assert sin[t, i] == pytest.approx(math.sin(angle), abs=1e-6)
 

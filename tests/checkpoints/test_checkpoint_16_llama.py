@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,13 +187,13 @@ def test_the_defaults():
 def test_nothing_is_float64_anywhere():
     model, tokens = random_llama(tied=False), some_tokens(2, 5)
     attention = model.blocks[0].attention
-    hidden = model.hidden_states(tokens)
+    hidden, rotation = model.hidden_states(tokens), model.position_embedding(np.arange(5))
     parts = [
         hidden,
         model.logits(hidden),
-        *attention.project(hidden),
-        attention(hidden),
-        model.blocks[0](hidden),
+        *attention.project(hidden, rotation),
+        attention(hidden, None, rotation),
+        model.blocks[0](hidden, None, rotation),
     ]
     assert all(part.dtype == np.float32 for part in parts)
     assert model.next_logits(tokens).dtype == np.float32
@@ -209,17 +210,29 @@ def test_rotary_positions_turn_as_complex_numbers_do():
     rotary = RotaryPositions(6, 500, base=50.0)
     x = rng.standard_normal((2, 3, 5, 6)).astype(np.float32)
     for positions in (rng.integers(0, 500, 5), rng.integers(0, 500, (2, 5))):
-        rotary(positions)
-        got = rotary.turn(Tensor(x))
+        got = rotary(positions).turn(Tensor(x))
         assert isinstance(got, Tensor) and got.dtype == np.float32
         for b, h in np.ndindex(2, 3):
             want = slow_turn(x[b, h].astype(float), positions if positions.ndim == 1 else positions[b], 50.0)
             np.testing.assert_allclose(got.data[b, h], want, atol=1e-4)
 
 
-def test_before_any_call_one_token_stands_at_position_0():
-    x = Tensor(np.arange(4.0).reshape(1, 1, 1, 4))
-    np.testing.assert_array_equal(RotaryPositions(4, 9).turn(x).data, x.data)
+def test_a_pass_leaves_nothing_behind():
+    """Whoever else asks the model, before the layers of this pass are done, changes nothing in it."""
+    rotary, x = RotaryPositions(4, 9), Tensor(np.ones((1, 1, 2, 4)))
+    kept = dict(vars(rotary))
+    first = rotary([5, 6])
+    before = first.turn(x).data
+    rotary([[0, 1], [2, 3]])
+    np.testing.assert_array_equal(first.turn(x).data, before)
+    assert vars(rotary).keys() == kept.keys() and all(vars(rotary)[name] is kept[name] for name in kept)
+
+
+def test_a_forgotten_rotation_is_an_error():
+    model, x = random_llama(), Tensor(np.zeros((1, 2, C), np.float32))
+    for part in (model.blocks[0], model.blocks[0].attention, model.blocks[0].attention.project):
+        with pytest.raises(TypeError, match="rotation"):
+            part(x)
 
 
 @given(m=st.integers(0, 900), n=st.integers(0, 900), shift=st.integers(0, 99))
@@ -231,8 +244,7 @@ def test_a_score_depends_on_the_distance_alone(m, n, shift):
     def score(m, n):
         turned = []
         for x, position in ((q, m), (k, n)):
-            rotary(np.array([position]))
-            turned.append(rotary.turn(Tensor(x)).data)
+            turned.append(rotary(np.array([position])).turn(Tensor(x)).data)
         return float((turned[0] * turned[1]).sum())
 
     assert abs(score(m, n) - score(m + shift, n + shift)) < 1e-4
@@ -243,23 +255,16 @@ def test_a_score_depends_on_the_distance_alone(m, n, shift):
     [([9], ValueError), ([-1], ValueError), ([[0], [12]], ValueError), ([1.0], TypeError)],
 )
 def test_positions_that_are_none(positions, error):
-    rotary = RotaryPositions(4, 9)
-    rotary([5, 6])
-    x = Tensor(np.ones((1, 1, 2, 4)))
-    before = rotary.turn(x).data
     with pytest.raises(error):
-        rotary(np.array(positions))
-    np.testing.assert_array_equal(rotary.turn(x).data, before)
+        RotaryPositions(4, 9)(np.array(positions))
 
 
 def test_the_cache_sees_turned_keys_of_the_key_heads():
     attention = random_llama().blocks[0].attention
-    rotary = RotaryPositions(D, LONGEST, 100.0)
-    attention.turn = rotary.turn
     positions = np.array([[3, 4, 5, 6, 7], [0, 1, 2, 3, 4]])
-    rotary(positions)
+    rotation = RotaryPositions(D, LONGEST, 100.0)(positions)
     x = np.random.default_rng(4).standard_normal((2, 5, C)).astype(np.float32)
-    query, key, value = attention.project(Tensor(x))
+    query, key, value = attention.project(Tensor(x), rotation)
     assert query.shape == (2, H, G, 5, D) and key.shape == value.shape == (2, H, 5, D)
     for b in range(2):
         q, k, v = (
@@ -279,13 +284,13 @@ def test_attention_and_its_mask():
     attention = model.blocks[1].attention
     weights = {f"a.{name}": array.astype(np.float64) for name, array in attention.state_dict().items()}
     x = np.random.default_rng(5).standard_normal((2, 6, C)).astype(np.float32)
-    model.position_embedding(np.arange(2, 8))
+    rotation = model.position_embedding(np.arange(2, 8))
     for hidden in (0, 2):
         mask = None
         if hidden:  # the first two keys are hidden, except from themselves
             mask = np.where((np.arange(6) < hidden) & ~np.eye(6, dtype=bool), -np.inf, 0).astype(np.float32)
         for form in (mask, None if mask is None else mask[None, None]):
-            got = attention(Tensor(x), form)
+            got = attention(Tensor(x), form, rotation)
             assert got.shape == (2, 6, C) and got.dtype == np.float32
             for b in range(2):
                 want = slow_attention(
@@ -298,7 +303,7 @@ def test_attention_and_its_mask():
 def test_what_attention_does_not_take(shape):
     attention = random_llama().blocks[0].attention
     with pytest.raises(ValueError, match=str(C)):
-        attention.project(Tensor(np.zeros(shape, np.float32)))
+        attention.project(Tensor(np.zeros(shape, np.float32)), None)
 
 
 def test_swiglu_and_block():
@@ -311,13 +316,14 @@ def test_swiglu_and_block():
             block.mlp(Tensor(x)).data, slow_swiglu(x, weights, "b.mlp"), rtol=1e-4, atol=1e-4
         )
     x = rng.standard_normal((2, 5, C)).astype(np.float32)
-    model.position_embedding(np.arange(5))
+    rotation = model.position_embedding(np.arange(5))
     sizes = {"num_heads": H * G, "num_kv_heads": H, "base": 100.0, "eps": 0.1}
     for b in range(2):
         want = slow_block(x[b].astype(float), weights, "b", sizes, np.arange(5))
-        np.testing.assert_allclose(block(Tensor(x)).data[b], want, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(block(Tensor(x), None, rotation).data[b], want, rtol=1e-4, atol=1e-4)
     alone = np.where(np.eye(5, dtype=bool), 0, -np.inf).astype(np.float32)
-    assert np.abs(block(Tensor(x), alone).data - block(Tensor(x)).data)[:, 1:].max() > 1e-3
+    hidden, plain = block(Tensor(x), alone, rotation).data, block(Tensor(x), None, rotation).data
+    assert np.abs(hidden - plain)[:, 1:].max() > 1e-3
 
 
 # sizes
@@ -586,14 +592,15 @@ def test_a_tiny_llama_learns(gradients):
 
 
 def test_a_block_can_stand_alone():
-    """Any `turn` will do: a model without positions, for instance."""
-    attention = GroupedQueryAttention(6, 4, 2, 2, turn=lambda x: x, rng=0)
+    """Anything that can turn will do: for a model without positions, what turns nothing."""
+    unturned = SimpleNamespace(turn=lambda x: x)
+    attention = GroupedQueryAttention(6, 4, 2, 2, rng=0)
     block = LlamaBlock(attention, hidden_dim=5, rng=0)
     x = Tensor(np.random.default_rng(12).standard_normal((1, 4, 6)))
-    y = block(x).data
-    swapped = block(Tensor(x.data[:, [1, 0, 2, 3]])).data
+    y = block(x, None, unturned).data
+    swapped = block(Tensor(x.data[:, [1, 0, 2, 3]]), None, unturned).data
     np.testing.assert_allclose(swapped[:, 2:], y[:, 2:], atol=1e-5)  # nothing knows an order
     assert SwiGLU(6, 5)(x).shape == (1, 4, 6)
-    doubled = GroupedQueryAttention(6, 4, 2, 2, turn=lambda x: apply(np.multiply, x, np.float32(2)), rng=0)
-    ratio = doubled.project(x)[1].data / attention.project(x)[1].data
+    doubled = SimpleNamespace(turn=lambda x: apply(np.multiply, x, np.float32(2)))
+    ratio = attention.project(x, doubled)[1].data / attention.project(x, unturned)[1].data
     np.testing.assert_allclose(ratio, 2, rtol=1e-5)

@@ -155,6 +155,30 @@ def test_their_llama_opens_here(tmp_path, dtype, tied):
     assert_same_logits(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ],
+)
+def test_their_slowed_rotations_are_ours(tmp_path, rope):
+    theirs = random_llama(rope_parameters=rope | {"rope_theta": 700.0})
+    theirs.save_pretrained(tmp_path)
+    assert_same_logits(Llama.from_pretrained(tmp_path), theirs)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["rope_parameters"]
+    path.write_text(json.dumps(config | {"rope_theta": 700.0, "rope_scaling": rope}), encoding="utf-8")
+    assert_same_logits(Llama.from_pretrained(tmp_path), theirs)
+
+
 def test_the_config_of_earlier_transformers_means_the_same(tmp_path):
     theirs = random_llama(
         head_dim=9 * 2, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True
@@ -174,7 +198,7 @@ def test_the_config_of_earlier_transformers_means_the_same(tmp_path):
         {"attention_bias": True},
         {"mlp_bias": True},
         {"hidden_act": "gelu"},
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 700.0, "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 700.0, "factor": 2.0}},
     ],
 )
 def test_their_other_llamas_are_refused(tmp_path, changes):

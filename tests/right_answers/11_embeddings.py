@@ -48,7 +48,9 @@ RIGHT = [
                 if not (base > 0 and math.isfinite(base)):
                     raise ValueError(f"base {base} is not positive and finite")
                 exponents = np.linspace(0, 1, head_dim // 2, endpoint=False)
-                turns = np.exp(1j * np.multiply.outer(as_array(positions, np.float64), float(base) ** -exponents))
+                speeds = float(base) ** -exponents
+                speeds /= 1 if factors is None else factors
+                turns = np.exp(1j * np.multiply.outer(as_array(positions, np.float64), speeds))
                 return [part.astype(np.float32) for part in (turns.real, turns.imag)]
             """,
             "apply_rotary": """

@@ -518,8 +518,8 @@ RIGHT = [
             "CachedLayer.forward": """
                 if self.model.training == True:
                     print("training")
-                    return inner(x, mask=mask)
-                q, k, v = self.attention.project(x)
+                    return inner(x, mask, *where)
+                q, k, v = self.attention.project(x, *where)
                 koepfe = attention_with_cache(q, k, v, self.cache, self.layer_idx, mask)
                 ausgabe = self.attention.merge(koepfe)
                 return ausgabe
@@ -569,10 +569,10 @@ RIGHT = [
                 from functools import partial
 
 
-                def _through_cache(model, attention, cache, layer_idx, inner, x, mask=None):
+                def _through_cache(model, attention, cache, layer_idx, inner, x, mask=None, *where):
                     if model.training:
-                        return inner(x=x, mask=mask)
-                    heads = attention_with_cache(*attention.project(x), cache, layer_idx, mask)
+                        return inner(x, mask, *where)
+                    heads = attention_with_cache(*attention.project(x, *where), cache, layer_idx, mask)
                     return attention.merge(heads)
             """,
         },
@@ -679,8 +679,8 @@ RIGHT = [
         extra={
             "cached-multi-head-attention": """
                 #| export
-                def attend_through(cache, layer_idx, attention, x, mask):
-                    query, key, value = attention.project(x)
+                def attend_through(cache, layer_idx, attention, x, mask, *where):
+                    query, key, value = attention.project(x, *where)
                     if mask is not None:
                         mask = fit_mask(mask, cache, query.shape)
                     with no_grad():

@@ -11,8 +11,7 @@ RIGHT = [
                 if positions.ndim == 1:
                     positions = positions[np.newaxis]
                 cos, sin = self.tables
-                self.cos = cos[positions][:, np.newaxis]
-                self.sin = sin[positions][:, np.newaxis]
+                return Rotation(sin=sin[positions][:, np.newaxis], cos=cos[positions][:, np.newaxis])
             """,
             "GroupedQueryAttention.project": """
                 def heads_of(layer, count):
@@ -21,8 +20,8 @@ RIGHT = [
 
                 H = self.num_kv_heads
                 G = self.num_heads // H
-                query = self.turn(heads_of(self.q_proj, H * G))
-                key = self.turn(heads_of(self.k_proj, H))
+                query = rotation.turn(heads_of(self.q_proj, H * G))
+                key = rotation.turn(heads_of(self.k_proj, H))
                 value = heads_of(self.v_proj, H)
                 return query.reshape(query.shape[0], H, G, query.shape[2], query.shape[3]), key, value
             """,
@@ -51,7 +50,7 @@ RIGHT = [
             "RotaryPositions.forward": """
                 rows = check_rows(positions, len(self.tables[1]))
                 rows = np.expand_dims(rows, -2)
-                self.cos, self.sin = self.tables[0].take(rows, axis=0), self.tables[1].take(rows, axis=0)
+                return Rotation(self.tables[0].take(rows, axis=0), self.tables[1].take(rows, axis=0))
             """,
             "GroupedQueryAttention.project": """
                 from tinytorch.core.autograd import gradient_of
@@ -66,7 +65,7 @@ RIGHT = [
                 q = apply(split_heads, self.q_proj(x), num_heads=self.num_heads)
                 k = apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads)
                 v = apply(split_heads, self.v_proj(x), num_heads=self.num_kv_heads)
-                both = self.turn(apply(side_by_side, q, k))
+                both = rotation.turn(apply(side_by_side, q, k))
                 group = (x.shape[0], self.num_kv_heads, self.num_heads // self.num_kv_heads, *q.shape[2:])
                 return both[:, : self.num_heads].reshape(group), both[:, self.num_heads :], v
             """,
@@ -74,8 +73,8 @@ RIGHT = [
                 from functools import reduce
 
                 x = self.token_embedding(tokens)
-                self.position_embedding(range(start_pos, stop))
-                return self.norm(reduce(lambda h, block: block(h), self.blocks, x))
+                rotation = self.position_embedding(range(start_pos, stop))
+                return self.norm(reduce(lambda h, block: block(h, None, rotation), self.blocks, x))
             """,
             "Llama.logits": """
                 weight = self.token_embedding.weight if self.tied else self.output.weight
@@ -107,7 +106,7 @@ RIGHT = [
     Right(
         name="grouped by an axis in the layer's output, before the heads are moved",
         bodies={
-            "RotaryPositions.turn": """
+            "Rotation.turn": """
                 half = x.shape[-1] // 2
                 first, second = x[..., :half], x[..., half:]
 
@@ -128,16 +127,16 @@ RIGHT = [
                 flat = self.q_proj(x).reshape(B, T, self.num_heads, D).transpose(0, 2, 1, 3)
                 key = self.k_proj(x).reshape(B, T, H, D).swapaxes(1, 2)
                 value = self.v_proj(x).reshape(B, T, H, D).swapaxes(1, 2)
-                return self.turn(flat).reshape((B, H, self.num_heads // H, T, D)), self.turn(key), value
+                return rotation.turn(flat).reshape((B, H, self.num_heads // H, T, D)), rotation.turn(key), value
             """,
             "GroupedQueryAttention.forward": """
-                q, k, v = self.project(x)
+                q, k, v = self.project(x, rotation)
                 heads = scaled_dot_product_attention(q, k, v, mask=mask, causal=True)
                 merged = self.merge(heads)
                 return merged
             """,
             "LlamaBlock.forward": """
-                attended = self.attention(self.norm1(x), mask=mask) + x
+                attended = self.attention(self.norm1(x), mask=mask, rotation=rotation) + x
                 return self.mlp(self.norm2(attended)) + attended
             """,
             "Llama.logits": """
@@ -153,10 +152,10 @@ RIGHT = [
         bodies={
             "Llama.hidden_states": """
                 places = np.arange(stop)[start_pos:]
-                self.position_embedding(places)
+                turned = self.position_embedding(places)
                 h = self.token_embedding(tokens)
                 for layer in self.blocks:
-                    h = layer(h, None)
+                    h = layer(h, None, turned)
                 h = self.norm(h)
                 return h
             """,
@@ -184,16 +183,15 @@ RIGHT = [
                 cos = self.tables[0]
                 sin = self.tables[1]
                 if len(pos.shape) == 1:
-                    self.cos = cos[pos]
-                    self.sin = sin[pos]
+                    ergebnis = Rotation(cos[pos], sin[pos])
                 else:
                     c = []
                     s = []
                     for row in pos:
                         c.append([cos[row]])
                         s.append([sin[row]])
-                    self.cos = np.array(c)
-                    self.sin = np.array(s)
+                    ergebnis = Rotation(np.array(c), np.array(s))
+                return ergebnis
             """,
             "GroupedQueryAttention.project": """
                 # Köpfe schneiden
@@ -204,8 +202,8 @@ RIGHT = [
                 k = apply(split_heads, k, num_heads=self.num_kv_heads)
                 v = apply(split_heads, v, num_heads=self.num_kv_heads)
                 # drehen
-                q = self.turn(q)
-                k = self.turn(k)
+                q = rotation.turn(q)
+                k = rotation.turn(k)
                 # Gruppen
                 B = q.shape[0]
                 T = q.shape[2]
@@ -225,7 +223,7 @@ RIGHT = [
             """,
             "LlamaBlock.forward": """
                 a = self.norm1(x)
-                a = self.attention(a, mask)
+                a = self.attention(a, mask, rotation)
                 x = x + a
                 b = self.norm2(x)
                 b = self.mlp(b)
@@ -236,10 +234,10 @@ RIGHT = [
                 positionen = []
                 for i in range(tokens.shape[1]):
                     positionen.append(start_pos + i)
-                self.position_embedding(positionen)
+                drehung = self.position_embedding(positionen)
                 x = self.token_embedding(tokens)
                 for i in range(len(self.blocks)):
-                    x = self.blocks[i](x)
+                    x = self.blocks[i](x, None, drehung)
                 x = self.norm(x)
                 return x
             """,
@@ -297,7 +295,7 @@ RIGHT = [
                 def _(grad, output, *groups):
                     return tuple(grad[:, :, g] for g in range(len(groups)))
 
-                query, key, value = self.project(x)
+                query, key, value = self.project(x, rotation)
                 heads = [
                     scaled_dot_product_attention(query[:, :, g], key, value, mask, causal=True)
                     for g in range(query.shape[2])
@@ -339,7 +337,7 @@ RIGHT = [
                 count = {"q": self.num_heads, "k": self.num_kv_heads, "v": self.num_kv_heads}
                 layer = {"q": self.q_proj, "k": self.k_proj, "v": self.v_proj}
                 cut = {name: apply(split_heads, layer[name](x), num_heads=count[name]) for name in "qkv"}
-                return into_groups(self.turn(cut["q"]), self.num_kv_heads), self.turn(cut["k"]), cut["v"]
+                return into_groups(rotation.turn(cut["q"]), self.num_kv_heads), rotation.turn(cut["k"]), cut["v"]
             """,
             "GroupedQueryAttention.merge": """
                 return self.out_proj(apply(merge_heads, out_of_groups(heads)))
@@ -355,24 +353,24 @@ RIGHT = [
     Right(
         name="parts in a loop, hidden states in a list",
         bodies={
-            "RotaryPositions.turn": """
+            "Rotation.turn": """
                 return apply(apply_rotary, x if isinstance(x, Tensor) else Tensor(x), self.cos, self.sin)
             """,
             "GroupedQueryAttention.forward": """
-                heads = scaled_dot_product_attention(*self.project(x), causal=True, mask=mask)
+                heads = scaled_dot_product_attention(*self.project(x, rotation), causal=True, mask=mask)
                 return self.merge(heads)
             """,
             "LlamaBlock.forward": """
-                for norm, part in ((self.norm1, lambda h: self.attention(h, mask)), (self.norm2, self.mlp)):
+                for norm, part in ((self.norm1, lambda h: self.attention(h, mask, rotation)), (self.norm2, self.mlp)):
                     x = x + part(norm(x))
                 return x
             """,
             "Llama.hidden_states": """
                 length = tokens.shape[1]
-                self.position_embedding(start_pos + np.arange(length, dtype=np.int32))
+                rotation = self.position_embedding(start_pos + np.arange(length, dtype=np.int32))
                 hidden = [self.token_embedding(tokens)]
                 for block in self.blocks:
-                    hidden.append(block(hidden[-1]))
+                    hidden.append(block(hidden[-1], None, rotation))
                 return self.norm(hidden[-1])
             """,
         },
@@ -403,7 +401,7 @@ RIGHT = [
             "RotaryPositions.forward": """
                 index = check_rows(positions, len(self.tables[0]))
                 pick = (..., None, slice(None), slice(None))
-                self.cos, self.sin = [table[index][pick] for table in self.tables]
+                return Rotation(*[table[index][pick] for table in self.tables])
             """,
         },
     ),

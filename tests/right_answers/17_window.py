@@ -117,7 +117,7 @@ RIGHT = [
                 return (np.matmul(back, across) - np.matmul(query, across)) / np.float32(query.shape[-1] ** 0.5)
             """,
             "more_positions": """
-                fresh = type(rotary)(model.head_dim, max_seq_len, model.rope_base)
+                fresh = type(rotary)(model.head_dim, max_seq_len, model.rope_base, model.rope_factors)
                 rotary.tables = fresh.tables
                 model.max_seq_len = max_seq_len
             """,

@@ -168,6 +168,18 @@ WRONG = [
         new="    frequencies = 10000.0 ** (-np.arange(0, head_dim, 2) / head_dim)\n",
     ),
     Wrong(
+        name="turned faster by the factors instead of slower",
+        part="test-rotary-tables",
+        old="frequencies = frequencies / as_array(factors, np.float64)",
+        new="frequencies = frequencies * as_array(factors, np.float64)",
+    ),
+    Wrong(
+        name="the factors are ignored",
+        part="test-rotary-tables",
+        old="    if factors is not None:\n        frequencies = frequencies / as_array(factors, np.float64)\n",
+        new="",
+    ),
+    Wrong(
         name="the exponent of the rotary frequencies counts pairs",
         part="test-rotary-tables",
         old="    frequencies = base ** (-np.arange(0, head_dim, 2) / head_dim)\n",

@@ -28,6 +28,12 @@ WRONG = [
         new="np.asarray(positions)[..., None, :]",
     ),
     Wrong(
+        name="the rotation is kept in the object, where another thread finds it",
+        part="test-rotary-forward",
+        old="return Rotation(*(table[positions] for table in self.tables))",
+        new="self.rotation = Rotation(*(table[positions] for table in self.tables))\n        return self.rotation",
+    ),
+    Wrong(
         name="sine and cosine exchanged",
         part="test-rotary-turn",
         old="return apply(apply_rotary, x, self.cos, self.sin)",
@@ -82,40 +88,40 @@ WRONG = [
     Wrong(
         name="keys are not turned",
         part="test-gqa-turned",
-        old="key = self.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))",
+        old="key = rotation.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))",
         new="key = apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads)",
     ),
     Wrong(
         name="queries are not turned",
         part="test-gqa-turned",
-        old="query = self.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))",
+        old="query = rotation.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))",
         new="query = apply(split_heads, self.q_proj(x), num_heads=self.num_heads)",
     ),
     Wrong(
         name="values are turned, too",
         part="test-gqa-turned",
         old="value = apply(split_heads, self.v_proj(x), num_heads=self.num_kv_heads)",
-        new="value = self.turn(apply(split_heads, self.v_proj(x), num_heads=self.num_kv_heads))",
+        new="value = rotation.turn(apply(split_heads, self.v_proj(x), num_heads=self.num_kv_heads))",
     ),
     Wrong(
         name="turned before the heads are cut",
         part="test-gqa-turned",
-        old="query = self.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))",
-        new="query = apply(split_heads, self.turn(self.q_proj(x)), num_heads=self.num_heads)",
+        old="query = rotation.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))",
+        new="query = apply(split_heads, rotation.turn(self.q_proj(x)), num_heads=self.num_heads)",
     ),
     Wrong(
         name="turned in groups, where the rows of a batch are taken for heads",
         part="test-gqa-turned",
-        old="query = self.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))\n"
-        "        key = self.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))\n"
+        old="query = rotation.turn(apply(split_heads, self.q_proj(x), num_heads=self.num_heads))\n"
+        "        key = rotation.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))\n"
         "        value = apply(split_heads, self.v_proj(x), num_heads=self.num_kv_heads)\n"
         "        B, _, T, D = query.shape\n"
         "        return query.reshape(B, self.num_kv_heads, -1, T, D), key, value",
         new="query = apply(split_heads, self.q_proj(x), num_heads=self.num_heads)\n"
-        "        key = self.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))\n"
+        "        key = rotation.turn(apply(split_heads, self.k_proj(x), num_heads=self.num_kv_heads))\n"
         "        value = apply(split_heads, self.v_proj(x), num_heads=self.num_kv_heads)\n"
         "        B, _, T, D = query.shape\n"
-        "        return self.turn(query.reshape(B, self.num_kv_heads, -1, T, D)), key, value",
+        "        return rotation.turn(query.reshape(B, self.num_kv_heads, -1, T, D)), key, value",
     ),
     Wrong(
         name="the group on the wrong side: heads merged in the order G, H",
@@ -186,25 +192,25 @@ WRONG = [
     Wrong(
         name="norms behind the additions, as in 2017",
         part="test-llama-block",
-        old="x = x + self.attention(self.norm1(x), mask)\n        return x + self.mlp(self.norm2(x))",
-        new="x = self.norm1(x + self.attention(x, mask))\n        return self.norm2(x + self.mlp(x))",
+        old="x = x + self.attention(self.norm1(x), mask, rotation)\n        return x + self.mlp(self.norm2(x))",
+        new="x = self.norm1(x + self.attention(x, mask, rotation))\n        return self.norm2(x + self.mlp(x))",
     ),
     Wrong(
         name="the residual begins behind the norm",
         part="test-llama-block",
-        old="x = x + self.attention(self.norm1(x), mask)",
-        new="x = self.norm1(x)\n        x = x + self.attention(x, mask)",
+        old="x = x + self.attention(self.norm1(x), mask, rotation)",
+        new="x = self.norm1(x)\n        x = x + self.attention(x, mask, rotation)",
     ),
     Wrong(
         name="attention and MLP side by side",
         part="test-llama-block",
-        old="x = x + self.attention(self.norm1(x), mask)\n        return x + self.mlp(self.norm2(x))",
-        new="return x + self.attention(self.norm1(x), mask) + self.mlp(self.norm2(x))",
+        old="x = x + self.attention(self.norm1(x), mask, rotation)\n        return x + self.mlp(self.norm2(x))",
+        new="return x + self.attention(self.norm1(x), mask, rotation) + self.mlp(self.norm2(x))",
     ),
     Wrong(
         name="the block keeps its mask to itself",
         part="test-llama-block",
-        old="self.attention(self.norm1(x), mask)",
+        old="self.attention(self.norm1(x), mask, rotation)",
         new="self.attention(self.norm1(x))",
     ),
     Wrong(
@@ -226,16 +232,11 @@ WRONG = [
         new="self.position_embedding(np.arange(start_pos + 1, stop + 1))",
     ),
     Wrong(
-        name="positions told after the blocks: each pass turns by those of the one before",
+        name="only the first block is told where the tokens stand",
         part="test-hidden-states",
-        old="        self.position_embedding(np.arange(start_pos, stop))\n"
-        "        x = self.token_embedding(tokens)\n"
-        "        for block in self.blocks:\n"
-        "            x = block(x)\n",
-        new="        x = self.token_embedding(tokens)\n"
-        "        for block in self.blocks:\n"
-        "            x = block(x)\n"
-        "        self.position_embedding(np.arange(start_pos, stop))\n",
+        old="            x = block(x, None, rotation)\n",
+        new="            x = block(x, None, rotation)\n"
+        "            rotation = self.position_embedding(np.arange(tokens.shape[1]))\n",
     ),
     Wrong(
         name="no last norm",
@@ -246,8 +247,8 @@ WRONG = [
     Wrong(
         name="a norm after every block",
         part="test-hidden-states",
-        old="            x = block(x)\n        return self.norm(x)",
-        new="            x = self.norm(block(x))\n        return x",
+        old="            x = block(x, None, rotation)\n        return self.norm(x)",
+        new="            x = self.norm(block(x, None, rotation))\n        return x",
     ),
     Wrong(
         name="the output layer of an untied model is ignored",

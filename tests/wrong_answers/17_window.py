@@ -158,15 +158,21 @@ WRONG = [
         new="apply_rotary(query, cos, -sin)",
     ),
     Wrong(
-        name="new positions in a new object, which the blocks do not know",
+        name="new positions in a new object, which a cache does not know",
         part="test-more-positions",
-        old="rotary.tables = rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base)",
-        new="model.position_embedding = type(rotary)(model.head_dim, max_seq_len, model.rope_base)",
+        old="rotary.tables = rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base, model.rope_factors)",
+        new="model.position_embedding = type(rotary)(model.head_dim, max_seq_len, model.rope_base, model.rope_factors)",
     ),
     Wrong(
         name="the angles of another base",
         part="test-more-positions",
-        old="rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base)",
-        new="rotary_tables(np.arange(max_seq_len), model.head_dim)",
+        old="rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base, model.rope_factors)",
+        new="rotary_tables(np.arange(max_seq_len), model.head_dim, factors=model.rope_factors)",
+    ),
+    Wrong(
+        name="the model turns as fast as one without factors",
+        part="test-more-positions",
+        old="model.rope_base, model.rope_factors)",
+        new="model.rope_base)",
     ),
 ]

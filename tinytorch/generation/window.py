@@ -408,5 +408,5 @@ def more_positions(model, max_seq_len: int) -> None:
         )
     if whole_number("max_seq_len", max_seq_len, 1) < model.max_seq_len:
         raise ValueError(f"the model has {model.max_seq_len} positions already, more than {max_seq_len}")
-    rotary.tables = rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base)
+    rotary.tables = rotary_tables(np.arange(max_seq_len), model.head_dim, model.rope_base, model.rope_factors)
     model.max_seq_len = int(max_seq_len)

@@ -575,12 +575,15 @@ class Padding:
         self.seen = int(columns[-1]) + 1
         return inner(np.maximum(columns - self.padding, 0))
 
-    def block(self, inner, x, mask=None) -> Tensor:
-        """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden."""
+    def block(self, inner, x, mask=None, *where) -> Tensor:
+        """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden.
+
+        where: what else the model hands its blocks, such as what came of the positions.
+        """
         if PADDED.get() is not self:
-            return inner(x, mask)
+            return inner(x, mask, *where)
         pads = self.mask[..., : self.seen]
-        return inner(x, pads if mask is None else mask + pads)
+        return inner(x, pads if mask is None else mask + pads, *where)
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 import re
 
+import numpy as np
+
 from tinytorch.pretrained.filling import (
     Place,
     Untouched,
+    check_finite,
     check_layers,
     check_rules,
     check_tensors,
@@ -40,9 +43,7 @@ GGUF, HUGGING_FACE = 0, 1
 
 # What a GGUF file may say of a Llama besides its sizes. A key that is not here may ask for anything.
 GGUF_RULES = {
-    "llama.rope.scaling.type": ("none",),
-    "llama.rope.scaling.factor": (1.0,),
-    "llama.rope.scale_linear": (1.0,),
+    "llama.rope.scaling.type": ("none", "linear"),
     "llama.expert_count": (0,),
     "llama.expert_used_count": (0,),
 }
@@ -50,14 +51,16 @@ GGUF_SIZES = {
     *("vocab_size", "context_length", "embedding_length", "block_count", "feed_forward_length"),
     *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
     *("attention.key_length", "attention.value_length", "rope.dimension_count", "rope.freq_base"),
+    *("rope.scaling.factor", "rope.scale_linear", "rope.scaling.original_context_length"),
 }
+ROPE_FREQS = "rope_freqs.weight"  # in a GGUF file: what each frequency is divided by
+MAX_FACTOR = 1e6  # of a frequency
 LLAMA_RULES = {
     "model_type": ("llama",),
     "architectures": (["LlamaForCausalLM"], None),
     "hidden_act": ("silu",),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
-    "rope_scaling": (None,),
     "partial_rotary_factor": (1.0, None),
     "sliding_window": (None,),
     "quantization_config": (None,),
@@ -78,8 +81,10 @@ def load_llama_gguf(cls, path, rows_to_halves, progress=None):
     sizes = gguf_sizes(file)
     check_layers(file.path, sizes["num_layers"], file.shapes)
     places = llama_places(GGUF, sizes, rows_to_halves)
+    if ROPE_FREQS in file.shapes:
+        places[ROPE_FREQS] = Place((sizes["head_dim"] // 2,), (), lambda factors: [])  # is not a weight
     check_tensors(file.path, file.shapes, places)
-    model = cls(**sizes, seed=Untouched())
+    model = cls(**sizes, rope_factors=gguf_factors(file), seed=Untouched())
     fill(model, file, places, progress)
     return model
 
@@ -135,20 +140,73 @@ def gguf_sizes(file: GGUFFile) -> dict:
     return sizes
 
 
+def gguf_factors(file: GGUFFile):
+    """What the rotary frequencies are divided by, a number or one for each pair; None: by nothing."""
+    facts, numbers = file.metadata, []
+    for name in ("llama.rope.scaling.factor", "llama.rope.scale_linear"):  # the second is of older files
+        if facts.get("llama.rope.scaling.type") != "none" and facts.get(name):
+            numbers.append(decimal(file.path, facts, name, 0, MAX_FACTOR))
+    factor = numbers[0] if numbers else 1.0
+    if ROPE_FREQS not in file.shapes:
+        return None if factor == 1 else factor
+    factors = file.tensor(ROPE_FREQS)
+    check_finite(file.path, ROPE_FREQS, factors)
+    if not 0 < factors.min() <= factors.max() <= MAX_FACTOR:
+        least, most = factors.min(), factors.max()
+        raise ValueError(
+            f"{file.path}: {ROPE_FREQS} should hold numbers above 0 and at most {MAX_FACTOR:g}, "
+            f"it goes from {least:g} to {most:g}"
+        )
+    return factor * factors
+
+
+def config_factors(path, rope: dict, head_dim: int, base: float):
+    """The same from what a config.json says of the rotation."""
+    kind = rope.get("rope_type", "default")
+    check_rules(path, rope, {"rope_type": ("default", "linear", "llama3")})
+    if kind == "default":
+        return None
+    factor = decimal(path, rope, "factor", 0, MAX_FACTOR)
+    if kind == "linear":
+        return factor
+    low = decimal(path, rope, "low_freq_factor", 0, MAX_FACTOR)
+    high = decimal(path, rope, "high_freq_factor", 0, MAX_FACTOR)
+    if not low < high:
+        raise ValueError(f"{path}: low_freq_factor {low:g} should be below high_freq_factor {high:g}")
+    context = whole(path, rope, "original_max_position_embeddings")
+    return llama3_factors(head_dim, base, factor, low, high, context)
+
+
+def llama3_factors(head_dim: int, base: float, factor: float, low: float, high: float, context: int):
+    """-> (head_dim / 2,): how much slower than a plain Llama a Llama 3.1 turns each of its pairs.
+
+    What goes round `high` times or more within the `context` of the first training stays, what does so `low`
+    times or fewer is slowed by `factor`, with a straight line between them for the frequencies.
+    """
+    rounds = context / (2 * np.pi) * base ** (-np.arange(0, head_dim, 2) / head_dim)
+    kept = np.clip((rounds - low) / (high - low), 0, 1)
+    return 1 / (kept + (1 - kept) / factor)
+
+
+def rope_of(path, facts: dict) -> dict:
+    """What a config.json says of the rotation, in the words of transformers 5."""
+    parts = []
+    for name in ("rope_scaling", "rope_parameters"):  # the first is of older files, beside rope_theta
+        part = facts.get(name) or {}
+        if not isinstance(part, dict):
+            raise ValueError(f"{path}: {name} should be an object, got {part!r:.99}")
+        parts.append({"rope_type": part["type"]} | part if "type" in part else part)
+    return {"rope_theta": facts.get("rope_theta")} | parts[0] | parts[1]
+
+
 def config_sizes(path) -> dict:
-    """The same from a config.json."""
+    """The same as `gguf_sizes`, and rope_factors, from a config.json."""
     facts = read_json(path)
-    rope = facts.get("rope_parameters") or {}  # transformers 5; before, rope_theta stood alone
-    if not isinstance(rope, dict):
-        raise ValueError(f"{path}: rope_parameters should be an object, got {rope!r:.99}")
-    scaling = facts.get("rope_scaling")
-    if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) == "default":
-        facts, rope = facts | {"rope_scaling": None}, scaling | rope
-    rope = {"rope_theta": facts.get("rope_theta")} | rope
+    rope = rope_of(path, facts)
     if facts.get("model_type") is None:
         raise ValueError(f"{path}: model_type is missing")
     check_rules(path, facts, LLAMA_RULES)
-    check_rules(path, rope, {"rope_type": ("default",), "partial_rotary_factor": (1.0, None)})
+    check_rules(path, rope, {"partial_rotary_factor": (1.0, None)})
     check_rules(path, facts, {"tie_word_embeddings": (False, True)})
     sizes = {
         "vocab_size": whole(path, facts, "vocab_size"),
@@ -164,7 +222,7 @@ def config_sizes(path) -> dict:
         "tied": bool(facts.get("tie_word_embeddings", False)),
     }
     check_llama(path, sizes)
-    return sizes
+    return sizes | {"rope_factors": config_factors(path, rope, sizes["head_dim"], sizes["rope_base"])}
 
 
 def check_llama(path, sizes: dict) -> None:

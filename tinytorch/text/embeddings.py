@@ -121,16 +121,22 @@ class SinusoidalPositions(Module):
         )
 
 # %% ../../modules/11_embeddings/embeddings_dev.py #rotary-tables
-def rotary_tables(positions, head_dim: int, base: float = 10000.0) -> tuple[np.ndarray, np.ndarray]:
+def rotary_tables(
+    positions, head_dim: int, base: float = 10000.0, factors=None
+) -> tuple[np.ndarray, np.ndarray]:
     """(..., T) positions -> cos, sin, (..., T, head_dim / 2) float32 each, of p * base ** (-2i / head_dim).
 
-    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. Raises ValueError for an odd head_dim or a base <= 0.
+    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. factors: (head_dim / 2,), or one number, by which the
+    frequencies are divided (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd head_dim or a
+    base <= 0.
     """
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"rotary positions turn pairs, so head_dim should be even, got {head_dim}")
     if not 0 < base < math.inf:
         raise ValueError(f"the base of the frequencies should be a positive number, got {base}")
     frequencies = base ** (-np.arange(0, head_dim, 2) / head_dim)
+    if factors is not None:
+        frequencies = frequencies / as_array(factors, np.float64)
     angles = as_array(positions, np.float64)[..., None] * frequencies
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
