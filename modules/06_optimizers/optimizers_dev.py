@@ -857,6 +857,99 @@ for i in np.ndindex(3, 2):
 
 # %% [markdown]
 r"""
+## Not every weight should decay
+
+Decay is a remedy against weights that grow although nothing calls for it, and it is meant for matrices. A bias or the scale of a norm that is drawn to 0 loses what it is there for, so they are usually spared. Two optimizers with different settings do that, and `ParameterGroups` makes them look like one: a trainer, a schedule and a file need not know. `matrices_and_others` tells the parameters apart. Both are given.
+"""
+
+
+# %%
+#| export
+def matrices_and_others(parameters) -> tuple[list, list]:
+    """-> the parameters with two axes or more, and the others: biases, and the weights of norms."""
+    parameters = list(parameters)
+    return [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+
+
+class ParameterGroups:
+    """Several optimizers as one, each with its own parameters and settings; the learning rate is common.
+
+    For instance AdamW with weight_decay for the matrices, and with 0 for the others.
+    """
+
+    def __init__(self, *optimizers):
+        """Raises ValueError if there are none, two share a parameter, or their learning rates differ."""
+        self.optimizers = optimizers
+        self.parameters = [p for optimizer in optimizers for p in optimizer.parameters]
+        rates = sorted({optimizer.lr for optimizer in optimizers})
+        distinct = len({id(p) for p in self.parameters})
+        if not optimizers:
+            raise ValueError("there are 0 optimizers to group")
+        if distinct < len(self.parameters):
+            raise ValueError(f"{len(self.parameters)} parameters are only {distinct} different tensors")
+        if len(rates) > 1:
+            raise ValueError(f"the groups have one learning rate, got {rates}")
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of all groups. May be set at any time; errors as for `Optimizer`."""
+        return self.optimizers[0].lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for optimizer in self.optimizers:
+            optimizer.lr = value
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        """One step of each. Raises ValueError as `Optimizer.step`, before any group has changed."""
+        for optimizer in self.optimizers:
+            optimizer.with_gradient()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict:
+        """As for `Optimizer`, each name with the number of its group in front, "0/lr"."""
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {f"{i}/{name}": value for i, state in enumerate(states) for name, value in state.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where the groups that gave `state` stood. Errors as for `Optimizer`, before any change."""
+        own = [f"{i}/" for i in range(len(self.optimizers))]
+        unknown = [name for name in state if not name.startswith(tuple(own))]
+        if unknown:
+            raise ValueError(f"this is the state of other groups: {unknown[:3]} are not in these {len(own)}")
+        parts = [{name[len(i) :]: state[name] for name in state if name.startswith(i)} for i in own]
+        for optimizer, part in zip(self.optimizers, parts, strict=True):
+            optimizer.check_state(part)
+        for optimizer, part in zip(self.optimizers, parts, strict=True):
+            optimizer.load_state_dict(part)
+
+
+# %% [markdown]
+"""
+A matrix of ones and a bias of ones, a learning rate of 1, and no slope at all: what is left after one step with a decay of 0.1?
+"""
+
+
+# %%
+def spared():
+    matrix, bias = Tensor(np.ones((2, 2)), requires_grad=True), Tensor(np.ones(2), requires_grad=True)
+    decaying, others = matrices_and_others([matrix, bias])
+    both = ParameterGroups(AdamW(decaying, 1.0, weight_decay=0.1), AdamW(others, 1.0, weight_decay=0))
+    matrix.grad, bias.grad = np.zeros((2, 2), np.float32), np.zeros(2, np.float32)
+    both.step()
+    return matrix.data.tolist(), bias.data.tolist()
+
+
+spared()
+
+# %% [markdown]
+r"""
 ## One bad batch
 
 Now and then a batch has a gradient a hundred times as long as usual, and a single step along it can undo an hour of training. The remedy is blunt: if the gradient is longer than `max_norm`, shorten it to `max_norm` (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, arXiv:1211.5063). *The* gradient is all gradients of all weights as one long vector; shortening each array by itself would change its direction.
@@ -1085,7 +1178,7 @@ write the step of every optimizer that language models are trained with, in plac
 Two exercises:
 
 1. Lion (Chen et al. 2023, arXiv:2302.06675) keeps one buffer only and steps by the *sign* of $\beta_1 m + (1 - \beta_1) g$, then updates $m$ with $\beta_2$. Write it as a subclass of `Optimizer`, with decoupled decay, and let it run in the race. What lr does it need, and why a smaller one than AdamW?
-2. Weight decay is usually not applied to biases and to the weights of normalisation layers. Give `AdamW` only the parameters with two axes and a second optimizer the rest. What would you have to change to do it in one?
+2. Let the groups of `ParameterGroups` have learning rates of their own. A schedule sets one number: what should it mean for each of them, also after a warm-up that begins at 0?
 
 The next door: 07, where a trainer gives all this a schedule, a log and a file.
 """

@@ -20,9 +20,11 @@ from tinytorch.core.optimizers import (
     Adam,
     AdamW,
     Optimizer,
+    ParameterGroups,
     accumulate,
     adam_step,
     clip_grad_norm,
+    matrices_and_others,
     sgd_step,
     update_moments,
 )
@@ -491,6 +493,72 @@ def test_the_state_of_another_kind_is_refused():
     adam, adamw = Adam(parameters(16, [(2, 3)])), AdamW(parameters(16, [(2, 3)]))
     adamw.load_state_dict(adam.state_dict())  # the same memory, so this is no mistake
     assert adamw.weight_decay == 0
+
+
+def grouped(tensors, **settings):
+    decaying, others = matrices_and_others(tensors)
+    return ParameterGroups(
+        AdamW(decaying, weight_decay=0.3, **settings), SGD(others, settings["lr"], momentum=0.5)
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), steps=st.integers(1, 4))
+def test_groups_are_their_optimizers_each_alone(seed, steps):
+    """And a run that is cut in two is the same run."""
+    together, alone, resumed = (parameters(seed) for _ in range(3))
+    groups = grouped(together, lr=0.1)
+    decaying, others = matrices_and_others(alone)
+    assert len(decaying) + len(others) == len(alone) and all(p.ndim >= 2 for p in decaying)
+    apart = AdamW(decaying, lr=0.1, weight_decay=0.3), SGD(others, 0.1, momentum=0.5)
+    second = grouped(resumed, lr=0.7)
+    rngs = [np.random.default_rng(seed + 1) for _ in range(2)]
+    for step in range(2 * steps):
+        groups.lr = apart[0].lr = apart[1].lr = 0.1 / (step + 1)
+        for tensors, rng in zip((together, alone), rngs, strict=True):
+            give_gradients(tensors, rng)
+        if step == steps:
+            second.load_state_dict(copy.deepcopy(groups.state_dict()))
+            for mine, theirs in zip(resumed, together, strict=True):
+                mine.data[...] = theirs.data
+        for mine, theirs in zip(resumed, together, strict=True):
+            mine.grad = None if theirs.grad is None else theirs.grad.copy()
+        if step >= steps:
+            second.lr = groups.lr
+            second.step()
+        groups.step()
+        for optimizer in apart:
+            optimizer.step()
+    for a, b, c in zip(together, alone, resumed, strict=True):
+        assert np.array_equal(a.data, b.data) and np.array_equal(a.data, c.data)
+    groups.zero_grad()
+    assert all(p.grad is None for p in together)
+
+
+def test_groups_that_cannot_be():
+    a, b = (Tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    for optimizers, said in (
+        ((), "0 optimizers"),
+        ((SGD([a, b], 0.1), SGD([b], 0.1)), "3 parameters are only 2"),
+        ((SGD([a], 0.1), SGD([b], 0.2)), r"\[0.1, 0.2\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ParameterGroups(*optimizers)
+    groups = ParameterGroups(SGD([a], 0.1), SGD([b], 0.1, momentum=0.5))
+    kept = copy.deepcopy(groups.state_dict())
+    for bad in (
+        {**kept, "2/lr": 0.1},
+        {**kept, "lr": 0.1},
+        {name: value for name, value in kept.items() if name != "1/velocity.0"},
+        {**kept, "0/lr": 0.5, "1/velocity.0": np.zeros(3)},
+    ):
+        with pytest.raises(ValueError):
+            groups.load_state_dict(bad)
+        assert groups.lr == 0.1 and groups.state_dict().keys() == kept.keys()
+    a.grad, b.grad = np.ones(2, np.float32), np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        groups.step()
+    assert np.array_equal(a.data, [1, 1]), "a group had stepped before the error of another"
 
 
 def test_loading_copies():

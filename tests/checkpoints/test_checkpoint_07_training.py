@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tinytorch.core import training
 from tinytorch.core.activations import ReLU
 from tinytorch.core.layers import Dropout, Linear, Module, Sequential
+from tinytorch.core.losses import CrossEntropyLoss, MSELoss
 from tinytorch.core.optimizers import SGD, AdamW
 from tinytorch.core.tensor import Tensor
 from tinytorch.core.training import CosineSchedule, Trainer, load_arrays, save_arrays
@@ -380,6 +381,56 @@ def test_a_gradient_that_is_no_number_touches_nothing(max_norm):
     with pytest.raises(ValueError, match="1"):
         trainer.step(2.0, None)
     assert model.weight.item() == 3.0 and trainer.steps == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 9),
+    count=st.integers(1, 12),
+    ignored=st.integers(0, 8),
+    classes=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_batch_in_pieces_is_the_batch(rows, count, ignored, classes, seed):
+    rng = np.random.default_rng(seed)
+    inputs, loss = rng.normal(size=(rows, 3)), CrossEntropyLoss(ignore_index=-1) if classes else MSELoss()
+    targets = rng.integers(0, 4, rows) if classes else rng.normal(size=(rows, 4))
+    if classes:
+        targets[rng.permutation(rows)[: min(ignored, rows - 1)]] = -1
+    models = [Sequential(Linear(3, 5, rng=0), ReLU(), Linear(5, 4, rng=1)) for _ in range(2)]
+    read = []
+    models[1].wrap("forward", lambda inner, x: read.append(len(x)) or inner(x))
+    losses = [
+        Trainer(model, SGD(model.parameters(), lr=1.0), loss, accumulate=n).step(inputs, targets)
+        for model, n in zip(models, (1, count), strict=True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5, abs=1e-6)
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-4, atol=1e-5)
+    assert sum(read) <= rows and max(read) <= -(-rows // min(count, rows))
+    assert sum(read) == rows or classes, "a piece may be left out if none of its targets counts"
+
+
+def test_a_piece_that_is_not_finite_changes_no_weight():
+    model = Sequential(Linear(2, 3, rng=0))
+    trainer = Trainer(model, SGD(model.parameters(), lr=1.0), MSELoss(), accumulate=3)
+    before = model.state_dict()
+    before = {name: array.copy() for name, array in before.items()}
+    targets = np.ones((6, 3))
+    targets[3] = np.inf
+    with pytest.raises(ValueError, match="step 1: the loss is inf"):
+        trainer.step(np.ones((6, 2)), targets)
+    assert trainer.steps == 0
+    for name, array in model.state_dict().items():
+        assert np.array_equal(array, before[name])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [(0, ValueError), (-2, ValueError), (2.0, TypeError), (True, TypeError)]
+)
+def test_pieces_are_counted_from_1(wrong, error):
+    with pytest.raises(error, match=str(wrong)):
+        Trainer(Weight(), None, accumulate=wrong)
 
 
 def test_max_norm_must_be_above_zero():

@@ -45,11 +45,10 @@ RIGHT = [
                 model, optimizer = self.model, self.optimizer
                 model.train(True)
                 optimizer.zero_grad()
-                loss = self.loss(model(inputs), targets)
+                loss = self.gradients(inputs, targets)
                 number = self.steps + 1
-                if not np.isfinite(loss.data).all():
-                    raise ValueError(f"step {number}: loss {loss.item()} is not finite")
-                loss.backward()
+                if not np.isfinite(loss):
+                    raise ValueError(f"step {number}: loss {loss} is not finite")
                 try:
                     clip_grad_norm(optimizer.parameters, self.max_norm or float("inf"))
                 except ValueError as problem:
@@ -58,7 +57,7 @@ RIGHT = [
                     optimizer.lr = self.schedule(self.steps)
                 optimizer.step()
                 self.steps = number
-                return float(loss.item())
+                return float(loss)
             """,
             "Trainer.fit": """
                 while self.steps < num_steps:
@@ -147,13 +146,10 @@ RIGHT = [
             "Trainer.step": """
                 self.model.train()
                 self.optimizer.zero_grad()
-                vorhersage = self.model(inputs)
-                verlust = self.loss(vorhersage, targets)
-                wert = float(verlust.data)
+                wert = self.gradients(inputs, targets)
                 print("loss", wert)
                 if math.isnan(wert) or math.isinf(wert):
                     raise ValueError("step " + str(self.steps + 1) + ": loss ist " + str(wert))
-                verlust.backward()
                 grenze = self.max_norm
                 if grenze is None:
                     grenze = math.inf

@@ -189,8 +189,8 @@ WRONG = [
     Wrong(
         name="zero_grad after backward",
         part="test-step",
-        old="        loss.backward()\n",
-        new="        loss.backward()\n        self.optimizer.zero_grad()\n",
+        old="        value = self.gradients(inputs, targets)\n",
+        new="        value = self.gradients(inputs, targets)\n        self.optimizer.zero_grad()\n",
     ),
     Wrong(
         name="only nan is caught, infinity is not",
@@ -202,7 +202,7 @@ WRONG = [
         name="the loss is checked after the optimizer's step",
         part="test-step",
         old="        if not math.isfinite(value):\n",
-        new="        loss.backward()\n        self.optimizer.step()\n        if not math.isfinite(value):\n",
+        new="        self.optimizer.step()\n        if not math.isfinite(value):\n",
     ),
     Wrong(
         name="the error names the step before",
@@ -252,7 +252,16 @@ WRONG = [
         name="the loss comes back as a Tensor with its whole history",
         part="test-step",
         old="        return value\n",
-        new="        return loss\n",
+        new="        return self.loss(self.model(inputs), targets)\n",
+    ),
+    Wrong(
+        name="the whole batch at once, whatever accumulate says",
+        part="test-step",
+        old="        value = self.gradients(inputs, targets)\n",
+        new="        loss = self.loss(self.model(inputs), targets)\n"
+        "        value = loss.item()\n"
+        "        if math.isfinite(value):\n"
+        "            loss.backward()\n",
     ),
     # fit
     Wrong(

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'sgd_step', 'accumulate', 'update_moments', 'adam_step', 'in_blocks', 'check_setting', 'Optimizer', 'SGD',
-           'Adam', 'AdamW', 'squared_norm', 'clip_grad_norm']
+           'Adam', 'AdamW', 'matrices_and_others', 'ParameterGroups', 'squared_norm', 'clip_grad_norm']
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #cell-2
 import math
@@ -274,6 +274,71 @@ class AdamW(Adam):
         weight *= 1 - self.lr * self.weight_decay
         update_moments(m, v, grad, self.beta1, self.beta2)
         adam_step(weight, m, v, t, self.lr, self.beta1, self.beta2, self.eps)
+
+# %% ../../modules/06_optimizers/optimizers_dev.py #cell-47
+def matrices_and_others(parameters) -> tuple[list, list]:
+    """-> the parameters with two axes or more, and the others: biases, and the weights of norms."""
+    parameters = list(parameters)
+    return [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+
+
+class ParameterGroups:
+    """Several optimizers as one, each with its own parameters and settings; the learning rate is common.
+
+    For instance AdamW with weight_decay for the matrices, and with 0 for the others.
+    """
+
+    def __init__(self, *optimizers):
+        """Raises ValueError if there are none, two share a parameter, or their learning rates differ."""
+        self.optimizers = optimizers
+        self.parameters = [p for optimizer in optimizers for p in optimizer.parameters]
+        rates = sorted({optimizer.lr for optimizer in optimizers})
+        distinct = len({id(p) for p in self.parameters})
+        if not optimizers:
+            raise ValueError("there are 0 optimizers to group")
+        if distinct < len(self.parameters):
+            raise ValueError(f"{len(self.parameters)} parameters are only {distinct} different tensors")
+        if len(rates) > 1:
+            raise ValueError(f"the groups have one learning rate, got {rates}")
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of all groups. May be set at any time; errors as for `Optimizer`."""
+        return self.optimizers[0].lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for optimizer in self.optimizers:
+            optimizer.lr = value
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        """One step of each. Raises ValueError as `Optimizer.step`, before any group has changed."""
+        for optimizer in self.optimizers:
+            optimizer.with_gradient()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict:
+        """As for `Optimizer`, each name with the number of its group in front, "0/lr"."""
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {f"{i}/{name}": value for i, state in enumerate(states) for name, value in state.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where the groups that gave `state` stood. Errors as for `Optimizer`, before any change."""
+        own = [f"{i}/" for i in range(len(self.optimizers))]
+        unknown = [name for name in state if not name.startswith(tuple(own))]
+        if unknown:
+            raise ValueError(f"this is the state of other groups: {unknown[:3]} are not in these {len(own)}")
+        parts = [{name[len(i) :]: state[name] for name in state if name.startswith(i)} for i in own]
+        for optimizer, part in zip(self.optimizers, parts, strict=True):
+            optimizer.check_state(part)
+        for optimizer, part in zip(self.optimizers, parts, strict=True):
+            optimizer.load_state_dict(part)
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #clip-grad-norm
 def squared_norm(array: np.ndarray) -> float:

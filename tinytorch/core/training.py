@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['CosineSchedule', 'replace_file', 'save_arrays', 'load_arrays', 'between_steps', 'keep_freed_memory', 'counted',
-           'Trainer', 'load_together', 'Randomness']
+           'in_pieces', 'Trainer', 'load_together', 'Randomness']
 
 # %% ../../modules/07_training/training_dev.py #cell-2
 import copy
@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,13 @@ def counted(loss, targets) -> int:
     ignored = getattr(loss, "ignore_index", None)
     return targets.size if ignored is None else int((targets != ignored).sum())
 
+
+def in_pieces(inputs, targets, count: int):
+    """Yields (inputs, targets) of up to `count` pieces of a batch, as equal as can be, cut at its first axis."""
+    places = np.linspace(0, len(targets), min(count, len(targets)) + 1).round().astype(int)
+    for start, stop in zip(places[:-1], places[1:], strict=True):
+        yield inputs[start:stop], targets[start:stop]
+
 # %% ../../modules/07_training/training_dev.py #trainer
 class Trainer:
     """Takes a model through batches of (inputs, targets); can stop and go on exactly where it was.
@@ -154,18 +162,55 @@ class Trainer:
     loss: (prediction, targets) -> scalar Tensor, by default CrossEntropyLoss().
     schedule: number of the step, from 0 -> learning rate; without one, the optimizer's own rate stays.
     max_norm: longer gradients, all together, are shortened to this norm.
+    accumulate: in how many pieces the model reads a batch. For a loss that is a mean over the targets, all
+        else is the same, but for the memory, which is that of a piece.
     steps: how many were made so far.
     """
 
-    def __init__(self, model, optimizer, loss=None, schedule=None, max_norm: float | None = None):
-        """Raises ValueError if max_norm is not above 0."""
+    def __init__(
+        self,
+        model,
+        optimizer,
+        loss=None,
+        schedule=None,
+        max_norm: float | None = None,
+        accumulate: int = 1,
+    ):
+        """Raises ValueError if max_norm is not above 0 or accumulate below 1, TypeError if that is no int."""
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm should be above 0, got {max_norm}")
+        if isinstance(accumulate, bool) or not isinstance(accumulate, Integral):
+            raise TypeError(f"accumulate should be a whole number, got {accumulate!r}")
+        if accumulate < 1:
+            raise ValueError(f"a batch is read in at least 1 piece, got accumulate {accumulate}")
+        self.accumulate = int(accumulate)
         enable_autograd()
         keep_freed_memory()
         self.model, self.optimizer, self.schedule, self.max_norm = model, optimizer, schedule, max_norm
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.steps = 0
+
+    def gradients(self, inputs, targets) -> float:
+        """Add the gradients of a batch to those that are there, piece by piece -> its loss.
+
+        It ends before the `backward` of a piece whose loss is not finite, and returns that.
+        """
+        if self.accumulate == 1:
+            pieces, total = [(inputs, targets)], None
+        else:
+            pieces, total = in_pieces(inputs, targets, self.accumulate), counted(self.loss, targets)
+        value = 0.0
+        for part, wanted in pieces:
+            share = 1.0 if not total else counted(self.loss, wanted) / total
+            if share:
+                loss = self.loss(self.model(part), wanted)
+                if share != 1:
+                    loss = loss * share
+                value += loss.item()
+                if not math.isfinite(value):
+                    break
+                loss.backward()
+        return value
 
     def step(self, inputs, targets) -> float:
         """One batch forward, backward, and a step of the optimizer -> the loss before it.
@@ -175,11 +220,9 @@ class Trainer:
         """
         self.model.train()
         self.optimizer.zero_grad()
-        loss = self.loss(self.model(inputs), targets)
-        value = loss.item()
+        value = self.gradients(inputs, targets)
         if not math.isfinite(value):
             raise ValueError(f"step {self.steps + 1}: the loss is {value}; no weight was changed")
-        loss.backward()
         limit = math.inf if self.max_norm is None else self.max_norm
         try:
             clip_grad_norm(self.optimizer.parameters, limit)
