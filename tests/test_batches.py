@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broken_off import BrokenOff, first_visits, traced
+from tinytorch.core import layers
 from tinytorch.generation import batch as batch_module
 from tinytorch.generation import paged as paged_module
 from tinytorch.generation.batch import ContinuousBatch, QueueFull
@@ -444,7 +445,7 @@ def broken_off_at(steps, places, want):
         with suppress(BrokenOff):
             traced(scene.batch.step, (batch_module,), at=place)
             raise AssertionError(f"place {place} was not come to")
-        locks = {"WIRING": batch_module.WIRING, "door": scene.batch.door}
+        locks = {"WRAPPING": layers.WRAPPING, "door": scene.batch.door}
         assert not any(lock.locked() for lock in locks.values()), f"locked for other threads after {place}"
         scene.check()
         for now, old, new in zip(scene.stands(), before.stands(), whole.stands(), strict=True):

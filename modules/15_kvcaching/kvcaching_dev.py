@@ -1310,9 +1310,12 @@ class Weights:
         """-> the numbers, as they are now."""
         return tuple([p.data.item(middle) for p, middle in self.middles])
 
-    def check(self, cache) -> None:
-        """Before a pass: note the weights in an empty cache; ValueError if a filled one has others."""
-        now = self.sample()
+    def check(self, cache, now: tuple | None = None) -> None:
+        """Before a pass: note the weights in an empty cache; ValueError if a filled one has others.
+
+        now: what `sample` has just given, for several caches.
+        """
+        now = self.sample() if now is None else now
         if cache.seq_pos == 0:
             cache.weights = now
         elif getattr(cache, "weights", now) != now:

@@ -34,7 +34,16 @@ import numpy as np
 from tinytorch.core.attention import whole_number
 from tinytorch.core.autograd import no_grad
 from tinytorch.core.tensor import Tensor, as_array
-from tinytorch.generation.kv_cache import CacheFull, KVCache, PoolFull, attention_with_cache, cache_sizes
+from tinytorch.generation.kv_cache import (
+    CacheFull,
+    KVCache,
+    PoolFull,
+    Weights,
+    attention_with_cache,
+    cache_sizes,
+    known_text,
+    note_text,
+)
 from tinytorch.models.transformer import check_sampling, check_tokens, sample
 from tinytorch.text.tokenization import StopStream
 
@@ -861,7 +870,6 @@ for mistake in (ZeroDivisionError("a bug"), ValueError("two shapes do not fit"),
 # %% nbgrader={"grade": false, "grade_id": "flat-model", "locked": false, "schema_version": 3, "solution": true}
 #| export
 READING = ContextVar("reading", default=None)  # the FlatModel whose pass runs in this thread
-WIRING = Lock()  # only one thread at a time puts something in front of a model, or takes it off
 
 
 class FlatModel:
@@ -872,6 +880,7 @@ class FlatModel:
 
     def __init__(self, model):
         self.model, self.positions, self.reading = model, None, []
+        self.weights = Weights(model)
         self.wraps = [(model.position_embedding, partial(self.only_here, self.position))]
         for layer_idx, block in enumerate(model.blocks):
             layer = FlatLayer(self, block.attention, layer_idx)
@@ -890,26 +899,28 @@ class FlatModel:
         """Inside the block the model reads for `reading`; afterwards no object holds a trace."""
         mine = READING.set(self)
         try:
-            with WIRING:
-                for module, wrapper in self.wraps:
-                    module.wrap("forward", wrapper)
+            for module, wrapper in self.wraps:
+                module.wrap("forward", wrapper)
             yield
         finally:
             READING.reset(mine)
-            with WIRING:
-                for module, wrapper in self.wraps:
-                    with suppress(ValueError):  # not there yet, if the putting on was broken off
-                        module.unwrap("forward", wrapper)
+            for module, wrapper in self.wraps:
+                with suppress(ValueError):  # not there yet, if the putting on was broken off
+                    module.unwrap("forward", wrapper)
 
     def read(self, pieces: list) -> list:
         """[(request, n)] -> for each the logits (V,) of the token after its text, or None.
 
         Each request reads the next n of its unread tokens in the same pass; nothing is committed. None for
         a request that has not read to its end, and for one whose cache refused: that is in its `error`.
+        Raises ValueError if a cache was filled with other weights than the model has now.
         """
         if not pieces:
             return []
-        texts = [request.unread()[:n] for request, n in pieces]
+        texts, weights = [request.unread()[:n] for request, n in pieces], self.weights.sample()
+        for (request, _), piece in zip(pieces, texts, strict=True):
+            self.weights.check(request.cache, weights)
+            note_text(request.cache, [piece])
         tokens, self.positions, rows = flatten(texts, [request.cache.seq_pos for request, _ in pieces])
         self.reading = [(request, where) for (request, _), where in zip(pieces, rows, strict=True)]
         ### BEGIN SOLUTION
@@ -1120,18 +1131,23 @@ def check_request(model, prompt, max_new_tokens, stop_tokens) -> np.ndarray:
     return prompt
 
 
-def check_cache(model, cache, num_tokens: int, num_read: int) -> None:
-    """Raises ValueError unless the cache is for one row of this model and less than num_tokens are read.
+def check_cache(model, cache, tokens: list, num_read: int) -> None:
+    """Raises ValueError unless the cache is for one row of this model and has read the first of these tokens.
 
     CacheFull, a ValueError, if it is not for num_read tokens, all that are ever read.
     """
     for name, size in {"batch_size": 1, **cache_sizes(model)}.items():
         if getattr(cache, name, size) != size:
             raise ValueError(f"the cache has {name} {getattr(cache, name)}, the request needs {size}")
-    if cache.seq_pos >= num_tokens:
+    if cache.seq_pos >= len(tokens):
         raise ValueError(
-            f"the cache has read {cache.seq_pos} tokens, the prompt has {num_tokens}: none is left to read"
+            f"the cache has read {cache.seq_pos} tokens, the prompt has {len(tokens)}: none is left to read"
         )
+    for place, ((known,), token) in enumerate(zip(known_text(cache) or (), tokens, strict=False)):
+        if known != token:
+            raise ValueError(
+                f"the cache has read another text: token {place} is {known}, the prompt's is {token}"
+            )
     if num_read > getattr(cache, "max_seq_len", num_read):
         raise CacheFull(
             f"the request needs a cache for {num_read} tokens, this one holds {cache.max_seq_len}"
@@ -1217,13 +1233,13 @@ class ContinuousBatch:
         options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_tokens=stops)
         options.update(stop_strings=stop_strings, stream=stream, cache=cache)
         with self.door:
-            self.check_alone(rng, cache, len(prompt), max_new_tokens)
+            self.check_alone(rng, cache, prompt.tolist(), max_new_tokens)
             request = Request(prompt, int(max_new_tokens), **options)
             self.inbox.append(request)
         self.news.set()
         return request
 
-    def check_alone(self, rng, cache, num_prompt: int, max_new_tokens: int) -> None:
+    def check_alone(self, rng, cache, prompt: list, max_new_tokens: int) -> None:
         """Raises ValueError if another request has this rng or cache or the cache does not fit; QueueFull."""
         others = (*self.running, *self.waiting, *self.inbox)
         queued = len(self.waiting) + len(self.inbox)
@@ -1234,7 +1250,8 @@ class ContinuousBatch:
         if cache is not None:
             if any(other.brought_cache is cache for other in others):
                 raise ValueError("this cache belongs to 1 other request of the batch: each needs its own")
-            check_cache(self.model, cache, num_prompt, num_prompt + max_new_tokens - 1)
+            check_cache(self.model, cache, prompt, len(prompt) + max_new_tokens - 1)
+            self.front.weights.check(cache)
 
     def take_in(self) -> None:
         """What was submitted waits from now on; who is done already, being cancelled, waits no more."""
@@ -1265,7 +1282,7 @@ class ContinuousBatch:
             brought = request.brought_cache
             request.cache = self.make_cache(request) if brought is None else brought
         num_read = request.num_prompt + request.max_new_tokens - 1
-        check_cache(self.model, request.cache, len(request.tokens), num_read)
+        check_cache(self.model, request.cache, request.tokens, num_read)
         request.turn, request.mark = self.clock, request.cache.seq_pos
         request.joined = request.joined or perf_counter()
         everything = request.put_back and self.running

@@ -799,6 +799,42 @@ def test_the_beginning_may_have_been_read_before(kind, model):
         assert request.tokens == alone(model, instructions + question, 6, temperature=0)
 
 
+def test_a_cache_that_has_read_something_else_is_refused(kind, model):
+    cache = KVCache(1, LONGEST, **SIZES[kind])
+    batch = ContinuousBatch(model)
+    first = batch.add([1, 2, 3], 3, temperature=0, cache=cache)
+    finish(batch)
+    assert cache.seq_pos == 5
+    for other in ([1, 7, 3, 4, 5, 6, 7], [*first.tokens[:4], (first.tokens[4] + 1) % V, 3, 3]):
+        place = next(i for i, pair in enumerate(zip(other, first.tokens, strict=False)) if len({*pair}) == 2)
+        with pytest.raises(ValueError, match=f"token {place} is {first.tokens[place]}"):
+            batch.add(other, 3, cache=cache)
+    stranger = copy.deepcopy(model)
+    for parameter in stranger.parameters():
+        parameter.data *= 2
+    for use in (lambda: ContinuousBatch(stranger).add(first.tokens, 3, cache=cache),):
+        with pytest.raises(ValueError, match="5 tokens that were read with other weights"):
+            use()
+    again = batch.add(first.tokens, 3, temperature=0, cache=cache)
+    finish(batch)
+    assert again.tokens == alone(model, first.tokens, 3, temperature=0)
+
+
+def test_weights_that_change_under_running_requests_are_noticed(model):
+    changing = copy.deepcopy(model)
+    batch = ContinuousBatch(changing)
+    request = batch.add([1, 2, 3], 5, temperature=0)
+    batch.step()
+    for parameter in changing.parameters():
+        parameter.data *= 1.01
+    with pytest.raises(ValueError, match="3 tokens that were read with other weights"):
+        batch.step()
+    for parameter, before in zip(changing.parameters(), model.parameters(), strict=True):
+        parameter.data[...] = before.data
+    finish(batch)
+    assert request.tokens == alone(model, [1, 2, 3], 5, temperature=0)
+
+
 def test_leaving_the_block_gives_everything_back():
     model, made = MODELS["gpt"], []
 
