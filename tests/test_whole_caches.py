@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from broken_off import BrokenOff, first_visits, traced
 from test_caches import CASES, MODELS, SIZES, TOKENS, Text, pair
 from tinytorch.generation import kv_cache, paged, quantized, window
-from tinytorch.generation.kv_cache import Cache, CacheFull, attention_with_cache, enable_kv_cache
+from tinytorch.generation.kv_cache import (
+    Cache,
+    CacheFull,
+    attention_with_cache,
+    enable_kv_cache,
+    known_text,
+    load_cache,
+    save_cache,
+)
 from tinytorch.generation.paged import BlockPool, OutOfBlocks, PagedKVCache
 from tinytorch.generation.window import SlidingWindowKVCache
 
@@ -261,3 +269,64 @@ def test_what_is_known_can_be_found(texts, blocks, colliding):
             while chain is not None:
                 whole, chain = [*chain.tokens, *whole], chain.parent
             assert pool.index.find(whole)[-1:] == [known.block]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_cache_that_was_saved_goes_on(name, tmp_path):
+    """The same to the byte, rewinds too; what is not committed is not saved."""
+    cache, text = filled(name), Text(CASES[name])
+    for layer in range(2):
+        cache.update(layer, *pair(2, seed=3))
+    save_cache(cache, tmp_path / "cache.npz")
+    again = new_cache(name)
+    load_cache(again, tmp_path / "cache.npz")
+    cache.truncate(cache.seq_pos)
+    assert outside(again)[:6] == outside(cache)[:6]  # all but which blocks of which pool
+    assert goes_on(again, text, 5)[0] == goes_on(cache, text, 5)[0]
+    with pytest.raises(ValueError, match="27 tokens"):
+        load_cache(again, tmp_path / "cache.npz")
+    for other in (new_cache(name, num_layers=2), new_cache("window" if name == "plain" else "plain")):
+        with pytest.raises(ValueError, match="saved was a"):
+            load_cache(other, tmp_path / "cache.npz")
+        assert other.seq_pos == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cache.npz"]
+
+
+def test_a_saved_cache_knows_its_text_and_its_weights(tmp_path):
+    model, other = MODELS["GPT"](), MODELS["GPT"]()
+    other.parameters()[3].data += 1
+    whole = model(TOKENS).data
+    cache = enable_kv_cache(model, new_cache("plain"))
+    model(TOKENS[:, :20])
+    save_cache(cache, tmp_path / "cache.npz")
+    again = new_cache("plain")
+    load_cache(again, str(tmp_path / "cache.npz"))
+    assert known_text(again) == TOKENS[:, :20].T.tolist()
+    enable_kv_cache(model, again)
+    assert np.abs(model(TOKENS[:, 20:]).data - whole[:, 20:]).max() < 1e-4
+    third = new_cache("plain")
+    load_cache(third, tmp_path / "cache.npz")
+    enable_kv_cache(other, third)
+    with pytest.raises(ValueError, match="20 tokens.*other weights"):
+        other(TOKENS[:, 20:])
+
+
+def test_a_file_that_is_damaged_is_refused_and_a_bad_save_leaves_the_old_one(tmp_path):
+    cache, path = filled("plain"), tmp_path / "cache.npz"
+    with pytest.raises(ValueError, match="0 tokens"):
+        save_cache(new_cache("plain"), path)
+    with pytest.raises(FileNotFoundError):
+        load_cache(new_cache("plain"), path)
+    save_cache(cache, path)
+    good = path.read_bytes()
+    for bad in (b"", b"nothing", good[:-200], good[:300] + bytes(200) + good[500:]):
+        path.write_bytes(bad)
+        empty = new_cache("plain")
+        with pytest.raises(ValueError, match="not a saved cache"):
+            load_cache(empty, path)
+        assert empty.seq_pos == 0 and outside(empty) == outside(new_cache("plain"))
+    path.write_bytes(good)
+    cache.dump = lambda: {"k_0": np.array([object()])}["x"]
+    with pytest.raises(KeyError):
+        save_cache(cache, path)
+    assert path.read_bytes() == good and len(list(tmp_path.iterdir())) == 1

@@ -4,9 +4,10 @@
 __all__ = ['projected_tokens', 'attention_scores', 'cache_bytes', 'CacheFull', 'PoolFull', 'Cache', 'CacheBase', 'KVCache',
            'check_query', 'fit_mask', 'attention_with_cache', 'CachedMultiHeadAttention', 'CachedLayer', 'Weights',
            'note_text', 'known_text', 'forget_rest', 'CachedModel', 'cache_sizes', 'enable_kv_cache',
-           'disable_kv_cache', 'generate_with_cache']
+           'disable_kv_cache', 'generate_with_cache', 'save_cache', 'load_cache', 'sizes_of']
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-2
+import os
 from copy import copy
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -213,6 +214,29 @@ class CacheBase:
         fresh.allocate()
         fresh.reset()
         self.__dict__ = fresh.__dict__
+
+    def dump(self) -> dict:
+        """-> {name: array}, of which `fill` makes the same cache again."""
+        pairs = ((i, *self.get(i)) for i in range(self.num_layers))
+        return {f"{name}_{i}": x.data for i, *pair in pairs for name, x in zip("kv", pair, strict=True)}
+
+    def fill(self, seq_pos: int, kept: dict) -> None:
+        """An empty cache takes what `dump` gave. Raises as `update`; then it is still empty."""
+        for i in range(self.num_layers):
+            self.update(i, kept[f"k_{i}"], kept[f"v_{i}"])
+        self.advance(seq_pos)
+
+    def take_arrays(self, kept: dict) -> None:
+        """Copy array_0, array_1, ... into the arrays of the cache. ValueError if they are of other shapes."""
+        arrays = self.arrays()
+        for i, array in enumerate(arrays):
+            new = kept[f"array_{i}"]
+            if (new.shape, new.dtype) != (array.shape, array.dtype):
+                raise ValueError(
+                    f"array {i} has {new.dtype} {new.shape}, the cache {array.dtype} {array.shape}"
+                )
+        for i, array in enumerate(arrays):
+            array[...] = kept[f"array_{i}"]
 
     @property
     def capacity(self) -> int:
@@ -618,3 +642,60 @@ def generate_with_cache(
         return model.generate(prompt, max_new_tokens, **options)
     finally:
         disable_kv_cache(model)
+
+# %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-67
+def save_cache(cache, path) -> None:
+    """Write what a cache holds into a file of NumPy arrays (npz, no pickle), whole or not at all.
+
+    Raises ValueError for an empty cache and TypeError for one without `dump`.
+    """
+    if not hasattr(cache, "dump"):
+        raise TypeError(f"a {type(cache).__name__} cannot be saved: it has no dump")
+    if cache.seq_pos == 0:
+        raise ValueError("there is nothing to save: the cache holds 0 tokens")
+    head = {"kind": type(cache).__name__, "sizes": sizes_of(cache), "seq_pos": cache.seq_pos}
+    text, weights = known_text(cache), getattr(cache, "weights", None)
+    head |= {} if text is None else {"text": np.array(text)}
+    head |= {} if weights is None else {"weights": np.array(weights, np.float64)}
+    beside = f"{os.fspath(path)}.{os.getpid()}.part"
+    try:
+        with open(beside, "wb") as file:
+            np.savez(file, **head, **cache.dump())
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+def load_cache(cache, path) -> None:
+    """An empty cache takes what was saved from one of the same kind and sizes; the text goes on from there.
+
+    A model whose weights are not those that had filled it, refuses it. Raises FileNotFoundError; ValueError
+    for a file that holds no cache, or another one, and for a cache that is not empty; then it is as it was.
+    """
+    if cache.seq_pos:
+        raise ValueError(f"only an empty cache can be loaded, this one holds {cache.seq_pos} tokens")
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                kept = {name: archive[name] for name in archive.files}
+            kind, sizes, seq_pos = str(kept["kind"]), kept["sizes"].tolist(), int(kept["seq_pos"])
+        except Exception as error:  # of zipfile, of zlib, of NumPy: the file is damaged or another
+            raise ValueError(f"{os.fspath(path)} is not a saved cache: {error}") from None
+    if (kind, sizes) != (type(cache).__name__, sizes_of(cache)):
+        raise ValueError(
+            f"saved was a {kind} of sizes {sizes}, this is a {type(cache).__name__} of {sizes_of(cache)}"
+        )
+    try:
+        cache.fill(seq_pos, kept)
+    except BaseException:
+        forget_rest(cache)
+        raise
+    cache.text = kept["text"].tolist() if "text" in kept else []
+    if "weights" in kept:
+        cache.weights = tuple(kept["weights"].tolist())
+
+
+def sizes_of(cache) -> list:
+    """-> batch_size, num_layers, num_heads, head_dim."""
+    return [cache.batch_size, cache.num_layers, cache.num_heads, cache.head_dim]

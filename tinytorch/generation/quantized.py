@@ -404,6 +404,16 @@ class QuantizedKVCache(CacheBase):
         fresh.forget()
         self.__dict__ = fresh.__dict__
 
+    def dump(self) -> dict:
+        """-> codes, steps, lows and the newest as they are, and how many tokens are quantised."""
+        arrays = {f"array_{i}": array for i, array in enumerate(self.arrays())}
+        return {**arrays, "num_quantized": self.num_quantized}
+
+    def fill(self, seq_pos: int, kept: dict) -> None:
+        """An empty cache takes what `dump` gave. Raises ValueError if it has other blocks."""
+        self.take_arrays(kept)
+        self.seq_pos, self.num_quantized = seq_pos, int(kept["num_quantized"])
+
     def __repr__(self):
         return (
             f"QuantizedKVCache({self.seq_pos}/{self.max_seq_len} tokens, {self.num_quantized} of them "

@@ -230,6 +230,17 @@ class SlidingWindowKVCache(CacheBase):
         super(SlidingWindowKVCache, fresh).reset(batch_size)
         self.__dict__ = fresh.__dict__
 
+    def dump(self) -> dict:
+        """-> the slots as they are, and what is gone. Raises ValueError for rows that are padded in front."""
+        if self.rows:
+            raise ValueError(f"{self.batch_size} rows that are padded in front cannot be saved together")
+        return {**{f"array_{i}": array for i, array in enumerate(self.arrays())}, "gone": self.gone}
+
+    def fill(self, seq_pos: int, kept: dict) -> None:
+        """An empty cache takes what `dump` gave. Raises ValueError if it has other slots."""
+        self.take_arrays(kept)
+        self.seq_pos, self.gone = seq_pos, int(kept["gone"])
+
     def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
         """(B, H, T, D) each -> (B, H, T, D): new tokens attend to what they see. As `attention_with_cache`.
 
