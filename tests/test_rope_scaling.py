@@ -95,7 +95,9 @@ def test_a_folder_that_turns_slower_by_one_number(tmp_path, name):
     path = tmp_path / "model" / "config.json"
     words = {"rope_scaling": {name: "linear", "factor": 2.5}}
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | words), encoding="utf-8")
-    assert_turns(Llama.from_pretrained(tmp_path / "model"), [BASE ** (-2 * i / D) / 2.5 for i in range(D // 2)])
+    assert_turns(
+        Llama.from_pretrained(tmp_path / "model"), [BASE ** (-2 * i / D) / 2.5 for i in range(D // 2)]
+    )
 
 
 @llm
@@ -123,7 +125,10 @@ def test_a_gguf_file_that_turns_slower(tmp_path, factor, freqs):
 @pytest.mark.parametrize(
     ("factors", "said"),
     [
-        (np.ones(D // 2 + 1), rf"rope_freqs.weight has shape \({D // 2 + 1},\), the model needs \({D // 2},\)"),
+        (
+            np.ones(D // 2 + 1),
+            rf"rope_freqs.weight has shape \({D // 2 + 1},\), the model needs \({D // 2},\)",
+        ),
         (np.zeros(D // 2), "rope_freqs.weight should hold numbers above 0"),
         (np.linspace(1, -1, D // 2), "rope_freqs.weight should hold numbers above 0"),
         (np.full(D // 2, 1e9), "at most 1e.06, it goes from 1e.09"),
