@@ -150,7 +150,7 @@ def counted(loss, targets) -> int:
 
 
 def in_pieces(inputs, targets, count: int):
-    """Yields (inputs, targets) of up to `count` pieces of a batch, as equal as can be, cut at its first axis."""
+    """Yields (inputs, targets) of up to `count` pieces of a batch, nearly equal, cut at its first axis."""
     places = np.linspace(0, len(targets), min(count, len(targets)) + 1).round().astype(int)
     for start, stop in zip(places[:-1], places[1:], strict=True):
         yield inputs[start:stop], targets[start:stop]
