@@ -213,7 +213,7 @@ for k in (1, 5, 16, 17):
 
 # %% [markdown]
 """
-**Task (8 points).** Write `keep_top_p(logits, p)`: go through the tokens from the likeliest down and keep each one if the probabilities of those *before* it add up to less than p. So the likeliest always stays, and the one that crosses p stays too. As above, what is as likely as the last one kept stays with it, and p = 1 keeps everything. In which order a sort puts two equal numbers is an accident, and an accident should not decide what may be written. (The transformers library does the same in top-k; in top-p it cuts among equals where its sort has put them, so of 1,000 equal tokens p = 0.1 leaves 100 there and all 1,000 here.)
+**Task (8 points).** Write `keep_top_p(logits, p)`: go through the tokens from the likeliest down and keep each one if the probabilities of those *before* it add up to less than p. So the likeliest always stays, and the one that crosses p stays too. As above, what is as likely as the last one kept stays with it, and p = 1 keeps everything. In which order a sort puts two equal numbers is an accident, and an accident should not decide what may be written. (The transformers library does the same in top-k; in top-p it cuts among equals where its sort has put them, so of 1,000 equal tokens p = 0.1 leaves about 100 there and all 1,000 here.)
 
 1. the probabilities, and the same sorted downwards (`np.sort(...)[:, ::-1]`);
 2. for each place, what stands before it: the cumulative sum (in float64, as above) minus the probability itself;

@@ -3,13 +3,14 @@
 # %% auto #0
 __all__ = ['projected_tokens', 'attention_scores', 'cache_bytes', 'CacheFull', 'PoolFull', 'Cache', 'CacheBase', 'KVCache',
            'check_query', 'fit_mask', 'attention_with_cache', 'CachedMultiHeadAttention', 'CachedLayer', 'Weights',
-           'note_text', 'known_text', 'forget_rest', 'CachedModel', 'cache_sizes', 'enable_kv_cache',
+           'note_text', 'known_text', 'forget_rest', 'CachedModel', 'ReusingModel', 'cache_sizes', 'enable_kv_cache',
            'disable_kv_cache', 'generate_with_cache', 'save_cache', 'load_cache', 'sizes_of']
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-2
 import os
 from copy import copy
 from functools import partial
+from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from ..core.attention import MultiHeadAttention, scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, as_array, wrap_result
-from ..models.transformer import check_tokens, generate_ragged
+from ..models.transformer import PADDED, check_tokens, generate_ragged
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #generation-costs
 def projected_tokens(prompt: int, new: int, cached: bool) -> int:
@@ -122,6 +123,7 @@ class CacheBase:
     @seq_pos.setter
     def seq_pos(self, position: int) -> None:
         self._seq_pos, self.written = position, [position] * self.num_layers  # both or, interrupted, neither
+        del getattr(self, "text", [])[position:]  # as `note_text` has noted it
 
     def check_layer(self, layer_idx) -> int:
         """-> layer_idx. Raises TypeError if it is not a whole number, ValueError for no such layer."""
@@ -456,7 +458,9 @@ class Weights:
 def note_text(cache, tokens) -> None:
     """Note in the cache, before they are committed, which tokens (B, T) come next: for `known_text`."""
     text = getattr(cache, "text", [])
-    if len(text) >= cache.seq_pos:  # else somebody has filled it without a word
+    if PADDED.get() is not None:  # what a row holds depends on its padding too
+        cache.text = []
+    elif len(text) >= cache.seq_pos:  # else somebody has filled it without a word
         cache.text = text
         del text[cache.seq_pos :]
         text.extend(np.asarray(tokens).T.tolist())
@@ -538,13 +542,17 @@ class CachedModel:
         num_tokens, self.waiting = self.waiting, None
         self.commit(num_tokens)
 
-    def start_over(self, batch_size: int, num_tokens: int) -> None:
-        """Empty the cache for num_tokens, the last of which is never fed. Raises ValueError if too small."""
+    def check_room(self, num_tokens: int) -> None:
+        """Raises ValueError if num_tokens, the last of which is never fed, are too many for the cache."""
         room = getattr(self.cache, "max_seq_len", num_tokens)
         if num_tokens - 1 > room:
             raise ValueError(
                 f"a text of {num_tokens} tokens needs a cache for {num_tokens - 1}, this one holds {room}"
             )
+
+    def start_over(self, batch_size: int, num_tokens: int) -> None:
+        """Empty the cache for num_tokens, the last of which is never fed. Raises ValueError if too small."""
+        self.check_room(num_tokens)
         self.cache.reset()
         self.set_batch(batch_size)
 
@@ -573,6 +581,45 @@ class CachedModel:
         return self.model.next_logits
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-62
+class ReusingModel(CachedModel):
+    """A CachedModel for which a new text goes on from what it has in common with the one in the cache."""
+
+    def decoder(self, inner, batch_size: int, num_tokens: int):
+        """-> next_logits for a text of at most num_tokens tokens; its first call takes the whole prompt."""
+        if self.model.training:
+            return inner(batch_size, num_tokens)
+        self.check_room(num_tokens)
+        is_new = True
+
+        def next_logits(tokens):
+            nonlocal is_new
+            if is_new:
+                tokens, is_new = self.rest_of(tokens, num_tokens), False
+            return self.model.next_logits(tokens)
+
+        return next_logits
+
+    def rest_of(self, tokens, num_tokens: int) -> np.ndarray:
+        """A prompt (B, T) -> what the cache does not hold of it; what it holds besides is forgotten."""
+        tokens = check_tokens(tokens, self.model.vocab_size)
+        kept = self.in_common(tokens)
+        try:
+            if kept:
+                self.cache.truncate(kept)
+        except ValueError:  # of a window that has written over what it would need
+            kept = 0
+        if not kept:
+            self.start_over(len(tokens), num_tokens)
+        return tokens[:, kept:]
+
+    def in_common(self, tokens) -> int:
+        """-> how many of the first tokens, never all, the cache holds, read with the weights of now."""
+        if PADDED.get() is not None or getattr(self.cache, "weights", None) != self.weights.sample():
+            return 0
+        pairs = zip(known_text(self.cache) or [], tokens[:, :-1].T.tolist(), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def cache_sizes(model) -> dict:
     """-> num_layers, num_heads (of keys) and head_dim of the caches that fit a language model."""
     attention = model.blocks[0].attention
@@ -583,12 +630,13 @@ def cache_sizes(model) -> dict:
     }
 
 
-def enable_kv_cache(model, cache=None):
+def enable_kv_cache(model, cache=None, *, reuse: bool = False):
     """Now `model(tokens)` takes only new tokens, at positions seq_pos.., and `generate` uses the cache.
 
     model: a language model with `blocks`, each with an `attention` that can `project` and `merge`; the cache
         holds its num_kv_heads if it names them, else its num_heads.
     cache: anything with KVCache's methods; by default a KVCache of the model's sizes, for any batch size.
+    reuse: `generate` reads only what its prompt has not in common with the text in the cache.
     Returns the cache, which is also model._kv_cache. Enabling again starts over with a new cache.
     Raises TypeError if the model is no such model, ValueError if the sizes of model and cache differ.
     """
@@ -601,7 +649,7 @@ def enable_kv_cache(model, cache=None):
         if getattr(cache, name, size) != size:
             raise ValueError(f"the cache has {name} {getattr(cache, name)}, the model has {size}")
     disable_kv_cache(model)
-    front = CachedModel(model, cache, fixed_batch)
+    front = (ReusingModel if reuse else CachedModel)(model, cache, fixed_batch)
     for module, method, wrapper in front.wraps:
         module.wrap(method, wrapper)
     model._cached_model, model._kv_cache, model._cache_enabled = front, cache, True
