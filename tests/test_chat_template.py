@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("jinja2")
+from tinytorch.pretrained.chat_template import PROBE, chatml, default_system, render
 
-from tinytorch.pretrained.chat_template import PROBE, chatml, default_system, render  # noqa: E402
+pytestmark = pytest.mark.llm  # jinja2 comes with the extra
 
 TOKENS = {"bos_token": "<s>", "eos_token": "<|im_end|>"}
 PLAIN = (

@@ -360,8 +360,8 @@ class CacheBase:
 
     @seq_pos.setter
     def seq_pos(self, position: int) -> None:
+        del getattr(self, "text", [])[position:]  # what `note_text` has noted
         self._seq_pos, self.written = position, [position] * self.num_layers  # both or, interrupted, neither
-        del getattr(self, "text", [])[position:]  # as `note_text` has noted it
 
     def check_layer(self, layer_idx) -> int:
         """-> layer_idx. Raises TypeError if it is not a whole number, ValueError for no such layer."""
