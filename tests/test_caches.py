@@ -392,7 +392,7 @@ def model(request):
 def uncached(model, tokens, case):
     """The logits without a cache; each block is shown the window as a mask."""
     mask = np.where(case.sees(0, tokens.shape[1]), np.float32(0), np.float32(-np.inf))
-    show = lambda inner, x, _=None, *where: inner(x, mask, *where)  # noqa: E731
+    show = lambda inner, x, _=None, *where, **named: inner(x, mask, *where, **named)  # noqa: E731
     for block in model.blocks:
         block.wrap("forward", show)
     try:

@@ -1576,15 +1576,15 @@ class Padding:
         self.seen = int(columns[-1]) + 1
         return inner(np.maximum(columns - self.padding, 0))
 
-    def block(self, inner, x, mask=None, *where) -> Tensor:
+    def block(self, inner, x, mask=None, *where, **named) -> Tensor:
         """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden.
 
-        where: what else the model hands its blocks, such as what came of the positions.
+        where, named: what else the model hands its blocks, such as what came of the positions.
         """
         if PADDED.get() is not self:
-            return inner(x, mask, *where)
+            return inner(x, mask, *where, **named)
         pads = self.mask[..., : self.seen]
-        return inner(x, pads if mask is None else mask + pads, *where)
+        return inner(x, pads if mask is None else mask + pads, *where, **named)
 
 
 @contextmanager

@@ -1231,7 +1231,7 @@ The GPT of module 13 knows nothing of caches, and it stays so. We use two doors 
 
 One object per layer stands in front of that layer's attention and holds that layer's number. It has to be an object (or an argument): a function defined in a loop would look up the loop variable when it is *called*, and then every layer would be the last.
 
-**Task, `CachedLayer.forward` (4 points).** `inner` is what would have run without us. While the model is training, the cache steps aside: call it. Else project, attend through the cache, merge, with the functions of `self.attention`. In models of a later kind an attention is told more than x and a mask, namely where its tokens stand; whatever comes, `*where`, is handed on, to `inner` or to `project`. About 4 lines.
+**Task, `CachedLayer.forward` (4 points).** `inner` is what would have run without us. While the model is training, the cache steps aside: call it. Else project, attend through the cache, merge, with the functions of `self.attention`. In models of a later kind an attention is told more than x and a mask, namely where its tokens stand; whatever comes, by place or by name, `*where, **named`, is handed on to `inner` or to `project`. About 4 lines.
 """
 
 
@@ -1243,15 +1243,15 @@ class CachedLayer:
     def __init__(self, model, attention, cache, layer_idx: int):
         self.model, self.attention, self.cache, self.layer_idx = model, attention, cache, layer_idx
 
-    def forward(self, inner, x, mask=None, *where) -> Tensor:
+    def forward(self, inner, x, mask=None, *where, **named) -> Tensor:
         """(B, T, C) new tokens -> (B, T, C), through the cache unless the model is training.
 
-        where: what else the attention is called with; it is for `project`.
+        where, named: what else the attention is called with; it is for `project`.
         """
         ### BEGIN SOLUTION
         if self.model.training:
-            return inner(x, mask, *where)
-        query, key, value = self.attention.project(x, *where)
+            return inner(x, mask, *where, **named)
+        query, key, value = self.attention.project(x, *where, **named)
         return self.attention.merge(attention_with_cache(query, key, value, self.cache, self.layer_idx, mask))
         ### END SOLUTION
 
@@ -1296,14 +1296,21 @@ class Moved(MultiHeadAttention):
 
 moved, where = Moved(20, 4, causal=True, rng=1), np.float32(0.5)
 with slow_attention():
-    out = CachedLayer(fake_model, moved, ListCache(), 0).forward(never, Tensor(x), None, where)
-assert np.allclose(out.data, attention(Tensor(x) + where).data, atol=1e-5), (
-    "what comes behind the mask should reach project"
-)
+    outs = [
+        CachedLayer(fake_model, moved, ListCache(), 0).forward(never, Tensor(x), None, where),
+        CachedLayer(fake_model, moved, ListCache(), 0).forward(never, Tensor(x), step=where),
+    ]
+for out in outs:
+    assert np.allclose(out.data, attention(Tensor(x) + where).data, atol=1e-5), (
+        "what comes behind the mask should reach project"
+    )
 fake_model.training = True
-layer.forward(lambda x, mask=None, *where: seen.append((x, mask, *where)), "x", "mask")
-layer.forward(lambda x, mask=None, *where: seen.append((x, mask, *where)), "x", None, "where")
-assert seen == [("x", "mask"), ("x", None, "where")], "in training, all that comes goes to the original"
+layer.forward(lambda *given, **named: seen.append((given, named)), "x", "mask")
+layer.forward(lambda *given, **named: seen.append((given, named)), "x", None, "where", by_name=1)
+assert [given for given, _ in seen] == [("x", "mask"), ("x", None, "where")], (
+    "in training, all that comes goes to the original"
+)
+assert seen[1][1] == {"by_name": 1}, "what comes by name goes on by name"
 ### END HIDDEN TESTS
 
 # %% [markdown]

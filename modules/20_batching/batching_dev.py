@@ -614,7 +614,7 @@ And if a cache refuses, because it is full? Then *this* request is over, and no 
 
 **Task, `forward` (12 + 6 points).**
 
-1. `self.attention.project(x, *where)`, and an array of zeros like the queries for the answers;
+1. `self.attention.project(x, *where, **named)`, and an array of zeros like the queries for the answers;
 2. for each request that has no error: its rows of query, key and value, with the axes swapped; `attention_with_cache(..., request.cache, self.layer_idx)`; the answer swapped back into its rows;
 3. (6 points) if that raises one of `FAILURES`, keep it as `request.error`; the rows stay zero, and the later layers leave the request out;
 4. `self.attention.merge` of all the answers, as a `Tensor`. About 12 lines.
@@ -633,14 +633,14 @@ class FlatLayer:
         """front: its `reading` is a list of (request, rows), whose tokens stand in which rows."""
         self.front, self.attention, self.layer_idx = front, attention, layer_idx
 
-    def forward(self, inner, x, mask=None, *where) -> Tensor:
+    def forward(self, inner, x, mask=None, *where, **named) -> Tensor:
         """(N, 1, C) -> (N, 1, C): the rows of each request attend to its own cache, which is written.
 
-        where: what else the attention is called with; it is for `project`. What a cache raises of FAILURES
-        becomes its request's `error`; the other rows do not notice.
+        where, named: what else the attention is called with; it is for `project`.
+        What a cache raises of FAILURES becomes its request's `error`; the other rows do not notice.
         """
         ### BEGIN SOLUTION
-        query, key, value = (part.data for part in self.attention.project(x, *where))
+        query, key, value = (part.data for part in self.attention.project(x, *where, **named))
         heads = np.zeros_like(query)
         for request, rows in self.front.reading:
             if request.error is not None:

@@ -502,8 +502,8 @@ def masked_logits(model, tokens, window, num_sinks):
     T = tokens.shape[1]
     rule = np.array([[0 if sees(p, q, window, num_sinks) else -np.inf for q in range(T)] for p in range(T)])
 
-    def masked(inner, x, mask, rotation):
-        return inner(x, rule.astype(np.float32), rotation)
+    def masked(inner, x, mask=None, *where, **named):
+        return inner(x, rule.astype(np.float32), *where, **named)
 
     for block in model.blocks:
         block.wrap("forward", masked)

@@ -635,9 +635,9 @@ def test_an_error_keeps_no_arrays_alive(model):
     def make(request):
         return GluedCache(lambda layer, seq_pos, T: layer == 1 and seq_pos > 2, CacheFull("full"))
 
-    def watch(inner, x, *where):
+    def watch(inner, x, *where, **named):
         seen.append(weakref.ref(x.data))
-        return inner(x, *where)
+        return inner(x, *where, **named)
 
     model.blocks[0].wrap("forward", watch)
     try:

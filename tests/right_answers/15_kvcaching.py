@@ -518,8 +518,8 @@ RIGHT = [
             "CachedLayer.forward": """
                 if self.model.training == True:
                     print("training")
-                    return inner(x, mask, *where)
-                q, k, v = self.attention.project(x, *where)
+                    return inner(x, mask, *where, **named)
+                q, k, v = self.attention.project(x, *where, **named)
                 koepfe = attention_with_cache(q, k, v, self.cache, self.layer_idx, mask)
                 ausgabe = self.attention.merge(koepfe)
                 return ausgabe
@@ -569,10 +569,10 @@ RIGHT = [
                 from functools import partial
 
 
-                def _through_cache(model, attention, cache, layer_idx, inner, x, mask=None, *where):
+                def _through_cache(model, attention, cache, layer_idx, inner, x, mask=None, *where, **named):
                     if model.training:
-                        return inner(x, mask, *where)
-                    heads = attention_with_cache(*attention.project(x, *where), cache, layer_idx, mask)
+                        return inner(x, mask, *where, **named)
+                    heads = attention_with_cache(*attention.project(x, *where, **named), cache, layer_idx, mask)
                     return attention.merge(heads)
             """,
         },
@@ -679,8 +679,8 @@ RIGHT = [
         extra={
             "cached-multi-head-attention": """
                 #| export
-                def attend_through(cache, layer_idx, attention, x, mask, *where):
-                    query, key, value = attention.project(x, *where)
+                def attend_through(cache, layer_idx, attention, x, mask, *where, **named):
+                    query, key, value = attention.project(x, *where, **named)
                     if mask is not None:
                         mask = fit_mask(mask, cache, query.shape)
                     with no_grad():
@@ -713,13 +713,13 @@ RIGHT = [
                     def __init__(self, model, attention, cache, layer_idx: int):
                         self.model, self.attention, self.cache, self.layer_idx = model, attention, cache, layer_idx
 
-                    def _attend(self, x, mask):
-                        return attend_through(self.cache, self.layer_idx, self.attention, x, mask)
+                    def _attend(self, *args):
+                        return attend_through(self.cache, self.layer_idx, self.attention, *args)
 
-                    def forward(self, inner, x, mask=None):
+                    def forward(self, inner, x, mask=None, *where, **named):
                         ### BEGIN SOLUTION
                         run = inner if self.model.training else self._attend
-                        return run(x, mask)
+                        return run(x, mask, *where, **named)
                         ### END SOLUTION
             """
         },

@@ -56,7 +56,7 @@ RIGHT = [
                 return tokens.reshape(-1, 1), positions.reshape(-1, 1), rows
             """,
             "FlatLayer.forward": """
-                query, key, value = self.attention.project(x, *where)
+                query, key, value = self.attention.project(x, *where, **named)
                 answers = []
                 for request, rows in self.front.reading:
                     q = np.moveaxis(query.data[rows], -2, 0)[0]
@@ -158,7 +158,7 @@ RIGHT = [
                 return np.array(tokens, np.int32)[:, None], np.array(positions, np.int32)[:, None], rows
             """,
             "FlatLayer.forward": """
-                projected = self.attention.project(x, *where)
+                projected = self.attention.project(x, *where, **named)
                 query = projected[0]
                 heads = Tensor(np.zeros(query.shape, query.dtype))
                 healthy = [pair for pair in self.front.reading if pair[0].error is None]

@@ -474,14 +474,14 @@ WRONG = [
     Wrong(
         name="the cache is used in training",
         part="test-cached-layer",
-        old="        if self.model.training:\n            return inner(x, mask, *where)\n",
+        old="        if self.model.training:\n            return inner(x, mask, *where, **named)\n",
         new="",
     ),
     Wrong(
         name="the cache is never engaged",
         part="test-cached-layer",
-        old="        if self.model.training:\n            return inner(x, mask, *where)\n",
-        new="        return inner(x, mask, *where)\n",
+        old="        if self.model.training:\n            return inner(x, mask, *where, **named)\n",
+        new="        return inner(x, mask, *where, **named)\n",
     ),
     Wrong(
         name="every layer is layer 0",

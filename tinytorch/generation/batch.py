@@ -247,13 +247,13 @@ class FlatLayer:
         """front: its `reading` is a list of (request, rows), whose tokens stand in which rows."""
         self.front, self.attention, self.layer_idx = front, attention, layer_idx
 
-    def forward(self, inner, x, mask=None, *where) -> Tensor:
+    def forward(self, inner, x, mask=None, *where, **named) -> Tensor:
         """(N, 1, C) -> (N, 1, C): the rows of each request attend to its own cache, which is written.
 
-        where: what else the attention is called with; it is for `project`. What a cache raises of FAILURES
-        becomes its request's `error`; the other rows do not notice.
+        where, named: what else the attention is called with; it is for `project`.
+        What a cache raises of FAILURES becomes its request's `error`; the other rows do not notice.
         """
-        query, key, value = (part.data for part in self.attention.project(x, *where))
+        query, key, value = (part.data for part in self.attention.project(x, *where, **named))
         heads = np.zeros_like(query)
         for request, rows in self.front.reading:
             if request.error is not None:

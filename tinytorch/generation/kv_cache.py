@@ -413,14 +413,14 @@ class CachedLayer:
     def __init__(self, model, attention, cache, layer_idx: int):
         self.model, self.attention, self.cache, self.layer_idx = model, attention, cache, layer_idx
 
-    def forward(self, inner, x, mask=None, *where) -> Tensor:
+    def forward(self, inner, x, mask=None, *where, **named) -> Tensor:
         """(B, T, C) new tokens -> (B, T, C), through the cache unless the model is training.
 
-        where: what else the attention is called with; it is for `project`.
+        where, named: what else the attention is called with; it is for `project`.
         """
         if self.model.training:
-            return inner(x, mask, *where)
-        query, key, value = self.attention.project(x, *where)
+            return inner(x, mask, *where, **named)
+        query, key, value = self.attention.project(x, *where, **named)
         return self.attention.merge(attention_with_cache(query, key, value, self.cache, self.layer_idx, mask))
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-56
