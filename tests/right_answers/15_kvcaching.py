@@ -713,8 +713,8 @@ RIGHT = [
                     def __init__(self, model, attention, cache, layer_idx: int):
                         self.model, self.attention, self.cache, self.layer_idx = model, attention, cache, layer_idx
 
-                    def _attend(self, *args):
-                        return attend_through(self.cache, self.layer_idx, self.attention, *args)
+                    def _attend(self, *args, **named):
+                        return attend_through(self.cache, self.layer_idx, self.attention, *args, **named)
 
                     def forward(self, inner, x, mask=None, *where, **named):
                         ### BEGIN SOLUTION
