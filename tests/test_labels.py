@@ -25,9 +25,12 @@ def text_above(notebook, place):
 def test_each_kind_of_cell_has_its_line(toy):
     notebook = to_read(toy.project.module("1"))
     above = {cell.grade_id: text_above(notebook, cell.index) for cell in cells_of(notebook) if cell.grade_id}
-    assert above["tensor"].endswith("Keep the data.\n\n##### **tensor**\n\n*Yours to write.*")
-    assert above["test-tensor"] == "##### **test-tensor**\n\n*95 points. It checks [tensor](#tensor).*"
-    assert above["why"].endswith("not a list?\n\n##### **why**\n\n*5 points, marked by a person.*")
+    assert above["tensor"].endswith("Keep the data.\n\n##### **Task tensor**\n\n*Yours to write.*")
+    assert (
+        above["test-tensor"]
+        == "##### **Check test-tensor**\n\n*95 points. It checks [tensor](#Task-tensor).*"
+    )
+    assert above["why"].endswith("not a list?\n\n##### **Question why**\n\n*5 points, marked by a person.*")
     looks = [cell for cell in cells_of(notebook) if cell.source == "Tensor([1, 2]).size"]
     assert [text_above(notebook, cell.index) for cell in looks] == [LOOK]
 
@@ -44,9 +47,13 @@ def test_what_counts_is_the_same(module):
             assert cell["source"].strip() in prose
     headings = [line for line in prose.splitlines() if line.startswith("##### ")]
     graded = [cell for cell in cells_of(plain) if cell.grade_id and not (cell.locked and not cell.graded)]
-    assert sorted(headings) == sorted(f"##### **{cell.grade_id}**" for cell in graded)
+    names = [heading.removeprefix("##### **").removesuffix("**").split(" ", 1) for heading in headings]
+    assert sorted(name for _, name in names) == sorted(cell.grade_id for cell in graded)
+    assert {word for word, _ in names} <= {"Task", "Check", "Question"}, (
+        "formgrader's ids are the names alone"
+    )
     links = {line.partition("](#")[2].partition(")")[0] for line in prose.splitlines() if "It checks" in line}
-    assert {f"##### **{link}**" for link in links} <= set(headings)
+    assert {f"##### **{link.replace('-', ' ', 1)}**" for link in links} <= set(headings)
     ids = [cell["id"] for cell in json.loads(text_of(notebook))["cells"]]
     assert len(set(ids)) == len(ids)
 

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.error
 import urllib.request
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -107,8 +108,9 @@ class Lab:
                 text = file.read_text(encoding="utf-8")
                 if text:
                     self.url = json.loads(text)["url"].rstrip("/")
-                    self.get("/api/status")
-                    return
+                    with suppress(urllib.error.URLError):  # the file may be there before anybody listens
+                        self.get("/api/status")
+                        return
             time.sleep(0.1)
         raise AssertionError(f"JupyterLab did not start:\n{self.log.read_text(encoding='utf-8')}")
 

@@ -26,7 +26,8 @@ def labelled(notebook: dict) -> dict:
     """The notebook with the names of tasks, checks and questions as headings, which links reach.
 
     A label is the end of the prose before its cell, or else a cell of its own. Nothing graded and no code
-    changes, nor the id of any cell.
+    changes, nor the id of any cell. Each heading has a word before the name: the name alone is the id of the
+    field on formgrader's page into which a mark is typed, and no second element may have it.
     """
     cells, task, explained, before = [], None, False, None
     tasks = {cell.grade_id for cell in cells_of(notebook) if cell.is_code and cell.solution}
@@ -35,12 +36,12 @@ def labelled(notebook: dict) -> dict:
         if cell.is_test:
             named = cell.grade_id.removeprefix("test-")
             task = named if named in tasks else task
-            checked = f" It checks [{task}](#{task})." if task else ""
-            label = f"##### **{cell.grade_id}**\n\n*{cell.points:g} points.{checked}*"
+            checked = f" It checks [{task}](#Task-{task})." if task else ""
+            label = f"##### **Check {cell.grade_id}**\n\n*{cell.points:g} points.{checked}*"
         elif cell.is_written:
-            label = f"##### **{cell.grade_id}**\n\n*{cell.points:g} points, marked by a person.*"
+            label = f"##### **Question {cell.grade_id}**\n\n*{cell.points:g} points, marked by a person.*"
         elif cell.is_code and cell.solution:
-            task, label = cell.grade_id, f"##### **{cell.grade_id}**\n\n*Yours to write.*"
+            task, label = cell.grade_id, f"##### **Task {cell.grade_id}**\n\n*Yours to write.*"
         elif cell.is_code and directives(cell.source):
             label, explained = None if explained else EXPORT, True
         elif cell.is_code and not cell.locked and before != LOOK:
