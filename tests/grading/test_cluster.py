@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.grading, pytest.mark.filterwarnings("default")]  # Das
 @pytest.fixture
 def cluster():
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1"
     ) as cluster:
         yield cluster
 
