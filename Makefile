@@ -35,7 +35,7 @@ test-oracle: .venv/.oracle  ## the tests against PyTorch and transformers (a lar
 	@$(PYTEST) -m oracle
 
 test-grading: .venv/.instructor  ## the tests of releasing and grading, with nbgrader (a large download)
-	@$(PYTEST) -m "grading and not exhaustive"
+	@$(PYTEST) tests/grading -m "grading and not exhaustive"
 
 bench: .venv/.oracle  ## measure against transformers, write results.json and the pictures (a quarter of an hour)
 	@$(BIN)/python tests/benchmarks/run.py
