@@ -583,6 +583,15 @@ def test_more_positions_are_the_model_as_if_it_had_been_made_with_them():
     assert model.max_seq_len == 120 and len(rotary.tables[0]) == 120
 
 
+def test_a_model_that_turns_more_slowly_does_so_at_more_positions_too():
+    tokens, sizes = np.random.default_rng(0).integers(0, 19, (1, 40)), dict(num_heads=2, seed=0)
+    short, long = (
+        Llama(19, 12, 2, max_seq_len=n, rope_base=300.0, rope_factors=[1, 2, 8], **sizes) for n in (20, 40)
+    )
+    more_positions(short, 40)
+    assert np.array_equal(short(tokens).data, long(tokens).data)
+
+
 # memory and time
 
 

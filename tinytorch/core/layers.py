@@ -88,7 +88,7 @@ class Module:
 
         Raises TypeError for a weight in a list or dict, where nothing would find it.
         """
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):  # a copy: another thread may wrap a method meanwhile
             yield from modules_in(name, value)
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -96,7 +96,7 @@ class Module:
 
         A weight that hangs in the tree twice comes twice, under both its names.
         """
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):  # a copy: another thread may wrap a method meanwhile
             if isinstance(value, Tensor):
                 yield prefix + name, value
         for name, child in self.children():
