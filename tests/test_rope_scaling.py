@@ -83,7 +83,7 @@ def test_a_folder_of_llama_3(tmp_path, words):
     write_llama_folder(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | words), encoding="utf-8")
-    want = [slow_frequency(i, D, BASE, 8, 1, 4, 20) for i in range(D // 2)]
+    want = [slow_frequency(i, D, BASE, 8, 1, 4, 30) for i in range(D // 2)]
     assert 0 < sum(f < BASE ** (-2 * i / D) for i, f in enumerate(want)) < D // 2, "some slow, some not"
     assert_turns(Llama.from_pretrained(tmp_path / "model"), want)
 

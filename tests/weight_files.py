@@ -22,7 +22,7 @@ LLAMA3 = {  # how a small Llama 3.1 would say that it turns slowly
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 20,
+    "original_max_position_embeddings": 30,
 }
 GPT_SIZES = {"vocab_size": 37, "embed_dim": 24, "num_layers": 2, "num_heads": 3, "max_seq_len": 20}
 # our name -> GGUF's, Hugging Face's; written a second time, so that a slip in the package shows
