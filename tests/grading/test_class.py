@@ -67,7 +67,7 @@ def graded(course):
     course.submit("empty", course.released)
     course.grade("--student", "empty")  # learns what the reference tells
     with Peak() as peak:
-        rows = course.grade("--jobs", "2", time_limit=30)
+        rows = course.grade("--jobs", "2", time_limit=12)
     seconds = sum(float(row["seconds"]) for row in rows.values())
     print(f"\n{len(rows)} students, {seconds / len(rows) / 2:.1f} s each on two, {peak.bytes / 1e6:.0f} MB")
     return rows, {student: lost for student, (_, lost) in honest.items()}, list(hostile), peak.bytes
@@ -97,5 +97,5 @@ def test_memory_is_bounded(graded):
 def test_alone_they_have_the_same_grade(graded, course):
     rows, honest, _, _ = graded
     for student in ("reference", next(s for s in honest if s.startswith("wrong")), "endless", "forks"):
-        alone = course.grade("--student", student, "--again", time_limit=30)[student]
+        alone = course.grade("--student", student, "--again", time_limit=12)[student]
         assert course.parts(alone) == course.parts(rows[student]), student
