@@ -45,7 +45,7 @@ def test_wrong_answers_cost_their_part_and_right_ones_nothing(label, tmp_path):
         course.submit(f"edited-{seed}", with_habits(course.solved(), seed)[0])
         expected[f"edited-{seed}"] = set()
     course.submit("empty", course.released)
-    rows = course.grade("--jobs", "2", time_limit=20)
+    rows = course.grade("--jobs", "2", time_limit=12)
     assert float(rows["empty"]["score"]) == 0
     check(course, rows, expected)
 
@@ -58,7 +58,7 @@ def test_honest_edits_cost_nothing(label, tmp_path):
     edits = {f"edited-{seed}": with_habits(course.solved(), 1000 + seed) for seed in range(30)}
     for student, (notebook, _) in edits.items():
         course.submit(student, notebook)
-    rows = course.grade("--jobs", "2", time_limit=20)
+    rows = course.grade("--jobs", "2", time_limit=12)
     for student, (notebook, habits) in edits.items():
         report = run(settle(from_bytes(json.dumps(notebook).encode(), "a.ipynb"), course.released).cells)
         assert points(rows[student]) == report.earned == course.automatic, f"{habits}: {rows[student]}"
