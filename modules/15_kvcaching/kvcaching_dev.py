@@ -20,7 +20,6 @@ Needed: modules 12 (attention), 13 (GPT) and 14 (Profiler).
 
 # %%
 #| export
-import os
 from copy import copy
 from functools import partial
 from itertools import takewhile
@@ -1773,18 +1772,16 @@ def save_cache(cache, path) -> None:
         raise TypeError(f"a {type(cache).__name__} cannot be saved: it has no dump")
     if cache.seq_pos == 0:
         raise ValueError("there is nothing to save: the cache holds 0 tokens")
-    head = {"kind": type(cache).__name__, "sizes": sizes_of(cache), "seq_pos": cache.seq_pos}
-    text, weights = known_text(cache), getattr(cache, "weights", None)
-    head |= {} if text is None else {"text": np.array(text)}
-    head |= {} if weights is None else {"weights": np.array(weights, np.float64)}
-    beside = f"{os.fspath(path)}.{os.getpid()}.part"
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, **head, **cache.dump())
-        os.replace(beside, path)
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
+    from tinytorch.core.training import save_arrays  # only here: nothing else of a cache needs module 07
+
+    arrays, text, weights = cache.dump(), known_text(cache), getattr(cache, "weights", None)
+    if text is not None:
+        arrays["text"] = text
+    if weights is not None:
+        arrays["weights"] = np.array(weights, np.float64)
+    save_arrays(
+        path, arrays, {"kind": type(cache).__name__, "sizes": sizes_of(cache), "seq_pos": cache.seq_pos}
+    )
 
 
 def load_cache(cache, path) -> None:
@@ -1795,13 +1792,13 @@ def load_cache(cache, path) -> None:
     """
     if cache.seq_pos:
         raise ValueError(f"only an empty cache can be loaded, this one holds {cache.seq_pos} tokens")
-    with open(path, "rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                kept = {name: archive[name] for name in archive.files}
-            kind, sizes, seq_pos = str(kept["kind"]), kept["sizes"].tolist(), int(kept["seq_pos"])
-        except Exception as error:  # of zipfile, of zlib, of NumPy: the file is damaged or another
-            raise ValueError(f"{os.fspath(path)} is not a saved cache: {error}") from None
+    from tinytorch.core.training import load_arrays
+
+    try:
+        kept, facts = load_arrays(path)
+        kind, sizes, seq_pos = facts["kind"], facts["sizes"], facts["seq_pos"]
+    except (ValueError, KeyError) as error:  # damaged, or of something else
+        raise ValueError(f"{path} is not a saved cache: {error}") from None
     if (kind, sizes) != (type(cache).__name__, sizes_of(cache)):
         raise ValueError(
             f"saved was a {kind} of sizes {sizes}, this is a {type(cache).__name__} of {sizes_of(cache)}"
