@@ -55,6 +55,7 @@ lint: .venv/.dev  ## what CI and pre-commit check besides the tests
 	@$(BIN)/tito lint
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
 
 format: .venv/.dev  ## format and sort what ruff can
 	@$(BIN)/ruff check --fix --quiet .
@@ -70,7 +71,7 @@ doctor: .venv/.runtime  ## what is wrong with the installation, and how to mend 
 	@$(BIN)/tito doctor
 
 clean:  ## remove the environment and all caches, never a notebook
-	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:

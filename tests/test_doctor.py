@@ -84,11 +84,12 @@ def test_a_missing_and_an_old_requirement(repo, monkeypatch, inside):
             raise metadata.PackageNotFoundError(name)
         return installed.get(name, "99.0")
 
+    mypy = "mypy 99.0 is not ==2.4.1"
     monkeypatch.setattr(metadata, "version", version)
     runtime, *extras = doctor.check_requirements(repo if inside else None)
     assert (runtime.state, runtime.text) == ("mend", "numpy 1.26.4 is not >=2.1; rich is missing")
     assert [(extra.state, extra.text) for extra in extras] == [
-        ("note", "[dev] is not complete: nbdev 99.0 is not <4; ruff 99.0 is not ==0.17.6"),
+        ("note", f"[dev] is not complete: nbdev 99.0 is not <4; ruff 99.0 is not ==0.17.6; {mypy}"),
         ("note", "[instructor] is not complete: nbgrader is missing"),
         ("ok", "[cluster] is installed"),
         ("ok", "[browser] is installed"),

@@ -68,6 +68,38 @@ def test_rooms_are_small():
                 assert lines <= 200, f"{path.relative_to(REPO)}: {node.name} has {lines} lines"
 
 
+def public_functions(body, owner=""):
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from public_functions(node.body, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef):
+            if not node.name.startswith("_") or node.name.startswith("__"):
+                yield f"{owner}{node.name}", node, bool(owner)
+
+
+def without_type(name, node, is_method) -> list[str]:
+    """The arguments of a function that say no type, and "->" if it does not say what it gives."""
+    arguments = [*node.args.posonlyargs, *node.args.args][is_method:] + node.args.kwonlyargs
+    arguments += [star for star in (node.args.vararg, node.args.kwarg) if star]
+    if is_method and any(getattr(d, "id", "") == "staticmethod" for d in node.decorator_list):
+        arguments = [*node.args.args[:1], *arguments]
+    missing = [argument.arg for argument in arguments if argument.annotation is None]
+    return missing + ["->"] * (node.returns is None and node.name != "__init__")
+
+
+def test_missing_types_are_found():
+    source = "class A:\n    def f(self, x: int, *y, z=1): ...\n    def _g(self): ...\ndef h(x) -> int: ...\n"
+    found = {name: without_type(name, *rest) for name, *rest in public_functions(ast.parse(source).body)}
+    assert found == {"A.f": ["z", "y", "->"], "h": ["x"]}
+
+
+def test_every_public_signature_says_its_types():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name, *rest in public_functions(ast.parse(path.read_text(encoding="utf-8")).body):
+            missing = without_type(name, *rest)
+            assert not missing, f"{path.relative_to(REPO)}: {name} has no type for {', '.join(missing)}"
+
+
 def test_no_two_things_have_one_name():
     """Scripts that run in other processes stand alone, and each command's function is `command`."""
     owners: dict[str, Path] = {}

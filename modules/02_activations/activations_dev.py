@@ -25,6 +25,7 @@ You need module 01: `Tensor`, and `apply`, the door through which every operatio
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinytorch.core.tensor import Tensor, apply
 
@@ -73,7 +74,7 @@ The functions of this module take arrays and return arrays; `apply` does the box
 
 # %% nbgrader={"grade": false, "grade_id": "as-floats", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def as_floats(x) -> np.ndarray:
+def as_floats(x: ArrayLike) -> np.ndarray:
     """An array of floats as it is, everything else as a float32 array."""
     ### BEGIN SOLUTION
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
@@ -649,21 +650,21 @@ A network is put together from objects that are called: `layer(x)`. So each func
 class ReLU:
     """x -> max(x, 0)."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return apply(relu, x)
 
 
 class Tanh:
     """x -> tanh(x), between -1 and 1."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return (x if isinstance(x, Tensor) else Tensor(x)).tanh()
 
 
 class Sigmoid:
     """x -> 1 / (1 + exp(-x)), between 0 and 1."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         ### BEGIN SOLUTION
         return apply(sigmoid, x)
         ### END SOLUTION
@@ -672,7 +673,7 @@ class Sigmoid:
 class GELU:
     """x -> x * Phi(x), in the tanh form of GPT-2."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         ### BEGIN SOLUTION
         return apply(gelu, x)
         ### END SOLUTION
@@ -681,7 +682,7 @@ class GELU:
 class SiLU:
     """x -> x * sigmoid(x)."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         ### BEGIN SOLUTION
         return apply(silu, x)
         ### END SOLUTION
@@ -693,7 +694,7 @@ class Softmax:
     def __init__(self, axis: int = -1):
         self.axis = axis
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         ### BEGIN SOLUTION
         return apply(softmax, x, axis=self.axis)
         ### END SOLUTION

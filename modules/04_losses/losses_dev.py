@@ -23,6 +23,7 @@ You need modules 01 and 02. The slope of these losses, which training follows, i
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinytorch.core.activations import as_floats
 from tinytorch.core.layers import check_sizes
@@ -31,7 +32,7 @@ from tinytorch.core.tensor import Tensor, apply, as_array
 
 # %%
 #| export
-def floats(x) -> Tensor:
+def floats(x: ArrayLike) -> Tensor:
     """A Tensor of floats as it is; arrays, lists, integers and booleans as a new float32 Tensor."""
     if isinstance(x, Tensor) and x.dtype.kind == "f":
         return x
@@ -58,7 +59,7 @@ One trap lies in it, and it has cost people days. Predictions of shape (3,) and 
 class MSELoss:
     """Called with predictions and targets of one shape: the mean of their squared differences, a scalar."""
 
-    def __call__(self, prediction, target) -> Tensor:
+    def __call__(self, prediction: ArrayLike, target: ArrayLike) -> Tensor:
         """Raises ValueError if the shapes differ, or if they hold nothing."""
         ### BEGIN SOLUTION
         prediction, target = floats(prediction), floats(target)
@@ -336,7 +337,7 @@ About 12 lines. `as_array` of module 01 takes lists, arrays and Tensors.
 
 # %% nbgrader={"grade": false, "grade_id": "check-targets", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def check_targets(targets, logits_shape: tuple, ignore_index: int = -100) -> np.ndarray:
+def check_targets(targets: ArrayLike, logits_shape: tuple, ignore_index: int = -100) -> np.ndarray:
     """Targets in any form, for logits (..., V) -> integer array (...), each in [0, V) or ignore_index.
 
     Raises TypeError if they are no integers; ValueError for another shape, for a target outside the
@@ -422,7 +423,7 @@ class CrossEntropyLoss:
     def __init__(self, ignore_index: int = -100):
         self.ignore_index = ignore_index
 
-    def __call__(self, logits, targets) -> Tensor:
+    def __call__(self, logits: Tensor, targets: ArrayLike) -> Tensor:
         ### BEGIN SOLUTION
         targets = check_targets(targets, np.shape(logits), self.ignore_index)
         return apply(cross_entropy, logits, targets, ignore_index=self.ignore_index)
@@ -558,7 +559,7 @@ Nats are hard to feel. Undo the logarithm: a loss of `log 12` is that of a model
 
 # %% nbgrader={"grade": false, "grade_id": "perplexity", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def perplexity(loss) -> float:
+def perplexity(loss: Tensor | float) -> float:
     """exp(cross entropy in nats): between how many equally likely tokens the model hesitates.
 
     inf where that is too large for a float. Raises ValueError for a negative loss, which no cross entropy is.

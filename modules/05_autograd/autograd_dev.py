@@ -23,11 +23,14 @@ You need modules 01 to 04: `Tensor`, the activations, `Linear`, the losses. None
 # %%
 #| export
 import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinytorch.core.activations import gelu, relu, sigmoid, silu, softmax
 from tinytorch.core.layers import linear
@@ -50,7 +53,7 @@ Stepping both ways ("central differences") matters. One step to the right alone 
 
 # %% nbgrader={"grade": false, "grade_id": "numerical-gradient", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def numerical_gradient(function, x: np.ndarray, h: float = 1e-6) -> np.ndarray:
+def numerical_gradient(function: Callable, x: np.ndarray, h: float = 1e-6) -> np.ndarray:
     """Any shape -> the same shape, float64: how fast function(x), a number, grows with each entry of x.
 
     By central differences, two calls of `function` for each entry: slow, and right for any smooth function.
@@ -194,7 +197,7 @@ A rule answers: *if `grad` flows into the output, what flows into each input?* I
 RULES = {}
 
 
-def gradient_of(function):
+def gradient_of(function: Callable) -> Callable:
     """Decorator: the rule below is the gradient of `function`, an array function that `apply` is called with.
 
     A rule takes (grad, output, *inputs, **options), arrays all; `grad` has the shape of `output`. It returns
@@ -391,7 +394,7 @@ Not everything deserves a note. If no input requires a gradient, nobody will eve
 
 # %% nbgrader={"grade": false, "grade_id": "remember", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def remember(function, inputs: tuple, options: dict, output: Tensor) -> None:
+def remember(function: Callable, inputs: tuple, options: dict, output: Tensor) -> None:
     """Write into `output` how it was made, if an input requires a gradient and `output` holds floats."""
     ### BEGIN SOLUTION
     for x in inputs:
@@ -565,7 +568,7 @@ About 9 lines.
 
 # %% nbgrader={"grade": false, "grade_id": "first-gradient", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def first_gradient(tensor: Tensor, grad=None) -> np.ndarray:
+def first_gradient(tensor: Tensor, grad: ArrayLike | None = None) -> np.ndarray:
     """-> what flows into `tensor`, of its shape and dtype: `grad`, or 1 if the tensor is a single number.
 
     Raises RuntimeError if the tensor requires no gradient, ValueError if `grad` is missing or misshapen.
@@ -636,7 +639,7 @@ One step of the walk is plumbing, and written for you: look up the rule, give it
 
 # %%
 #| export
-def input_gradients(node: Tensor, grad: np.ndarray):
+def input_gradients(node: Tensor, grad: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Yields (input, gradient) for each input of `node` that requires one, when `grad` flows into `node`."""
     function, inputs, options = node.history
     arrays = [
@@ -847,11 +850,11 @@ class Autograd:
     def recording(self, value: bool) -> None:
         _recording.set(value)
 
-    def record(self, function, inputs: tuple, options: dict, output: Tensor) -> None:
+    def record(self, function: Callable, inputs: tuple, options: dict, output: Tensor) -> None:
         if _recording.get():
             remember(function, inputs, options, output)
 
-    def backward(self, tensor: Tensor, grad=None) -> None:
+    def backward(self, tensor: Tensor, grad: ArrayLike | None = None) -> None:
         """Add to `.grad` of every leaf that `tensor` was made from; after an error all are as they were.
 
         Raises NotImplementedError if a function on the way has no rule, or its rule gives no gradient.
@@ -892,7 +895,7 @@ When a trained model answers a prompt, nobody will ask for gradients, but its we
 # %% nbgrader={"grade": false, "grade_id": "no-grad", "locked": false, "schema_version": 3, "solution": true}
 #| export
 @contextmanager
-def no_grad():
+def no_grad() -> Iterator[None]:
     """Inside `with no_grad():` nothing is recorded, so nothing made there leads a gradient back."""
     ### BEGIN SOLUTION
     previous, _autograd.recording = _autograd.recording, False
@@ -1034,7 +1037,9 @@ The one difficulty is the shape. (2, 3) summed over axis 1 without `keepdims` gi
 
 # %% nbgrader={"grade": false, "grade_id": "reductions", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def spread(grad: np.ndarray, shape: tuple[int, ...], axis, keepdims: bool) -> np.ndarray:
+def spread(
+    grad: np.ndarray, shape: tuple[int, ...], axis: int | tuple[int, ...], keepdims: bool
+) -> np.ndarray:
     """-> `shape`, read-only: the gradient of a reduction over `axis`, repeated for all that was reduced."""
     ### BEGIN SOLUTION
     if axis is not None and not keepdims and shape:
@@ -1134,7 +1139,7 @@ Indexing takes entries out; backward, they are put back where they came from, in
 
 # %% nbgrader={"grade": false, "grade_id": "views", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def takes_once(index) -> bool:
+def takes_once(index: Any) -> bool:
     """True if no entry of an array can occur twice in array[index]: numbers, slices, `...` and None only."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is ... or isinstance(part, (int, np.integer, slice)) for part in parts)

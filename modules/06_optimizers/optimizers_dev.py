@@ -22,6 +22,8 @@ You need modules 01 to 05. The updates are functions on plain arrays; the classe
 # %%
 #| export
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -309,7 +311,7 @@ Everything that is not arithmetic is the same for all optimizers: hold the param
 BLOCK = 2**15  # entries; weight, gradient, moments and temporaries of a block fit in the cache together
 
 
-def in_blocks(*arrays: np.ndarray):
+def in_blocks(*arrays: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
     """Yields views: the same rows of each array, about BLOCK entries at a time. All have one shape."""
     rows, size = len(arrays[0]) if arrays[0].ndim else 1, arrays[0].size
     if size <= BLOCK:
@@ -360,7 +362,7 @@ r"""
 
 # %% nbgrader={"grade": false, "grade_id": "optimizer", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def check_setting(name: str, value, below: float = math.inf) -> float:
+def check_setting(name: str, value: Any, below: float = math.inf) -> float:
     """-> value as a float. Raises ValueError unless 0 <= value < below, TypeError if it is no number."""
     try:
         number = float(value)
@@ -384,8 +386,13 @@ class Optimizer:
     buffer_names: tuple[str, ...] = ()
     squares: tuple[str, ...] = ()
     limits: dict[str, float] = {}
+    momentum: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
 
-    def __init__(self, parameters, **settings):
+    def __init__(self, parameters: Sequence[Tensor], **settings: Any):
         """Raises ValueError if there are no parameters, one is there twice, or a setting is out of range."""
         self.parameters = list(parameters)
         if not self.parameters:
@@ -441,7 +448,7 @@ class Optimizer:
                 self.update(weight, grad, *buffers, t=self.steps[i])
         ### END SOLUTION
 
-    def update(self, weight, grad, *buffers, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, *buffers: np.ndarray, t: int) -> None:
         """Change `weight` and its buffers in place; `grad` stays as it is; t counts the calls, 1, 2, ..."""
         raise TypeError(f"{type(self).__name__} has no update")
 
@@ -469,7 +476,7 @@ class Optimizer:
                 f"this is the state of another optimizer: {len(missing)} names missing {missing[:3]}, "
                 f"{len(unknown)} unknown {unknown[:3]}"
             )
-        checked = {}
+        checked: dict[str, Any] = {}
         for name, mine in own.items():
             if name in self.settings:
                 checked[name] = check_setting(name, state[name], self.limits.get(name, math.inf))
@@ -606,12 +613,14 @@ class SGD(Optimizer):
 
     limits = {"momentum": 1.0}
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
+    def __init__(
+        self, parameters: Sequence[Tensor], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ):
         if check_setting("momentum", momentum, 1.0):
             self.buffer_names = ("velocity",)
         super().__init__(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    def update(self, weight, grad, *buffers, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, *buffers: np.ndarray, t: int) -> None:
         ### BEGIN SOLUTION
         if self.weight_decay:
             grad = grad + self.weight_decay * weight
@@ -700,7 +709,14 @@ class Adam(Optimizer):
     buffer_names = ("m", "v")
     squares = ("v",)
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
         try:
             beta1, beta2 = betas
         except (TypeError, ValueError):
@@ -720,7 +736,7 @@ class Adam(Optimizer):
     def betas(self) -> tuple[float, float]:
         return self.beta1, self.beta2
 
-    def update(self, weight, grad, m, v, *, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, *, t: int) -> None:
         ### BEGIN SOLUTION
         if self.weight_decay:
             grad = grad + self.weight_decay * weight
@@ -735,10 +751,17 @@ class AdamW(Adam):
     Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2. Arguments and errors as `Adam`.
     """
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def update(self, weight, grad, m, v, *, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, *, t: int) -> None:
         ### BEGIN SOLUTION
         weight *= 1 - self.lr * self.weight_decay
         update_moments(m, v, grad, self.beta1, self.beta2)
@@ -865,7 +888,7 @@ Decay is a remedy against weights that grow although nothing calls for it, and i
 
 # %%
 #| export
-def matrices_and_others(parameters) -> tuple[list, list]:
+def matrices_and_others(parameters: Iterable[Tensor]) -> tuple[list, list]:
     """-> the parameters with two axes or more, and the others: biases, and the weights of norms."""
     parameters = list(parameters)
     return [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
@@ -877,7 +900,7 @@ class ParameterGroups:
     For instance AdamW with weight_decay for the matrices, and with 0 for the others.
     """
 
-    def __init__(self, *optimizers):
+    def __init__(self, *optimizers: Optimizer):
         """Raises ValueError if there are none, two share a parameter, or their learning rates differ."""
         self.optimizers = optimizers
         self.parameters = [p for optimizer in optimizers for p in optimizer.parameters]
@@ -976,7 +999,7 @@ def squared_norm(array: np.ndarray) -> float:
     return total if math.isfinite(total) else float(np.square(array, dtype=np.float64).sum())
 
 
-def clip_grad_norm(parameters, max_norm: float) -> float:
+def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> float:
     """-> the norm of all gradients as one vector, before clipping; if above max_norm, they are scaled to it.
 
     Raises ValueError unless max_norm > 0, or if the norm is not finite; no gradient is changed then.

@@ -28,13 +28,16 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tinytorch.core.autograd import enable_autograd, no_grad
+from tinytorch.core.layers import Module
 from tinytorch.core.losses import CrossEntropyLoss
 from tinytorch.core.optimizers import clip_grad_norm
 from tinytorch.core.tensor import as_array
@@ -50,7 +53,7 @@ import tempfile
 import zipfile
 
 from tinytorch.core.activations import ReLU
-from tinytorch.core.layers import Linear, Module, Sequential
+from tinytorch.core.layers import Linear, Sequential
 from tinytorch.core.optimizers import AdamW
 from tinytorch.core.tensor import Tensor
 
@@ -167,7 +170,7 @@ The way out is old: write to another file *beside* the old one, and when it is c
 
 # %% nbgrader={"grade": false, "grade_id": "replace-file", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def replace_file(path, write) -> None:
+def replace_file(path: str | Path, write: Callable) -> None:
     """Put what write(file) writes into the file at `path`; if anything fails, that stays as it was."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -283,13 +286,13 @@ Besides arrays we keep *facts*: a dictionary of what JSON can hold (numbers, tex
 
 # %% nbgrader={"grade": false, "grade_id": "save-arrays", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def save_arrays(path, arrays: dict, facts: dict | None = None) -> None:
+def save_arrays(path: str | Path, arrays: dict, facts: dict | None = None) -> None:
     """Write arrays, and facts that JSON can hold, to one npz file: whole or not at all.
 
     Raises TypeError for an array of objects and for facts that JSON cannot hold.
     """
     ### BEGIN SOLUTION
-    entries = {f"array/{name}": np.asarray(array) for name, array in arrays.items()}
+    entries: dict[str, Any] = {f"array/{name}": np.asarray(array) for name, array in arrays.items()}
     for name, array in entries.items():
         if array.dtype.hasobject:
             raise TypeError(f"{name.removeprefix('array/')} holds {array.dtype}: only numbers can be saved")
@@ -380,7 +383,7 @@ Whoever calls you wants one exception, not these, and a byte that we did not fli
 
 # %% nbgrader={"grade": false, "grade_id": "load-arrays", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def load_arrays(path) -> tuple[dict, dict]:
+def load_arrays(path: str | Path) -> tuple[dict, dict]:
     """-> (arrays, facts) of a file that save_arrays wrote. Never unpickles.
 
     Raises FileNotFoundError if there is none, ValueError if it cannot be read or is not such a file.
@@ -520,7 +523,7 @@ The three methods stand in one cell; each has its own test, so you can leave one
 # %%
 #| export
 @contextmanager
-def between_steps(loader):
+def between_steps(loader: Any) -> Any:
     """Within, Ctrl-C waits until the function yielded here is called; pressed twice, it does not wait.
 
     Afterwards a loader with a state goes on behind the last batch it gave.
@@ -563,14 +566,14 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(trim_threshold, 2**30) and mallopt(mmap_threshold, 2**25))
 
 
-def counted(loss, targets) -> int:
+def counted(loss: Any, targets: Any) -> int:
     """How many targets the mean of `loss` is taken over: all but those that are its ignore_index."""
     targets = as_array(targets)
     ignored = getattr(loss, "ignore_index", None)
     return targets.size if ignored is None else int((targets != ignored).sum())
 
 
-def in_pieces(inputs, targets, count: int):
+def in_pieces(inputs: Any, targets: Any, count: int) -> Iterable[tuple]:
     """Yields (inputs, targets) of up to `count` pieces of a batch, nearly equal, cut at its first axis."""
     places = np.linspace(0, len(targets), min(count, len(targets)) + 1).round().astype(int)
     for start, stop in zip(places[:-1], places[1:], strict=True):
@@ -592,10 +595,10 @@ class Trainer:
 
     def __init__(
         self,
-        model,
-        optimizer,
-        loss=None,
-        schedule=None,
+        model: Module,
+        optimizer: Any,
+        loss: Callable | None = None,
+        schedule: Callable | None = None,
         max_norm: float | None = None,
         accumulate: int = 1,
     ):
@@ -613,13 +616,14 @@ class Trainer:
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.steps = 0
 
-    def gradients(self, inputs, targets) -> float:
+    def gradients(self, inputs: Any, targets: Any) -> float:
         """Add the gradients of a batch to those that are there, piece by piece -> its loss.
 
         It ends before the `backward` of a piece whose loss is not finite, and returns that.
         """
         if self.accumulate == 1:
-            pieces, total = [(inputs, targets)], None
+            pieces: Iterable[tuple] = [(inputs, targets)]
+            total = None
         else:
             pieces, total = in_pieces(inputs, targets, self.accumulate), counted(self.loss, targets)
         value = 0.0
@@ -635,7 +639,7 @@ class Trainer:
                 loss.backward()
         return value
 
-    def step(self, inputs, targets) -> float:
+    def step(self, inputs: Any, targets: Any) -> float:
         """One batch forward, backward, and a step of the optimizer -> the loss before it.
 
         Raises ValueError with the number of the step, and changes no weight, if the loss or a gradient is not
@@ -659,7 +663,7 @@ class Trainer:
         return value
         ### END SOLUTION
 
-    def fit(self, loader, num_steps: int, on_step=None) -> None:
+    def fit(self, loader: Any, num_steps: int, on_step: Callable | None = None) -> None:
         """Train until `num_steps` steps are done, those before this call included, epoch after epoch.
 
         loader: anything that gives (inputs, targets) each time it is looped over. on_step(step, loss) hears
@@ -684,7 +688,7 @@ class Trainer:
         finally:
             self.model.eval()
 
-    def evaluate(self, batches) -> float:
+    def evaluate(self, batches: Iterable) -> float:
         """-> the mean loss over all targets that count, in batches of any sizes, without learning from them.
 
         Raises ValueError if there is no such target.
@@ -707,12 +711,12 @@ class Trainer:
         return total / count
         ### END SOLUTION
 
-    def parts(self, loader) -> dict:
+    def parts(self, loader: Any) -> dict:
         """name -> what has a state that the next step depends on."""
         parts = {"optimizer": self.optimizer, "random": Randomness(self.model), "model": self.model}
         return parts if loader is None else {"loader": loader, **parts}
 
-    def save(self, path, loader=None) -> None:
+    def save(self, path: str | Path, loader: Any = None) -> None:
         """Everything that the next step depends on, in one file: whole or not at all."""
         arrays, facts = {}, {"steps": self.steps}
         for kind, part in self.parts(loader).items():
@@ -724,7 +728,7 @@ class Trainer:
                     facts[kind][name] = value
         save_arrays(path, arrays, facts)
 
-    def load(self, path, loader=None) -> None:
+    def load(self, path: str | Path, loader: Any = None) -> None:
         """Go on where `save` was called: with the same batch, if the loader is given.
 
         Raises FileNotFoundError, or ValueError if the file cannot be read or belongs to another model,
@@ -1052,7 +1056,7 @@ Loading has its own trap. The model, the optimizer and the loader each refuse a 
 
 # %% nbgrader={"grade": false, "grade_id": "load-together", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def load_together(pairs) -> None:
+def load_together(pairs: Iterable[tuple]) -> None:
     """part.load_state_dict(state) for each (part, state), or for none: if one raises, so does this."""
     ### BEGIN SOLUTION
     loaded = []
@@ -1073,11 +1077,11 @@ def load_together(pairs) -> None:
 class Randomness:
     """The states of all random generators in a model (dropout has one), with the interface of a part."""
 
-    def __init__(self, model):
+    def __init__(self, model: Module):
         self.generators = dict(self.found(model, ""))
 
     @classmethod
-    def found(cls, module, prefix: str):
+    def found(cls, module: Any, prefix: str) -> Iterator[tuple[str, np.random.Generator]]:
         """Yields (name, generator) for the module's own and those of its parts."""
         for name, value in getattr(module, "__dict__", {}).items():
             if isinstance(value, np.random.Generator):

@@ -335,7 +335,7 @@ class LayerNorm(Module):
         self.bias = Tensor(np.zeros(embed_dim), requires_grad=True)
         ### END SOLUTION
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
         ### BEGIN SOLUTION
         if x.shape[-1:] != self.weight.shape:
@@ -609,7 +609,7 @@ class RMSNorm(Module):
         self.eps = eps
         self.weight = Tensor(np.ones(embed_dim), requires_grad=True)
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
         ### BEGIN SOLUTION
         if x.shape[-1:] != self.weight.shape:

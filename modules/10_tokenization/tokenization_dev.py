@@ -1172,7 +1172,7 @@ class StopStream:
     first, of several the longest; so it does not matter how the text is cut into tokens.
     """
 
-    def __init__(self, stream, stop_strings):
+    def __init__(self, stream: StreamDecoder, stop_strings: Sequence[str]):
         """stop_strings: a text or several. Raises TypeError if one is no text, ValueError if it is empty."""
         self.stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
         for stop in self.stop_strings:

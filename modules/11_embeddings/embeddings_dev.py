@@ -24,6 +24,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinytorch.core.autograd import enable_autograd, gradient_of
 from tinytorch.core.layers import Module, check_sizes
@@ -98,7 +99,7 @@ No ids at all are in order. About 8 lines: `as_array`, `ids.astype(np.uint64).ma
 
 # %% nbgrader={"grade": false, "grade_id": "check-rows", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def check_rows(ids, num_rows: int) -> np.ndarray:
+def check_rows(ids: ArrayLike, num_rows: int) -> np.ndarray:
     """Ids in any form -> intp array of the same shape, each in [0, num_rows).
 
     Raises TypeError if they are no integers, ValueError for an id outside, naming it and num_rows.
@@ -257,7 +258,7 @@ def _(grad, output, weight, ids):
 class Embedding(Module):
     """(...) ints in [0, num_embeddings) -> (..., embed_dim): one learned row for each id."""
 
-    def __init__(self, num_embeddings: int, embed_dim: int, rng=None):
+    def __init__(self, num_embeddings: int, embed_dim: int, rng: np.random.Generator | int | None = None):
         """rng: a seed, a NumPy Generator, or None. The rows start normal with deviation 0.02, as in GPT-2.
 
         Raises ValueError for a size below 1, TypeError for one that is no whole number.
@@ -266,7 +267,7 @@ class Embedding(Module):
         weight = np.random.default_rng(rng).normal(0, 0.02, (num_embeddings, embed_dim))
         self.weight = Tensor(weight, requires_grad=True)
 
-    def forward(self, ids) -> Tensor:
+    def forward(self, ids: ArrayLike) -> Tensor:
         """Raises ValueError for an id outside the table, TypeError for ids that are no integers."""
         ### BEGIN SOLUTION
         return apply(take_rows, self.weight, check_rows(ids, self.weight.shape[0]))
@@ -367,7 +368,7 @@ GPT-2 does the simplest thing: a second table with one row for each *position*, 
 class LearnedPositions(Module):
     """Called with a number of tokens T: (T, embed_dim), the learned rows of positions start_pos and after."""
 
-    def __init__(self, max_seq_len: int, embed_dim: int, rng=None):
+    def __init__(self, max_seq_len: int, embed_dim: int, rng: np.random.Generator | int | None = None):
         """rng: a seed, a NumPy Generator, or None. Raises ValueError for a size below 1."""
         check_sizes(max_seq_len=max_seq_len, embed_dim=embed_dim)
         self.max_seq_len = max_seq_len
@@ -446,7 +447,7 @@ Why pairs? Because a pair is a point on a circle, and going k tokens on turns th
 
 # %% nbgrader={"grade": false, "grade_id": "sinusoidal-table", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def sinusoidal_table(positions, embed_dim: int, base: float = 10000.0) -> np.ndarray:
+def sinusoidal_table(positions: ArrayLike, embed_dim: int, base: float = 10000.0) -> np.ndarray:
     """(...) positions -> (..., embed_dim) float32: sin(p f), cos(p f) in turn, f = base ** (-2i / embed_dim).
 
     Vaswani et al. 2017 (arXiv:1706.03762), section 3.5. Raises ValueError for an odd embed_dim.
@@ -569,7 +570,7 @@ Positions are an argument, not a length, because they will not always be 0 … T
 # %% nbgrader={"grade": false, "grade_id": "rotary-tables", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def rotary_tables(
-    positions, head_dim: int, base: float = 10000.0, factors=None
+    positions: ArrayLike, head_dim: int, base: float = 10000.0, factors: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(..., T) positions -> cos, sin, (..., T, head_dim / 2) float32 each, of p * base ** (-2i / head_dim).
 
@@ -845,7 +846,7 @@ class RotaryEmbedding(Module):
         self.head_dim, self.max_seq_len, self.base = head_dim, max_seq_len, base
         self.cos, self.sin = rotary_tables(np.arange(max_seq_len), head_dim, base)
 
-    def forward(self, x, start_pos: int = 0) -> Tensor:
+    def forward(self, x: Tensor, start_pos: int = 0) -> Tensor:
         """Raises ValueError if start_pos is negative, the tokens reach past max_seq_len, or D is another."""
         ### BEGIN SOLUTION
         stop = start_pos + x.shape[-2]

@@ -22,8 +22,10 @@ You need Tensor (01), softmax (02), Linear (03), gradients (05) and a picture of
 # %%
 #| export
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinytorch.core.autograd import gradient_of
 from tinytorch.core.layers import Linear, Module
@@ -206,7 +208,9 @@ Module 05 keeps a table with one rule per function. `weigh_keys` is a new functi
 # %% nbgrader={"grade": false, "grade_id": "weigh-keys-gradient", "locked": false, "schema_version": 3, "solution": true}
 #| export
 @gradient_of(weigh_keys)
-def weigh_keys_gradient(grad, output, query, key, mask=None) -> tuple[np.ndarray, ...]:
+def weigh_keys_gradient(
+    grad: np.ndarray, output: np.ndarray, query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
     """(..., T, S) twice, the inputs of weigh_keys -> the gradients of query, key and, if given, mask."""
     ### BEGIN SOLUTION
     grad_scores = grad - np.vecdot(grad, output)[..., None]
@@ -365,7 +369,7 @@ Attention is where shapes go wrong most often, and NumPy is too polite to compla
 
 # %%
 #| export
-def check_attention(query, key, mask=None) -> None:
+def check_attention(query: Tensor, key: Tensor, mask: ArrayLike | None = None) -> None:
     """Raises ValueError unless the shapes are (..., T, D), (..., S, D) and broadcastable to (..., T, S).
 
     The leading axes of query and key (batch, heads) must be equal. TypeError for a mask that is not floats.
@@ -409,7 +413,9 @@ Now the two parts meet: a mask of the caller's choice, the causal rule, or both,
 
 # %% nbgrader={"grade": false, "grade_id": "attention-weights", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def attention_weights(query, key, mask=None, causal: bool = False) -> Tensor:
+def attention_weights(
+    query: Tensor, key: Tensor, mask: ArrayLike | None = None, causal: bool = False
+) -> Tensor:
     """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): what share each query takes of each key; rows sum to 1.
 
     mask: floats added to the scores, broadcastable to (B, H, T, S).
@@ -513,7 +519,7 @@ The answer is the weights, multiplied by the values: one line, and it is yours. 
 QUERY_BLOCK = 128
 
 
-def attend_in_blocks(query, key, value, mask=None) -> Tensor:
+def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: ArrayLike | None = None) -> Tensor:
     """(..., T, D), (..., S, D), (..., S, D) -> (..., T, D): causal attention, QUERY_BLOCK queries at a time.
 
     mask: as for `attention_weights`. Nothing is recorded for gradients.
@@ -558,7 +564,7 @@ def _(grad, output, x, group):
     return (grad.sum(axis=2),)
 
 
-def share_keys(key, value, mask, group: int) -> tuple:
+def share_keys(key: Tensor, value: Tensor, mask: ArrayLike | None, group: int) -> tuple:
     """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
 
     mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
@@ -577,7 +583,9 @@ def share_keys(key, value, mask, group: int) -> tuple:
 
 # %% nbgrader={"grade": false, "grade_id": "sdpa", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = False) -> Tensor:
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: ArrayLike | None = None, causal: bool = False
+) -> Tensor:
     """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): each query's weighted mean of the values.
 
     mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for unfit shapes.
@@ -820,7 +828,7 @@ The constructor is given: it is plumbing, and the names of the four layers are t
 
 # %%
 #| export
-def whole_number(name: str, value, at_least: int) -> int:
+def whole_number(name: str, value: Any, at_least: int) -> int:
     """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} should be a whole number, got {value!r}")
@@ -837,7 +845,14 @@ class MultiHeadAttention(Module):
     Vaswani et al. 2017, section 3.2.2.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, causal: bool = False, rng=None):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        causal: bool = False,
+        rng: np.random.Generator | int | None = None,
+    ):
         """causal: no token sees a later one. rng: a seed or numpy Generator for the weights.
 
         Raises ValueError if embed_dim is not divisible by num_heads or a size is below 1, TypeError if a size
@@ -855,7 +870,7 @@ class MultiHeadAttention(Module):
         self.v_proj = Linear(embed_dim, embed_dim, rng=rng)
         self.out_proj = Linear(embed_dim, embed_dim, rng=rng)
 
-    def project(self, x) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, T, C) -> queries, keys and values, each (B, H, T, D). Raises ValueError for another shape."""
         shape = np.shape(x)
         if len(shape) != 3 or shape[-1] != self.embed_dim or 0 in shape:
@@ -866,13 +881,13 @@ class MultiHeadAttention(Module):
         return tuple(apply(split_heads, layer(x), num_heads=self.num_heads) for layer in layers)
         ### END SOLUTION
 
-    def merge(self, heads) -> Tensor:
+    def merge(self, heads: Tensor) -> Tensor:
         """(B, H, T, D) -> (B, T, C): the heads side by side, mixed by the output layer."""
         ### BEGIN SOLUTION
         return self.out_proj(apply(merge_heads, heads))
         ### END SOLUTION
 
-    def forward(self, x, mask=None) -> Tensor:
+    def forward(self, x: Tensor, mask: ArrayLike | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
         ### BEGIN SOLUTION
         query, key, value = self.project(x)

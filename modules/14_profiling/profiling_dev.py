@@ -24,8 +24,10 @@ import gc
 import math
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -107,13 +109,13 @@ class Memory:
 class Profiler:
     """Measures calls: `warmup` of them are thrown away, then `repeats` count."""
 
-    def __init__(self, repeats: int = 5, warmup: int = 1, clock=time.perf_counter):
+    def __init__(self, repeats: int = 5, warmup: int = 1, clock: Callable[[], float] = time.perf_counter):
         """clock: () -> seconds. Raises ValueError for repeats below 1 or warmup below 0."""
         self.repeats = whole_number("repeats", repeats, 1)
         self.warmup = whole_number("warmup", warmup, 0)
         self.clock = clock
 
-    def time(self, function, /, *args, **options) -> Timing:
+    def time(self, function: Callable, /, *args: Any, **options: Any) -> Timing:
         """-> seconds that `function(*args, **options)` takes."""
         ### BEGIN SOLUTION
         for _ in range(self.warmup):
@@ -126,7 +128,7 @@ class Profiler:
         return Timing(float(np.median(seconds)), float(min(seconds)), float(max(seconds)))
         ### END SOLUTION
 
-    def memory(self, function, /, *args, **options) -> Memory:
+    def memory(self, function: Callable, /, *args: Any, **options: Any) -> Memory:
         """-> bytes that `function(*args, **options)` allocates, as Python and NumPy report them."""
         ### BEGIN SOLUTION
         for _ in range(self.warmup):
@@ -147,7 +149,7 @@ class Profiler:
         return Memory(peak - before, after - before)
         ### END SOLUTION
 
-    def layers(self, model, /, *inputs, **options) -> dict:
+    def layers(self, model: Any, /, *inputs: Any, **options: Any) -> dict:
         """-> name -> LayerTime of `model(*inputs, **options)`, for the model and all its parts that ran.
 
         Of the repeats, the one whose whole time is the median. The model is left as it was.
@@ -306,7 +308,9 @@ class LayerTime:
     own: float = 0.0
 
 
-def named_modules(model, name: str = "model", prefix: str = "", seen=None):
+def named_modules(
+    model: Any, name: str = "model", prefix: str = "", seen: set | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yields (name, module) for the model and all its parts, as in "blocks.0.mlp"; each module once."""
     seen = set() if seen is None else seen
     if id(model) in seen:
@@ -322,10 +326,10 @@ def named_modules(model, name: str = "model", prefix: str = "", seen=None):
 class LayerClock:
     """Times calls that may contain one another. times: name -> LayerTime."""
 
-    def __init__(self, clock=time.perf_counter):
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock, self.times, self.inside = clock, {}, []
 
-    def call(self, name, inner, /, *inputs, **options):
+    def call(self, name: str, inner: Callable, /, *inputs: Any, **options: Any) -> Any:
         """-> inner(*inputs, **options), whose time is added to `times[name]`."""
         ### BEGIN SOLUTION
         self.inside.append(0.0)
@@ -422,7 +426,9 @@ assert clock.inside == [], "the stack should be empty afterwards"
 
 # %% nbgrader={"grade": false, "grade_id": "run-observed", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def run_observed(model, layer_clock, inputs=(), options=None) -> dict:
+def run_observed(
+    model: Any, layer_clock: LayerClock, inputs: tuple = (), options: dict | None = None
+) -> dict:
     """Call model(*inputs, **options) with a clock before each layer -> name -> LayerTime, of those that ran.
 
     Afterwards the model is as before, also if it fails.
@@ -662,7 +668,7 @@ for B, T, S, H, D in ((2, 3, 5, 4, 6), (1, 4, 4, 2, 1), (3, 1, 9, 1, 2)):
 
 # %% nbgrader={"grade": false, "grade_id": "gpt-cost", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def gpt_cost(sizes, batch: int, new_tokens: int, seen_tokens: int = 0) -> Cost:
+def gpt_cost(sizes: Any, batch: int, new_tokens: int, seen_tokens: int = 0) -> Cost:
     """Matrix products of a GPT for (batch, new_tokens) tokens after seen_tokens, with the last one's logits.
 
     sizes: has vocab_size, embed_dim, num_layers, num_heads. Keys and values of the seen tokens are given.
@@ -743,7 +749,7 @@ For the FLOPs take what is nearly pure arithmetic: a product of two large square
 
 # %% nbgrader={"grade": false, "grade_id": "measure", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def measure_flops(profiler, size: int = 768) -> float:
+def measure_flops(profiler: "Profiler | None", size: int = 768) -> float:
     """-> FLOPs per second in the product of two float32 matrices (size, size)."""
     ### BEGIN SOLUTION
     a, b = np.ones((size, size), np.float32), np.ones((size, size), np.float32)
@@ -751,7 +757,7 @@ def measure_flops(profiler, size: int = 768) -> float:
     ### END SOLUTION
 
 
-def measure_bandwidth(profiler, num_bytes: int = 2**26) -> float:
+def measure_bandwidth(profiler: "Profiler | None", num_bytes: int = 2**26) -> float:
     """-> bytes per second, read from a float32 matrix of about num_bytes that is multiplied by a vector."""
     ### BEGIN SOLUTION
     side = math.isqrt(num_bytes // 4)
@@ -822,7 +828,7 @@ class Machine:
     bytes_per_second: float
 
     @classmethod
-    def measure(cls, profiler=None) -> "Machine":
+    def measure(cls, profiler: "Profiler | None" = None) -> "Machine":
         """-> this machine, measured in less than a second or two."""
         profiler = Profiler() if profiler is None else profiler
         return cls(measure_flops(profiler), measure_bandwidth(profiler))

@@ -22,8 +22,10 @@ You need attention (12), the cache and `CacheBase` (15). SmolLM2 (16) speaks at 
 # %%
 #| export
 from copy import copy
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from tinytorch.core.attention import scaled_dot_product_attention, whole_number
 from tinytorch.core.autograd import no_grad
@@ -102,7 +104,7 @@ As uint8, -7 is 249: the smallest number of the group comes back as the largest,
 
 # %% nbgrader={"grade": false, "grade_id": "half-below", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def half_below(x) -> np.ndarray:
+def half_below(x: np.ndarray) -> np.ndarray:
     """float32 of any shape, at most 65,504 -> the largest float16 numbers that are not above it."""
     ### BEGIN SOLUTION
     half = x.astype(np.float16)
@@ -149,7 +151,9 @@ The step is the smallest float16 with top · step ≥ span. Test it by that prod
 
 # %% nbgrader={"grade": false, "grade_id": "choose-steps", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def choose_steps(x, bits: int, axis: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def choose_steps(
+    x: np.ndarray, bits: int, axis: int, symmetric: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
     """float32 of at most 65,504 -> step and low, float16, 1 long along `axis`, which holds a group.
 
     The smallest step whose top code reaches the end of its group. The low of symmetric steps is None.
@@ -272,7 +276,7 @@ with standing_in(half_below=slow_half_below):
 
 # %% nbgrader={"grade": false, "grade_id": "quantize", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def quantize(x, step, low=None) -> np.ndarray:
+def quantize(x: np.ndarray, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """float32 -> its codes, of the same shape: int8 without a low, uint8 with one.
 
     step, low: those of `choose_steps`, float16; they broadcast to x.
@@ -286,7 +290,7 @@ def quantize(x, step, low=None) -> np.ndarray:
 
 # %% nbgrader={"grade": false, "grade_id": "dequantize", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def dequantize(codes, step, low=None) -> np.ndarray:
+def dequantize(codes: np.ndarray, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """Codes in any type, of any shape -> float32 of the same shape."""
     ### BEGIN SOLUTION
     x = codes * step.astype(np.float32)
@@ -378,7 +382,7 @@ A bound like this is worth more than a measurement. It holds for the text that y
 
 # %% nbgrader={"grade": false, "grade_id": "error-bound", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def error_bound(bits: int, step, low=None) -> np.ndarray:
+def error_bound(bits: int, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """-> how far a number may be from its dequantised code: float32, of step's shape.
 
     step / 2 + 2**-22 * (top * step + |low|): the nearest mark, and the roundings of float32.
@@ -451,7 +455,7 @@ Coming back, the low half has to lose what stands above it. Shift it up by 4, ou
 
 # %% nbgrader={"grade": false, "grade_id": "pack-int4", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def pack_int4(codes) -> np.ndarray:
+def pack_int4(codes: np.ndarray) -> np.ndarray:
     """(..., G, D) int8 of -8 to 7, or uint8 of 0 to 15 -> (..., G / 2, D) of the same type, two in a byte.
 
     Token i is in the low half of a byte, token i + G / 2 in the high half.
@@ -464,7 +468,7 @@ def pack_int4(codes) -> np.ndarray:
 
 # %% nbgrader={"grade": false, "grade_id": "unpack-int4", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def unpack_int4(packed, dtype=None) -> np.ndarray:
+def unpack_int4(packed: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
     """(..., G / 2, D) int8 or uint8 -> (..., G, D): what `pack_int4` packed, in its type or in `dtype`."""
     ### BEGIN SOLUTION
     *axes, half, D = packed.shape
@@ -687,7 +691,7 @@ class QuantizedBlocks:
     step, low: float16, (B, H, N / G, G, 1) or (B, H, N / G, 1, D); None where there is none.
     """
 
-    def __init__(self, shape, bits: int, group_size: int, axis: int, symmetric: bool):
+    def __init__(self, shape: tuple, bits: int, group_size: int, axis: int, symmetric: bool):
         """shape: (B, H, N, D), N a multiple of G. axis: -1, a step for each token; -2, for each channel."""
         B, H, N, D = shape
         self.bits, self.group_size, self.axis, self.symmetric = bits, group_size, axis, symmetric
@@ -702,7 +706,7 @@ class QuantizedBlocks:
         """-> the arrays that there are: codes, steps, lows."""
         return [array for array in (self.codes, self.step, self.low) if array is not None]
 
-    def write(self, start: int, x) -> None:
+    def write(self, start: int, x: np.ndarray) -> None:
         """(B, H, n * G, D): store n blocks from token `start` on, a multiple of G."""
         B, H, T, D = x.shape
         x = x.reshape(B, H, -1, self.group_size, D)
@@ -749,7 +753,7 @@ class QuantizedBlocks:
         D = self.codes.shape[-1]
         return np.broadcast_to(bound, (B, H, blocks, self.group_size, D)).reshape(B, H, stop, D)
 
-    def scores(self, query, stop: int) -> np.ndarray:
+    def scores(self, query: np.ndarray, stop: int) -> np.ndarray:
         """(B, H, Q, D) -> (B, H, Q, stop): dot products with the first `stop` tokens, Q queries to a head."""
         codes, step, low = self.parts(0, stop)
         B, H, _, _, D = codes.shape
@@ -769,7 +773,7 @@ class QuantizedBlocks:
         # (B, H, blocks, Q, tokens of a block) -> (B, H, Q, stop)
         return scores.swapaxes(2, 3).reshape(B, H, scores.shape[3], stop)
 
-    def mix(self, weights) -> np.ndarray:
+    def mix(self, weights: np.ndarray) -> np.ndarray:
         """(B, H, Q, S) -> (B, H, Q, D): the first S tokens, each times its weight, together; axis is -1."""
         stop = weights.shape[-1]
         codes, step, low = self.parts(0, stop)
@@ -959,16 +963,16 @@ class QuantizedKVCache(CacheBase):
 
     def __init__(
         self,
-        batch_size,
-        max_seq_len,
-        num_layers,
-        num_heads,
-        head_dim,
-        bits=8,
-        group_size=None,
-        residual_length=32,
-        symmetric=None,
-        dtype=np.float32,
+        batch_size: int,
+        max_seq_len: int,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        bits: int = 8,
+        group_size: int | None = None,
+        residual_length: int = 32,
+        symmetric: bool | None = None,
+        dtype: DTypeLike = np.float32,
     ):
         """bits: 16, 8 or 4. group_size: tokens quantised at a time, by default 16, or 32 with 4 bits.
 
@@ -1017,7 +1021,8 @@ class QuantizedKVCache(CacheBase):
     def forget(self) -> None:
         """Nothing is committed, nothing waits."""
         self.seq_pos, self.num_quantized = 0, 0
-        self.pending, self.waiting = [None] * self.num_layers, None
+        self.pending: list[tuple | None] = [None] * self.num_layers
+        self.waiting: list[tuple | None] | None = None
 
     def arrays(self) -> list:
         """-> all arrays: codes, steps and lows, and the newest."""
@@ -1025,7 +1030,7 @@ class QuantizedKVCache(CacheBase):
         stored = [array for pair in self.blocks for blocks in pair for array in blocks.arrays()]
         return stored + [array for pair in self.newest for array in pair]
 
-    def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
+    def check_new(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """As CacheBase's, and ValueError for a number that is not finite or larger than 65,504."""
         key, value = super().check_new(layer_idx, key, value)
         for name, x in (("key", key), ("value", value)):
@@ -1045,14 +1050,14 @@ class QuantizedKVCache(CacheBase):
                 newest[:, :, np.arange(start, start + x.shape[2]) % newest.shape[2]] = x
         self.waiting = None
 
-    def exact(self, layer_idx: int, new=()) -> list:
+    def exact(self, layer_idx: int, new: Any = ()) -> list:
         """-> [keys, values] that are not quantised: the committed ones, then `new`, a key and a value."""
         self.settle()
         old = np.arange(self.num_quantized, self.seq_pos)
         both = [newest[:, :, old % newest.shape[2]] for newest in self.newest[layer_idx]]
         return [np.concatenate(pair, axis=2) for pair in zip(both, new, strict=True)] if new else both
 
-    def write(self, layer_idx: int, new) -> list:
+    def write(self, layer_idx: int, new: Any) -> list:
         """Quantise the groups that the new tokens complete, keep the others pending -> `exact` with them.
 
         new: a key and a value, (B, H, T, D) each, checked. Nothing that is committed is written over.
@@ -1069,12 +1074,12 @@ class QuantizedKVCache(CacheBase):
         return both
         ### END SOLUTION
 
-    def shown(self, layer_idx: int, exact) -> tuple[Tensor, Tensor]:
+    def shown(self, layer_idx: int, exact: list) -> tuple[Tensor, ...]:
         """-> keys and values, the quantised ones before the exact ones."""
         stored = (blocks.read(0, self.num_quantized) for blocks in self.blocks[layer_idx])
         return tuple(wrap_result(np.concatenate(pair, axis=2)) for pair in zip(stored, exact, strict=True))
 
-    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
+    def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) new keys and values -> all that is visible, (B, H, seq_pos + T, D) each, new arrays.
 
         The new ones are exact in it, whatever becomes of them. Raises as `check_new`; seq_pos does not move.
@@ -1082,11 +1087,11 @@ class QuantizedKVCache(CacheBase):
         new = self.check_new(layer_idx, key, value)
         return self.shown(layer_idx, self.write(layer_idx, new))
 
-    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
+    def get(self, layer_idx: int) -> tuple[Tensor, ...]:
         """-> the committed keys and values, (B, H, seq_pos, D) each, new arrays."""
         return self.shown(layer_idx, self.exact(self.check_layer(layer_idx)))
 
-    def error_bound(self, layer_idx) -> tuple[np.ndarray, np.ndarray]:
+    def error_bound(self, layer_idx: int) -> tuple[np.ndarray, ...]:
         """-> how far each number of `get` may be from the one that was written, (B, H, seq_pos, D) each.
 
         0 for the newest. After a `truncate` that cut a group, counted from what `get` showed before.
@@ -1136,7 +1141,7 @@ class QuantizedKVCache(CacheBase):
                 for pair in self.blocks
             ]
         ### END SOLUTION
-        empty = [None] * self.num_layers
+        empty: list[tuple | None] = [None] * self.num_layers
         self.seq_pos, self.num_quantized, self.waiting, self.pending = seq_pos, whole, waiting, empty
 
     def reset(self, batch_size: int | None = None) -> None:
@@ -1156,7 +1161,7 @@ class QuantizedKVCache(CacheBase):
         self.take_arrays(kept)
         self.seq_pos, self.num_quantized = seq_pos, int(kept["num_quantized"])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"QuantizedKVCache({self.seq_pos}/{self.max_seq_len} tokens, {self.num_quantized} of them "
             f"quantised, batch_size={self.batch_size}, num_layers={self.num_layers}, "
@@ -1164,7 +1169,9 @@ class QuantizedKVCache(CacheBase):
             f"{self.nbytes / 1e6:.2f} MB)"
         )
 
-    def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
+    ) -> Tensor:
         """`attention_with_cache` through this cache; one token alone never meets a dequantised key."""
         mask = None if mask is None else fit_mask(mask, self, query.shape)
         with no_grad():

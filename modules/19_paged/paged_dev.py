@@ -24,9 +24,12 @@ You need attention (12), the cache with its `CacheBase` (15), and Llama (16) to 
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from tinytorch.core.attention import scaled_dot_product_attention, whole_number
 from tinytorch.core.autograd import no_grad
@@ -79,7 +82,7 @@ def blocks_for(num_tokens: int, block_size: int) -> int:
     ### END SOLUTION
 
 
-def unused_slots(lengths, block_size: int) -> int:
+def unused_slots(lengths: Iterable[int], block_size: int) -> int:
     """-> the slots that stay empty when texts of these lengths lie in blocks of their own."""
     ### BEGIN SOLUTION
     return sum(blocks_for(length, block_size) * block_size - length for length in lengths)
@@ -142,7 +145,7 @@ All layers use the same table. A token has one place, and each layer has its own
 
 # %% nbgrader={"grade": false, "grade_id": "slots-of", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def slots_of(table, start: int, stop: int, block_size: int) -> np.ndarray:
+def slots_of(table: Sequence[int], start: int, stop: int, block_size: int) -> np.ndarray:
     """-> (stop - start,) ints: the slots of the tokens at positions start to stop of a text.
 
     table: the numbers of the text's blocks, in its order. Block b is slots b * block_size and following.
@@ -196,7 +199,7 @@ When is a block the same? Not when its tokens are: from the second layer on, the
 
 # %% nbgrader={"grade": false, "grade_id": "chain-digest", "locked": false, "schema_version": 3, "solution": true}
 #| export
-def chain_digest(parent: bytes, tokens) -> bytes:
+def chain_digest(parent: bytes, tokens: tuple) -> bytes:
     """-> 16 bytes that stand for a block's tokens and, through its parent's digest, for all before them.
 
     parent: the digest of the block before, b"" for the first. blake2b (RFC 7693).
@@ -261,7 +264,7 @@ class KnownBlock:
     children: the KnownBlocks that come directly after it.
     """
 
-    def __init__(self, block: int, digest: bytes, parent, tokens: tuple):
+    def __init__(self, block: int, digest: bytes, parent: "KnownBlock | None", tokens: tuple):
         self.block, self.digest, self.parent, self.tokens = block, digest, parent, tokens
         self.children = []
         if parent is not None:
@@ -275,7 +278,7 @@ class PrefixIndex:
     digest: chain_digest, or another function with its arguments.
     """
 
-    def __init__(self, block_size: int, digest=None):
+    def __init__(self, block_size: int, digest: Callable | None = None):
         self.block_size, self.digest = block_size, digest or chain_digest
         self.by_digest, self.by_block = {}, {}
 
@@ -285,12 +288,12 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self.by_block)
 
-    def pieces(self, tokens) -> list:
+    def pieces(self, tokens: Sequence[int]) -> list:
         """-> the tokens of the full blocks, a tuple of ints each; what does not fill a block is left out."""
         size, tokens = self.block_size, [int(token) for token in tokens]
         return [tuple(tokens[i : i + size]) for i in range(0, len(tokens) - size + 1, size)]
 
-    def lookup(self, parent, tokens: tuple):
+    def lookup(self, parent: "KnownBlock | None", tokens: tuple) -> tuple[bytes, KnownBlock | None]:
         """-> (digest, the KnownBlock with these tokens after this parent, or None).
 
         What stands under the digest is believed only if its tokens are these and its parent is this object.
@@ -303,7 +306,7 @@ class PrefixIndex:
         return digest, known
         ### END SOLUTION
 
-    def find(self, tokens) -> list:
+    def find(self, tokens: Sequence[int]) -> list:
         """-> the numbers of the longest chain of known blocks with which this text begins."""
         ### BEGIN SOLUTION
         blocks, parent = [], None
@@ -315,14 +318,14 @@ class PrefixIndex:
         return blocks
         ### END SOLUTION
 
-    def add(self, tokens, table) -> None:
+    def add(self, tokens: Sequence[int], table: Sequence[int]) -> None:
         """Make the full blocks of a text known: block i of `table` holds its i-th piece.
 
         A piece that is known in its place stays where it is. Whatever else stands under its digest, or under
         the block's number, is forgotten; if that is a part of this text, the rest of it stays unknown.
         """
         ### BEGIN SOLUTION
-        chain = [None]
+        chain: list[KnownBlock | None] = [None]
         for block, piece in zip(table, self.pieces(tokens), strict=False):
             digest, known = self.lookup(chain[-1], piece)
             if known is None:
@@ -619,7 +622,15 @@ class BlockPool:
     """
 
     def __init__(
-        self, num_blocks, block_size, num_layers, num_heads, head_dim, dtype=np.float32, *, digest=None
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: DTypeLike = np.float32,
+        *,
+        digest: Callable | None = None,
     ):
         self.num_blocks = whole_number("num_blocks", num_blocks, 1)
         self.block_size = whole_number("block_size", block_size, 1)
@@ -688,7 +699,7 @@ class BlockPool:
         return blocks
         ### END SOLUTION
 
-    def hold(self, blocks) -> None:
+    def hold(self, blocks: Sequence[int]) -> None:
         """Each of these blocks stands in one more table. They are held or cached, not free."""
         ### BEGIN SOLUTION
         for block in blocks:
@@ -696,7 +707,7 @@ class BlockPool:
             self.cached.pop(block, None)
         ### END SOLUTION
 
-    def give_back(self, blocks) -> None:
+    def give_back(self, blocks: Sequence[int]) -> None:
         """Each of these blocks, given in a text's order, stands in one table less.
 
         Those that stand in none are free, or cached if the index knows them: the last of the text first, so
@@ -718,14 +729,16 @@ class BlockPool:
                     self.free.add(block)
         ### END SOLUTION
 
-    def register(self, tokens, table) -> None:
+    def register(self, tokens: Sequence[int], table: Sequence[int]) -> None:
         """From now on a text that begins with these tokens finds the full ones of these blocks."""
         self.index.add(tokens, table)
         for block in [block for block in self.cached if block not in self.index]:
             del self.cached[block]
             self.free.add(block)
 
-    def write(self, layer_idx: int, table, start: int, key, value) -> None:
+    def write(
+        self, layer_idx: int, table: Sequence[int], start: int, key: np.ndarray, value: np.ndarray
+    ) -> None:
         """(H, T, D) arrays -> into the slots of positions start to start + T of the text in `table`."""
         ### BEGIN SOLUTION
         slots = slots_of(table, start, start + key.shape[1], self.block_size)
@@ -733,7 +746,7 @@ class BlockPool:
         self.values[layer_idx][:, slots] = value
         ### END SOLUTION
 
-    def read(self, layer_idx: int, table, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, layer_idx: int, table: Sequence[int], num_tokens: int) -> tuple[np.ndarray, ...]:
         """-> the first num_tokens keys and values of a text, (H, num_tokens, D) each.
 
         Views if its blocks lie one after the other; else they are gathered into new arrays.
@@ -748,7 +761,7 @@ class BlockPool:
         return tuple(array.take(slots, axis=1) for array in arrays)
         ### END SOLUTION
 
-    def read_runs(self, layer_idx: int, runs, num_tokens: int) -> list:
+    def read_runs(self, layer_idx: int, runs: list, num_tokens: int) -> list:
         """-> views of the keys and values of each of `runs_of`, (H, n, D) each, num_tokens in all."""
         pairs, left = [], num_tokens
         for first, count in runs:
@@ -793,7 +806,7 @@ class BlockPool:
             "shared": sum(count > 1 for count in self.references),
         }
 
-    def check(self, caches=None) -> None:
+    def check(self, caches: "Iterable[PagedKVCache] | None" = None) -> None:
         """Raises RuntimeError unless every block is free, cached or held, and nothing of it twice.
 
         caches: all that use this pool; then the references must be those of their tables.
@@ -837,7 +850,7 @@ class BlockPool:
         self.references, self.cached = list(references), dict.fromkeys(order, True)
         self.free = set(unheld) - set(order)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
         return (
             f"BlockPool({self.num_blocks} blocks of {self.block_size} tokens: {counts}; num_layers="
@@ -894,13 +907,13 @@ For a single new token there is a way around it. The scores of each run can be c
 FEW_RUNS = 8  # with more pieces, gathering is quicker
 
 
-def runs_of(table) -> list:
+def runs_of(table: Sequence[int]) -> list:
     """-> (first block, how many) of each run of consecutive blocks in a table."""
     cuts = [i for i in range(1, len(table)) if table[i] != table[i - 1] + 1]
     return [(table[a], b - a) for a, b in zip([0, *cuts], [*cuts, len(table)], strict=True)]
 
 
-def attend_in_runs(query, pairs) -> Tensor:
+def attend_in_runs(query: Tensor, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Tensor:
     """(1, H, 1, D) or (1, H, G, 1, D) -> the same shape: one token attends to all of several runs.
 
     pairs: keys and values (H, n, D) of each run. The scores run by run, one softmax, the values run by run.
@@ -1195,7 +1208,7 @@ class PagedKVCache(CacheBase):
             table += pool.take(count, table[-1] if table else -1)
         ### END SOLUTION
 
-    def whole(self, change, *args):
+    def whole(self, change: Callable, *args: Any) -> Any:
         """-> change(*args). If it raises, tables, position and the pool's books are as they were."""
         before, tables = dict(vars(self)), [list(table) for table in self.tables]
         written, references = list(self.written), list(self.pool.references)
@@ -1214,7 +1227,7 @@ class PagedKVCache(CacheBase):
             len(table) >= needed and (not offset or self.pool.is_private(table[at])) for table in self.tables
         )
 
-    def with_room(self, stop: int, change, *args):
+    def with_room(self, stop: int, change: Callable, *args: Any) -> Any:
         """-> change(*args), with room up to stop; if blocks had to be taken and it raises, they go back."""
         if self.closed:
             raise ValueError(f"this cache was closed, {stop} tokens cannot be held: make another one")
@@ -1239,13 +1252,13 @@ class PagedKVCache(CacheBase):
             raise CacheFull(f"{stop} tokens take {needed} blocks, the pool has {there} in all")
         self.with_room(stop, setattr, self, "reserved", max(stop, self.reserved))
 
-    def write(self, layer_idx, key, value, then):
+    def write(self, layer_idx: int, key: Tensor, value: Tensor, then: Callable) -> Any:
         """(B, H, T, D) -> then(seq_pos + T), after all checks, and with all of it in its slots."""
         key, value = self.check_new(layer_idx, key, value)
         stop = self.seq_pos + key.shape[2]
         return self.with_room(stop, self.put, int(layer_idx), key, value, stop, then)
 
-    def put(self, layer_idx, key, value, stop, then):
+    def put(self, layer_idx: int, key: np.ndarray, value: np.ndarray, stop: int, then: Callable) -> Any:
         """Write into slots that are there already -> then(stop)."""
         for row, table in enumerate(self.tables):
             self.pool.write(layer_idx, table, self.seq_pos, key[row], value[row])
@@ -1264,23 +1277,25 @@ class PagedKVCache(CacheBase):
         key, value = rows[0] if len(rows) == 1 else map(np.concatenate, zip(*rows, strict=True))
         return wrap_result(key), wrap_result(value)
 
-    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
+    def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values -> all that is now visible, (B, H, seq_pos + T, D) each.
 
         Raises as `check_new`, and OutOfBlocks; nothing has changed then.
         """
         return self.write(layer_idx, key, value, partial(self.view, layer_idx))
 
-    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
+    def get(self, layer_idx: int) -> tuple[Tensor, Tensor]:
         """-> the committed keys and values, (B, H, seq_pos, D) each."""
         return self.view(self.check_layer(layer_idx), self.seq_pos)
 
-    def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
+    ) -> Tensor:
         """As `attention_with_cache`, which calls it: each row of the batch for itself, through its table."""
         mask = None if mask is None else fit_mask(mask, self, query.shape)
         return self.write(layer_idx, key, value, partial(self.attend_rows, query, layer_idx, mask))
 
-    def attend_rows(self, query, layer_idx: int, mask, stop: int) -> Tensor:
+    def attend_rows(self, query: Tensor, layer_idx: int, mask: np.ndarray | None, stop: int) -> Tensor:
         """(B, H, T, D) or (B, H, G, T, D) -> the same shape: each row attends to its first `stop` tokens."""
         with no_grad():
             if self.batch_size == 1:
@@ -1292,7 +1307,9 @@ class PagedKVCache(CacheBase):
                 answers.append(self.attend_row(row, query[part], layer_idx, stop, own).data)
         return wrap_result(np.concatenate(answers))
 
-    def attend_row(self, row: int, query, layer_idx: int, stop: int, mask) -> Tensor:
+    def attend_row(
+        self, row: int, query: Tensor, layer_idx: int, stop: int, mask: np.ndarray | None
+    ) -> Tensor:
         """(1, H, T, D) or (1, H, G, T, D) -> the same shape: one row attends to its first `stop` tokens."""
         table = self.tables[row]
         if query.shape[-2] == 1 and mask is None:
@@ -1353,10 +1370,10 @@ class PagedKVCache(CacheBase):
         """Give all blocks back, for good: the cache is empty, and takes no token any more."""
         self.whole(self.go_back, 0, None, True)
 
-    def __enter__(self):
+    def __enter__(self) -> "PagedKVCache":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def fork(self) -> "PagedKVCache":
@@ -1371,7 +1388,7 @@ class PagedKVCache(CacheBase):
         return twin
         ### END SOLUTION
 
-    def check_ids(self, tokens) -> np.ndarray:
+    def check_ids(self, tokens: ArrayLike) -> np.ndarray:
         """(T,) or (B, T) ints -> (B, T). Raises TypeError for no integers, ValueError for other shapes."""
         tokens = np.asarray(tokens)
         if tokens.size and tokens.dtype.kind not in "iu":
@@ -1381,7 +1398,7 @@ class PagedKVCache(CacheBase):
             raise ValueError(f"token ids of shape {tokens.shape}, this cache has {self.batch_size} rows")
         return rows
 
-    def share(self, tokens) -> int:
+    def share(self, tokens: ArrayLike) -> int:
         """-> n: how many of these tokens the cache now holds, found in known blocks; feed it tokens[n:].
 
         tokens: the ids of a text that is to be read, (T,), or (B, T) and n is what all rows have. The last
@@ -1392,7 +1409,7 @@ class PagedKVCache(CacheBase):
             raise ValueError(f"only an empty, open cache can share, this one holds {self.seq_pos} tokens")
         return self.whole(self.find_and_hold, tokens)
 
-    def find_and_hold(self, tokens) -> int:
+    def find_and_hold(self, tokens: np.ndarray) -> int:
         """(B, T) -> how many tokens of all rows are in known blocks, which are now in the tables."""
         longest = min(tokens.shape[1] - 1, self.max_seq_len)
         found = [self.pool.index.find(row[: max(0, longest)]) for row in tokens]
@@ -1404,7 +1421,7 @@ class PagedKVCache(CacheBase):
         self.seq_pos = count * self.pool.block_size
         return self.seq_pos
 
-    def register(self, tokens) -> None:
+    def register(self, tokens: ArrayLike) -> None:
         """Let other caches find the full blocks of this text. tokens: the ids of all committed tokens.
 
         The ids are believed: with wrong ones, others would get the keys of another text.

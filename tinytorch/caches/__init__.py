@@ -4,16 +4,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the course tool lists these commands before there is a package to import
+    from tinytorch.generation.kv_cache import CacheBase
+    from tinytorch.models.transformer import LanguageModel
 
 BLOCK_SIZE = 16  # tokens of a block of the paged cache
 NUM_SINKS = 4  # of the window, as in arXiv:2309.17453
 
 
-def make_plain(module, model, **sizes):
+def make_plain(module: ModuleType, model: "LanguageModel", **sizes: Any) -> "CacheBase":
     return module.KVCache(**sizes)
 
 
-def make_window(module, model, max_seq_len, window=None, num_sinks=NUM_SINKS, **sizes):
+def make_window(
+    module: ModuleType,
+    model: "LanguageModel",
+    max_seq_len: int,
+    window: int | None = None,
+    num_sinks: int = NUM_SINKS,
+    **sizes: Any,
+) -> "CacheBase":
     """By default a quarter of max_seq_len, the sinks included."""
     if window is None:
         window = max(1, max_seq_len // 4 - num_sinks)
@@ -23,11 +36,18 @@ def make_window(module, model, max_seq_len, window=None, num_sinks=NUM_SINKS, **
     return cache(max_seq_len=max_seq_len, window=window, num_sinks=num_sinks, rotary=rotary, **sizes)
 
 
-def make_quantized(module, model, **sizes):
+def make_quantized(module: ModuleType, model: "LanguageModel", **sizes: Any) -> "CacheBase":
     return module.QuantizedKVCache(**sizes)
 
 
-def make_paged(module, model, batch_size, max_seq_len, block_size=BLOCK_SIZE, **sizes):
+def make_paged(
+    module: ModuleType,
+    model: "LanguageModel",
+    batch_size: int,
+    max_seq_len: int,
+    block_size: int = BLOCK_SIZE,
+    **sizes: Any,
+) -> "CacheBase":
     """A pool of its own, just large enough."""
     pool = module.BlockPool(batch_size * -(-max_seq_len // block_size), block_size, **sizes)
     return module.PagedKVCache(pool, batch_size, max_seq_len)
@@ -54,7 +74,9 @@ CACHES = {
 PLACES = {"15_kvcaching": "kv_cache", "17_window": "window", "18_quantized": "quantized", "19_paged": "paged"}
 
 
-def new_cache(name: str, model, max_seq_len: int | None = None, batch_size: int = 1, **options):
+def new_cache(
+    name: str, model: "LanguageModel", max_seq_len: int | None = None, batch_size: int = 1, **options: Any
+) -> "CacheBase":
     """-> an empty cache of this name, of the model's sizes, for max_seq_len tokens (by default the model's).
 
     options: for its constructor, `window` for instance. Raises ValueError for an unknown name or sizes that
@@ -79,7 +101,7 @@ def new_cache(name: str, model, max_seq_len: int | None = None, batch_size: int 
     return kind.make(module, model, **sizes, **options)
 
 
-def bring_into_play(model, cache) -> None:
+def bring_into_play(model: "LanguageModel", cache: "CacheBase") -> None:
     """See to it that this cache, or none if it is None, stands in front of the model, as it was left."""
     from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
 

@@ -3,11 +3,13 @@
 import json
 import platform
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import click
 import numpy as np
@@ -16,6 +18,8 @@ from rich.progress import track
 from rich.table import Table
 
 from tinytorch.caches import CACHES, new_cache
+from tinytorch.generation.kv_cache import CacheBase
+from tinytorch.models.transformer import LanguageModel
 from tinytorch.tito.project import Project, TitoError, find_project, need_package, write_text
 
 PIECE = 64  # tokens read at a time: with all at once a cache would not be looked at
@@ -29,7 +33,7 @@ CAPTION = (
 out, notes = Console(highlight=False), Console(stderr=True)
 
 
-def load_model(path: Path | None):
+def load_model(path: Path | None) -> tuple[LanguageModel, Any]:
     """A GGUF file or a Hugging Face folder -> (model, tokenizer); None is SmolLM2, if it is here."""
     need_package("tokenizers", "cache-report", "llm")
     need_package("gguf", "cache-report", "llm")
@@ -65,7 +69,7 @@ def course_prose(project: Project | None) -> str:
 
 
 @contextmanager
-def through(model, cache):
+def through(model: LanguageModel, cache: CacheBase) -> Iterator[None]:
     """Inside the block the model reads and writes through this cache."""
     from tinytorch.generation.kv_cache import disable_kv_cache, enable_kv_cache
 
@@ -80,13 +84,13 @@ def through(model, cache):
 class Reader:
     """One cache, and what became of the text behind it."""
 
-    cache: object
+    cache: Any
     losses: list = field(default_factory=list)
     change: float = 0.0  # of a logit, at most
     same: int = 0  # positions at which the likeliest token is the plain cache's
     ms: list = field(default_factory=list)
 
-    def read(self, model, tokens) -> np.ndarray:
+    def read(self, model: LanguageModel, tokens: Any) -> np.ndarray:
         """(1, T) tokens -> (T, V): their logits; the milliseconds are noted if T is 1."""
         with through(model, self.cache):
             started = perf_counter()
@@ -95,7 +99,7 @@ class Reader:
                 self.ms.append(1e3 * (perf_counter() - started))
         return logits
 
-    def judge(self, logits, plain, targets) -> None:
+    def judge(self, logits: np.ndarray, plain: Any, targets: np.ndarray) -> None:
         """Compare with the text itself and with what the plain cache gave."""
         largest = logits.max(axis=-1)
         total = np.exp(logits - largest[:, None]).sum(axis=-1, dtype=np.float64)
@@ -105,7 +109,7 @@ class Reader:
         self.same += int((logits.argmax(-1) == plain.argmax(-1)).sum())
 
 
-def measure(model, text: np.ndarray, num_tokens: int, new: int) -> dict:
+def measure(model: LanguageModel, text: np.ndarray, num_tokens: int, new: int) -> dict:
     """text: (N,) tokens, N > num_tokens + new -> {name: figures} for every cache.
 
     All caches read the same text, a piece each in turn: num_tokens in pieces, then `new` one at a time, which
@@ -139,7 +143,7 @@ def measure(model, text: np.ndarray, num_tokens: int, new: int) -> dict:
     return figures
 
 
-def shards(model, num_bytes: int, devices: int) -> dict:
+def shards(model: Any, num_bytes: int, devices: int) -> dict:
     """On paper: {way to split: (bytes of cache on the fullest device, bytes exchanged for one token)}.
 
     heads: each device keeps some key heads of every layer (Shoeybi et al. 2019, arXiv:1909.08053); two sums
@@ -179,7 +183,7 @@ def figures_table(report: dict) -> Table:
     return table
 
 
-def shards_table(model, num_bytes: int, devices: tuple[int, ...]) -> Table:
+def shards_table(model: Any, num_bytes: int, devices: tuple[int, ...]) -> Table:
     table = Table(title="The plain cache on several devices, on paper", title_justify="left")
     table.add_column("devices", justify="right")
     for way in shards(model, num_bytes, 1):
@@ -253,7 +257,15 @@ def draw(report: dict, path: Path) -> None:
 )
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="A PNG of the trade-off.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The figures as JSON.")
-def command(path, tokens, new, text, devices, picture, output) -> None:
+def command(
+    path: Path | None,
+    tokens: Any,
+    new: int,
+    text: Path | None,
+    devices: Any,
+    picture: Path | None,
+    output: Path | None,
+) -> None:
     """Measure the bytes, the speed and the quality of every cache on a real model.
 
     All caches read the same text, a piece each in turn. Takes some two minutes with SmolLM2.

@@ -7,11 +7,12 @@ __all__ = ['as_floats', 'relu', 'sigmoid', 'silu', 'gelu', 'softmax', 'ReLU', 'T
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .tensor import Tensor, apply
 
 # %% ../../modules/02_activations/activations_dev.py #as-floats
-def as_floats(x) -> np.ndarray:
+def as_floats(x: ArrayLike) -> np.ndarray:
     """An array of floats as it is, everything else as a float32 array."""
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
         return x
@@ -74,35 +75,35 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
 class ReLU:
     """x -> max(x, 0)."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return apply(relu, x)
 
 
 class Tanh:
     """x -> tanh(x), between -1 and 1."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return (x if isinstance(x, Tensor) else Tensor(x)).tanh()
 
 
 class Sigmoid:
     """x -> 1 / (1 + exp(-x)), between 0 and 1."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return apply(sigmoid, x)
 
 
 class GELU:
     """x -> x * Phi(x), in the tanh form of GPT-2."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return apply(gelu, x)
 
 
 class SiLU:
     """x -> x * sigmoid(x)."""
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return apply(silu, x)
 
 
@@ -112,5 +113,5 @@ class Softmax:
     def __init__(self, axis: int = -1):
         self.axis = axis
 
-    def __call__(self, x) -> Tensor:
+    def __call__(self, x: ArrayLike) -> Tensor:
         return apply(softmax, x, axis=self.axis)

@@ -7,8 +7,10 @@ __all__ = ['LOWEST', 'QUERY_BLOCK', 'FEW_KEYS', 'weigh_keys', 'weigh_keys_gradie
 
 # %% ../../modules/12_attention/attention_dev.py #cell-2
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .autograd import gradient_of
 from .layers import Linear, Module
@@ -38,7 +40,9 @@ def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = Non
 
 # %% ../../modules/12_attention/attention_dev.py #weigh-keys-gradient
 @gradient_of(weigh_keys)
-def weigh_keys_gradient(grad, output, query, key, mask=None) -> tuple[np.ndarray, ...]:
+def weigh_keys_gradient(
+    grad: np.ndarray, output: np.ndarray, query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
     """(..., T, S) twice, the inputs of weigh_keys -> the gradients of query, key and, if given, mask."""
     grad_scores = grad - np.vecdot(grad, output)[..., None]
     grad_scores *= output
@@ -60,7 +64,7 @@ def causal_mask(num_queries: int, num_keys: int) -> np.ndarray:
     return np.where(is_future, np.float32(-np.inf), np.float32(0))
 
 # %% ../../modules/12_attention/attention_dev.py #cell-28
-def check_attention(query, key, mask=None) -> None:
+def check_attention(query: Tensor, key: Tensor, mask: ArrayLike | None = None) -> None:
     """Raises ValueError unless the shapes are (..., T, D), (..., S, D) and broadcastable to (..., T, S).
 
     The leading axes of query and key (batch, heads) must be equal. TypeError for a mask that is not floats.
@@ -88,7 +92,9 @@ def check_attention(query, key, mask=None) -> None:
         raise ValueError(f"a mask of shape {shape} does not broadcast to the scores' shape {scores}")
 
 # %% ../../modules/12_attention/attention_dev.py #attention-weights
-def attention_weights(query, key, mask=None, causal: bool = False) -> Tensor:
+def attention_weights(
+    query: Tensor, key: Tensor, mask: ArrayLike | None = None, causal: bool = False
+) -> Tensor:
     """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): what share each query takes of each key; rows sum to 1.
 
     mask: floats added to the scores, broadcastable to (B, H, T, S).
@@ -109,7 +115,7 @@ def attention_weights(query, key, mask=None, causal: bool = False) -> Tensor:
 QUERY_BLOCK = 128
 
 
-def attend_in_blocks(query, key, value, mask=None) -> Tensor:
+def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: ArrayLike | None = None) -> Tensor:
     """(..., T, D), (..., S, D), (..., S, D) -> (..., T, D): causal attention, QUERY_BLOCK queries at a time.
 
     mask: as for `attention_weights`. Nothing is recorded for gradients.
@@ -146,7 +152,7 @@ def _(grad, output, x, group):
     return (grad.sum(axis=2),)
 
 
-def share_keys(key, value, mask, group: int) -> tuple:
+def share_keys(key: Tensor, value: Tensor, mask: ArrayLike | None, group: int) -> tuple:
     """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
 
     mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
@@ -157,7 +163,9 @@ def share_keys(key, value, mask, group: int) -> tuple:
     return key, value, mask
 
 # %% ../../modules/12_attention/attention_dev.py #sdpa
-def scaled_dot_product_attention(query, key, value, mask=None, causal: bool = False) -> Tensor:
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: ArrayLike | None = None, causal: bool = False
+) -> Tensor:
     """(B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D): each query's weighted mean of the values.
 
     mask, causal: as for `attention_weights` (Vaswani et al. 2017). Raises ValueError for unfit shapes.
@@ -203,7 +211,7 @@ def _(grad, output, x):
     return (split_heads(grad, x.shape[1]),)
 
 # %% ../../modules/12_attention/attention_dev.py #cell-60
-def whole_number(name: str, value, at_least: int) -> int:
+def whole_number(name: str, value: Any, at_least: int) -> int:
     """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} should be a whole number, got {value!r}")
@@ -218,7 +226,14 @@ class MultiHeadAttention(Module):
     Vaswani et al. 2017, section 3.2.2.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, causal: bool = False, rng=None):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        causal: bool = False,
+        rng: np.random.Generator | int | None = None,
+    ):
         """causal: no token sees a later one. rng: a seed or numpy Generator for the weights.
 
         Raises ValueError if embed_dim is not divisible by num_heads or a size is below 1, TypeError if a size
@@ -236,7 +251,7 @@ class MultiHeadAttention(Module):
         self.v_proj = Linear(embed_dim, embed_dim, rng=rng)
         self.out_proj = Linear(embed_dim, embed_dim, rng=rng)
 
-    def project(self, x) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, T, C) -> queries, keys and values, each (B, H, T, D). Raises ValueError for another shape."""
         shape = np.shape(x)
         if len(shape) != 3 or shape[-1] != self.embed_dim or 0 in shape:
@@ -245,11 +260,11 @@ class MultiHeadAttention(Module):
         layers = self.q_proj, self.k_proj, self.v_proj
         return tuple(apply(split_heads, layer(x), num_heads=self.num_heads) for layer in layers)
 
-    def merge(self, heads) -> Tensor:
+    def merge(self, heads: Tensor) -> Tensor:
         """(B, H, T, D) -> (B, T, C): the heads side by side, mixed by the output layer."""
         return self.out_proj(apply(merge_heads, heads))
 
-    def forward(self, x, mask=None) -> Tensor:
+    def forward(self, x: Tensor, mask: ArrayLike | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
         query, key, value = self.project(x)
         heads = scaled_dot_product_attention(query, key, value, mask, self.causal)

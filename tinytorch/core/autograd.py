@@ -7,11 +7,14 @@ __all__ = ['RULES', 'numerical_gradient', 'slopes_by_hand', 'gradient_of', 'reme
 
 # %% ../../modules/05_autograd/autograd_dev.py #cell-2
 import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .activations import gelu, relu, sigmoid, silu, softmax
 from .layers import linear
@@ -19,7 +22,7 @@ from .losses import cross_entropy
 from .tensor import Tensor, as_array, getitem, set_recorder, stacked
 
 # %% ../../modules/05_autograd/autograd_dev.py #numerical-gradient
-def numerical_gradient(function, x: np.ndarray, h: float = 1e-6) -> np.ndarray:
+def numerical_gradient(function: Callable, x: np.ndarray, h: float = 1e-6) -> np.ndarray:
     """Any shape -> the same shape, float64: how fast function(x), a number, grows with each entry of x.
 
     By central differences, two calls of `function` for each entry: slow, and right for any smooth function.
@@ -48,7 +51,7 @@ def slopes_by_hand(a: float, b: float) -> tuple[float, float]:
 RULES = {}
 
 
-def gradient_of(function):
+def gradient_of(function: Callable) -> Callable:
     """Decorator: the rule below is the gradient of `function`, an array function that `apply` is called with.
 
     A rule takes (grad, output, *inputs, **options), arrays all; `grad` has the shape of `output`. It returns
@@ -117,7 +120,7 @@ def _(grad, output, a, exponent):
     return grad * slope, grad * output * np.log(np.where(a > 0, a, 1), dtype=output.dtype)
 
 # %% ../../modules/05_autograd/autograd_dev.py #remember
-def remember(function, inputs: tuple, options: dict, output: Tensor) -> None:
+def remember(function: Callable, inputs: tuple, options: dict, output: Tensor) -> None:
     """Write into `output` how it was made, if an input requires a gradient and `output` holds floats."""
     for x in inputs:
         if isinstance(x, Tensor) and x.requires_grad and output.data.dtype.kind == "f":
@@ -154,7 +157,7 @@ def describe_history(tensor: Tensor) -> str:
     return "\n".join(lines)
 
 # %% ../../modules/05_autograd/autograd_dev.py #first-gradient
-def first_gradient(tensor: Tensor, grad=None) -> np.ndarray:
+def first_gradient(tensor: Tensor, grad: ArrayLike | None = None) -> np.ndarray:
     """-> what flows into `tensor`, of its shape and dtype: `grad`, or 1 if the tensor is a single number.
 
     Raises RuntimeError if the tensor requires no gradient, ValueError if `grad` is missing or misshapen.
@@ -176,7 +179,7 @@ def first_gradient(tensor: Tensor, grad=None) -> np.ndarray:
     return grad
 
 # %% ../../modules/05_autograd/autograd_dev.py #cell-49
-def input_gradients(node: Tensor, grad: np.ndarray):
+def input_gradients(node: Tensor, grad: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Yields (input, gradient) for each input of `node` that requires one, when `grad` flows into `node`."""
     function, inputs, options = node.history
     arrays = [
@@ -233,11 +236,11 @@ class Autograd:
     def recording(self, value: bool) -> None:
         _recording.set(value)
 
-    def record(self, function, inputs: tuple, options: dict, output: Tensor) -> None:
+    def record(self, function: Callable, inputs: tuple, options: dict, output: Tensor) -> None:
         if _recording.get():
             remember(function, inputs, options, output)
 
-    def backward(self, tensor: Tensor, grad=None) -> None:
+    def backward(self, tensor: Tensor, grad: ArrayLike | None = None) -> None:
         """Add to `.grad` of every leaf that `tensor` was made from; after an error all are as they were.
 
         Raises NotImplementedError if a function on the way has no rule, or its rule gives no gradient.
@@ -268,7 +271,7 @@ def enable_autograd() -> None:
 
 # %% ../../modules/05_autograd/autograd_dev.py #no-grad
 @contextmanager
-def no_grad():
+def no_grad() -> Iterator[None]:
     """Inside `with no_grad():` nothing is recorded, so nothing made there leads a gradient back."""
     previous, _autograd.recording = _autograd.recording, False
     try:
@@ -293,7 +296,9 @@ def _(grad, output, a, b):
     return into_a[..., 0, :] if row else into_a, into_b[..., 0] if column else into_b
 
 # %% ../../modules/05_autograd/autograd_dev.py #reductions
-def spread(grad: np.ndarray, shape: tuple[int, ...], axis, keepdims: bool) -> np.ndarray:
+def spread(
+    grad: np.ndarray, shape: tuple[int, ...], axis: int | tuple[int, ...], keepdims: bool
+) -> np.ndarray:
     """-> `shape`, read-only: the gradient of a reduction over `axis`, repeated for all that was reduced."""
     if axis is not None and not keepdims and shape:
         grad = np.expand_dims(grad, axis)
@@ -328,7 +333,7 @@ def _(grad, output, a, axis=None, keepdims=False):
     return (spread(grad, a.shape, axis, keepdims) / count * winners,)
 
 # %% ../../modules/05_autograd/autograd_dev.py #views
-def takes_once(index) -> bool:
+def takes_once(index: Any) -> bool:
     """True if no entry of an array can occur twice in array[index]: numbers, slices, `...` and None only."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is ... or isinstance(part, (int, np.integer, slice)) for part in parts)

@@ -170,7 +170,9 @@ class DataLoader:
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.epoch = self.batch = self.start = 0
-        self.first = None  # the pass under way whose position is ours, a copy of this loader
+        self.first: DataLoader | None = (
+            None  # the pass under way whose position is ours, a copy of this loader
+        )
         self.breaks_count = False
 
     @property

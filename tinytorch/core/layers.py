@@ -6,8 +6,9 @@ __all__ = ['WEIGHT_BLOCK', 'WRAPPING', 'as_rows', 'multiply_rows', 'linear', 'mo
 
 # %% ../../modules/03_layers/layers_dev.py #cell-2
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
     return y.reshape(*x.shape[:-1], len(weight))
 
 # %% ../../modules/03_layers/layers_dev.py #module
-def modules_in(name: str, value) -> Iterator[tuple[str, "Module"]]:
+def modules_in(name: str, value: Any) -> Iterator[tuple[str, "Module"]]:
     """Yields (name, module) for a module, or for each in a list, tuple or dict: "name.0", "name.key"."""
     if isinstance(value, Module):
         yield name, value
@@ -74,13 +75,13 @@ class Module:
 
     training = True
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def __call__(self, *inputs, **options):
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         return self.forward(*inputs, **options)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({sum(p.size for p in self.parameters()):,} weights)"
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
@@ -134,7 +135,7 @@ class Module:
         for name, array in check_state(own, state).items():
             own[name][...] = array
 
-    def wrap(self, method: str, wrapper) -> None:
+    def wrap(self, method: str, wrapper: Any) -> None:
         """From now on `self.method(...)` calls `wrapper(inner, ...)`, `inner` being what it called before.
 
         Only this object changes, for all threads. Raises ValueError if the class has no such method.
@@ -142,7 +143,7 @@ class Module:
         with WRAPPING:
             wrap_method(self, method, wrapper)
 
-    def unwrap(self, method: str, wrapper) -> None:
+    def unwrap(self, method: str, wrapper: Any) -> None:
         """Take `wrapper` off again, wherever it sits; if it was put on twice, the outer one.
 
         Raises ValueError if it is not there.
@@ -151,7 +152,7 @@ class Module:
             unwrap_method(self, method, wrapper)
 
 # %% ../../modules/03_layers/layers_dev.py #cell-20
-def check_sizes(**sizes) -> None:
+def check_sizes(**sizes: int) -> None:
     """Raises TypeError for a size that is no whole number, ValueError for one below 1, naming it."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
@@ -163,7 +164,13 @@ def check_sizes(**sizes) -> None:
 class Linear(Module):
     """(..., in_features) -> (..., out_features): x @ weight.T + bias, weight (out_features, in_features)."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, rng=None):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        rng: np.random.Generator | int | None = None,
+    ):
         """rng: a seed, a NumPy Generator, or None.
 
         The weights start uniform within 1 / sqrt(in_features), the biases at 0. Raises ValueError for a size
@@ -176,7 +183,7 @@ class Linear(Module):
         self.weight = Tensor(weight, requires_grad=True)
         self.bias = Tensor(np.zeros(out_features), requires_grad=True) if bias else None
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: a Tensor or array. Raises ValueError if its last axis is not in_features long."""
         if x.shape[-1:] != self.weight.shape[1:]:
             raise ValueError(f"the layer takes {self.weight.shape[1]} features, x has shape {x.shape}")
@@ -188,7 +195,7 @@ class Linear(Module):
 class Sequential(Module):
     """Runs its layers one after the other; a layer is anything that can be called."""
 
-    def __init__(self, *layers):
+    def __init__(self, *layers: Module):
         """Raises TypeError if one of the layers cannot be called."""
         for i, layer in enumerate(layers):
             if not callable(layer):
@@ -197,13 +204,13 @@ class Sequential(Module):
                 )
         self.layers = list(layers)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Any:
         return self.layers[index]
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         """The output of the last layer; x itself if there is none."""
         for layer in self.layers:
             x = layer(x)
@@ -216,14 +223,14 @@ class Dropout(Module):
     Srivastava et al. 2014 (JMLR 15), scaled in training instead of afterwards.
     """
 
-    def __init__(self, p: float = 0.1, rng=None):
+    def __init__(self, p: float = 0.1, rng: np.random.Generator | int | None = None):
         """rng: a seed, a NumPy Generator, or None. Raises ValueError if p is not in [0, 1)."""
         if not 0 <= p < 1:
             raise ValueError(f"the probability of dropping should be in [0, 1), got {p}")
         self.p = p
         self.rng = np.random.default_rng(rng)
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(any shape) -> the same shape."""
         if not self.training or self.p == 0:
             return x
@@ -275,17 +282,17 @@ class Wrapped:
 
     __slots__ = ("wrapper", "inner")
 
-    def __init__(self, wrapper, inner):
+    def __init__(self, wrapper: Any, inner: Callable):
         self.wrapper, self.inner = wrapper, inner
 
-    def __call__(self, *inputs, **options):
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         return self.wrapper(self.inner, *inputs, **options)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Wrapped({self.wrapper!r}, {self.inner!r})"
 
 # %% ../../modules/03_layers/layers_dev.py #wrap-method
-def wrap_method(owner, method: str, wrapper) -> None:
+def wrap_method(owner: Any, method: str, wrapper: Any) -> None:
     """From now on `owner.method(...)` calls `wrapper(inner, ...)`, `inner` being what it called before.
 
     Raises ValueError if the class of owner has no such method or its name begins with "__"; TypeError if
@@ -300,7 +307,7 @@ def wrap_method(owner, method: str, wrapper) -> None:
     setattr(owner, method, Wrapped(wrapper, getattr(owner, method)))
 
 # %% ../../modules/03_layers/layers_dev.py #unwrap-method
-def unwrap_method(owner, method: str, wrapper) -> None:
+def unwrap_method(owner: Any, method: str, wrapper: Any) -> None:
     """Take `wrapper` off `owner.method`, wherever it sits; if it was put on twice, the outer one.
 
     Raises ValueError if it is not there.

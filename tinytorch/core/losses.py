@@ -7,13 +7,14 @@ __all__ = ['floats', 'MSELoss', 'log_softmax', 'cross_entropy', 'check_targets',
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .activations import as_floats
 from .layers import check_sizes
 from .tensor import Tensor, apply, as_array
 
 # %% ../../modules/04_losses/losses_dev.py #cell-3
-def floats(x) -> Tensor:
+def floats(x: ArrayLike) -> Tensor:
     """A Tensor of floats as it is; arrays, lists, integers and booleans as a new float32 Tensor."""
     if isinstance(x, Tensor) and x.dtype.kind == "f":
         return x
@@ -24,7 +25,7 @@ def floats(x) -> Tensor:
 class MSELoss:
     """Called with predictions and targets of one shape: the mean of their squared differences, a scalar."""
 
-    def __call__(self, prediction, target) -> Tensor:
+    def __call__(self, prediction: ArrayLike, target: ArrayLike) -> Tensor:
         """Raises ValueError if the shapes differ, or if they hold nothing."""
         prediction, target = floats(prediction), floats(target)
         if prediction.shape != target.shape:
@@ -51,7 +52,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray, ignore_index: int = -
     return -log_softmax(rows)[np.arange(len(rows)), targets].mean()
 
 # %% ../../modules/04_losses/losses_dev.py #check-targets
-def check_targets(targets, logits_shape: tuple, ignore_index: int = -100) -> np.ndarray:
+def check_targets(targets: ArrayLike, logits_shape: tuple, ignore_index: int = -100) -> np.ndarray:
     """Targets in any form, for logits (..., V) -> integer array (...), each in [0, V) or ignore_index.
 
     Raises TypeError if they are no integers; ValueError for another shape, for a target outside the
@@ -82,7 +83,7 @@ class CrossEntropyLoss:
     def __init__(self, ignore_index: int = -100):
         self.ignore_index = ignore_index
 
-    def __call__(self, logits, targets) -> Tensor:
+    def __call__(self, logits: Tensor, targets: ArrayLike) -> Tensor:
         targets = check_targets(targets, np.shape(logits), self.ignore_index)
         return apply(cross_entropy, logits, targets, ignore_index=self.ignore_index)
 
@@ -96,7 +97,7 @@ def chance_loss(vocab_size: int) -> float:
     return math.log(vocab_size)
 
 # %% ../../modules/04_losses/losses_dev.py #perplexity
-def perplexity(loss) -> float:
+def perplexity(loss: Tensor | float) -> float:
     """exp(cross entropy in nats): between how many equally likely tokens the model hesitates.
 
     inf where that is too large for a float. Raises ValueError for a negative loss, which no cross entropy is.

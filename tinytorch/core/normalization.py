@@ -77,7 +77,7 @@ class LayerNorm(Module):
         self.weight = Tensor(np.ones(embed_dim), requires_grad=True)
         self.bias = Tensor(np.zeros(embed_dim), requires_grad=True)
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
         if x.shape[-1:] != self.weight.shape:
             raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")
@@ -119,7 +119,7 @@ class RMSNorm(Module):
         self.eps = eps
         self.weight = Tensor(np.ones(embed_dim), requires_grad=True)
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: a Tensor or array. Raises ValueError if its last axis is not embed_dim long."""
         if x.shape[-1:] != self.weight.shape:
             raise ValueError(f"the norm takes {self.weight.size} features, x has shape {x.shape}")

@@ -6,6 +6,8 @@ __all__ = ['BLOCK', 'sgd_step', 'accumulate', 'update_moments', 'adam_step', 'in
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #cell-2
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +56,7 @@ def adam_step(
 BLOCK = 2**15  # entries; weight, gradient, moments and temporaries of a block fit in the cache together
 
 
-def in_blocks(*arrays: np.ndarray):
+def in_blocks(*arrays: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
     """Yields views: the same rows of each array, about BLOCK entries at a time. All have one shape."""
     rows, size = len(arrays[0]) if arrays[0].ndim else 1, arrays[0].size
     if size <= BLOCK:
@@ -65,7 +67,7 @@ def in_blocks(*arrays: np.ndarray):
         yield [a[start : start + step] for a in arrays]
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #optimizer
-def check_setting(name: str, value, below: float = math.inf) -> float:
+def check_setting(name: str, value: Any, below: float = math.inf) -> float:
     """-> value as a float. Raises ValueError unless 0 <= value < below, TypeError if it is no number."""
     try:
         number = float(value)
@@ -89,8 +91,13 @@ class Optimizer:
     buffer_names: tuple[str, ...] = ()
     squares: tuple[str, ...] = ()
     limits: dict[str, float] = {}
+    momentum: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
 
-    def __init__(self, parameters, **settings):
+    def __init__(self, parameters: Sequence[Tensor], **settings: Any):
         """Raises ValueError if there are no parameters, one is there twice, or a setting is out of range."""
         self.parameters = list(parameters)
         if not self.parameters:
@@ -144,7 +151,7 @@ class Optimizer:
             for weight, grad, *buffers in in_blocks(p.data, p.grad, *own):
                 self.update(weight, grad, *buffers, t=self.steps[i])
 
-    def update(self, weight, grad, *buffers, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, *buffers: np.ndarray, t: int) -> None:
         """Change `weight` and its buffers in place; `grad` stays as it is; t counts the calls, 1, 2, ..."""
         raise TypeError(f"{type(self).__name__} has no update")
 
@@ -170,7 +177,7 @@ class Optimizer:
                 f"this is the state of another optimizer: {len(missing)} names missing {missing[:3]}, "
                 f"{len(unknown)} unknown {unknown[:3]}"
             )
-        checked = {}
+        checked: dict[str, Any] = {}
         for name, mine in own.items():
             if name in self.settings:
                 checked[name] = check_setting(name, state[name], self.limits.get(name, math.inf))
@@ -209,12 +216,14 @@ class SGD(Optimizer):
 
     limits = {"momentum": 1.0}
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
+    def __init__(
+        self, parameters: Sequence[Tensor], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ):
         if check_setting("momentum", momentum, 1.0):
             self.buffer_names = ("velocity",)
         super().__init__(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    def update(self, weight, grad, *buffers, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, *buffers: np.ndarray, t: int) -> None:
         if self.weight_decay:
             grad = grad + self.weight_decay * weight
         if self.momentum:
@@ -234,7 +243,14 @@ class Adam(Optimizer):
     buffer_names = ("m", "v")
     squares = ("v",)
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
         try:
             beta1, beta2 = betas
         except (TypeError, ValueError):
@@ -254,7 +270,7 @@ class Adam(Optimizer):
     def betas(self) -> tuple[float, float]:
         return self.beta1, self.beta2
 
-    def update(self, weight, grad, m, v, *, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, *, t: int) -> None:
         if self.weight_decay:
             grad = grad + self.weight_decay * weight
         update_moments(m, v, grad, self.beta1, self.beta2)
@@ -267,16 +283,23 @@ class AdamW(Adam):
     Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2. Arguments and errors as `Adam`.
     """
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def update(self, weight, grad, m, v, *, t: int) -> None:
+    def update(self, weight: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, *, t: int) -> None:
         weight *= 1 - self.lr * self.weight_decay
         update_moments(m, v, grad, self.beta1, self.beta2)
         adam_step(weight, m, v, t, self.lr, self.beta1, self.beta2, self.eps)
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #cell-47
-def matrices_and_others(parameters) -> tuple[list, list]:
+def matrices_and_others(parameters: Iterable[Tensor]) -> tuple[list, list]:
     """-> the parameters with two axes or more, and the others: biases, and the weights of norms."""
     parameters = list(parameters)
     return [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
@@ -288,7 +311,7 @@ class ParameterGroups:
     For instance AdamW with weight_decay for the matrices, and with 0 for the others.
     """
 
-    def __init__(self, *optimizers):
+    def __init__(self, *optimizers: Optimizer):
         """Raises ValueError if there are none, two share a parameter, or their learning rates differ."""
         self.optimizers = optimizers
         self.parameters = [p for optimizer in optimizers for p in optimizer.parameters]
@@ -347,7 +370,7 @@ def squared_norm(array: np.ndarray) -> float:
     return total if math.isfinite(total) else float(np.square(array, dtype=np.float64).sum())
 
 
-def clip_grad_norm(parameters, max_norm: float) -> float:
+def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> float:
     """-> the norm of all gradients as one vector, before clipping; if above max_norm, they are scaled to it.
 
     Raises ValueError unless max_norm > 0, or if the norm is not finite; no gradient is changed then.

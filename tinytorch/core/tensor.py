@@ -5,10 +5,14 @@ __all__ = ['FLOAT64', 'check_gradients', 'as_array', 'row_major_strides', 'broad
            'Tensor', 'set_recorder', 'getitem', 'wrap_result', 'check_shapes', 'apply', 'stacked', 'stack']
 
 # %% ../../modules/01_tensor/tensor_dev.py #cell-3
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 # %% ../../modules/01_tensor/tensor_dev.py #cell-7
-def check_gradients(data) -> None:
+def check_gradients(data: Any) -> None:
     """Raises TypeError for a list of tensors that want gradients: an array of their numbers has none."""
     if set(map(type, data)) <= {int, float, bool}:
         return
@@ -22,7 +26,7 @@ def check_gradients(data) -> None:
             )
 
 # %% ../../modules/01_tensor/tensor_dev.py #as-array
-def as_array(data, dtype=None) -> np.ndarray:
+def as_array(data: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:
     """Any numbers -> an array: floats in float32, integers and booleans as they are.
 
     dtype: asks for another type, np.float64 for instance. An array that has the right type is not copied.
@@ -65,7 +69,7 @@ def broadcast_shape(a: tuple, b: tuple) -> tuple:
     return tuple(reversed(shape))
 
 # %% ../../modules/01_tensor/tensor_dev.py #matmul-slowly
-def matmul_slowly(a, b) -> np.ndarray:
+def matmul_slowly(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> np.ndarray:
     """(n, k), (k, m) -> (n, m): out[i, j] is the sum over k of a[i, k] * b[k, j]."""
     rows, inner, columns = len(a), len(b), len(b[0])
     product = np.zeros((rows, columns), np.float32)
@@ -108,11 +112,15 @@ class Tensor:
     `<` and its kin compare entry by entry and give a tensor of booleans, which has no gradient.
     """
 
+    data: np.ndarray
+    requires_grad: bool
+    grad: np.ndarray | None
+    history: tuple | None
     __slots__ = ("data", "requires_grad", "grad", "history")
     __array_priority__ = 1000  # makes `ndarray + Tensor` ask the tensor
     __contains__ = None  # `3 in tensor` would compare objects, not values: TypeError instead
 
-    def __init__(self, data, requires_grad: bool = False, dtype=None):
+    def __init__(self, data: ArrayLike, requires_grad: bool = False, dtype: DTypeLike | None = None):
         """data: what `as_array` takes. Raises TypeError if gradients are wanted of what is not floats."""
         self.data = as_array(data, dtype)
         if requires_grad and self.data.dtype.kind != "f":
@@ -121,7 +129,7 @@ class Tensor:
         self.grad = None
         self.history = None
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """What np.asarray(tensor) and NumPy's functions see; a copy only if one is asked for or needed."""
         return np.array(self.data, dtype=dtype, copy=copy)
 
@@ -145,52 +153,52 @@ class Tensor:
         """The array itself, not a copy."""
         return self.data
 
-    def item(self):
+    def item(self) -> float | int | bool:
         """The only entry, as a Python number. Raises ValueError if there is not exactly one."""
         if self.data.size != 1:
             raise ValueError(f"only a tensor with 1 entry is a number, shape {self.shape} has {self.size}")
         return self.data.item()
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self.item())
 
-    def __int__(self):
+    def __int__(self) -> int:
         return int(self.item())
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.item())
 
-    def __format__(self, spec):
+    def __format__(self, spec: str) -> str:
         """With a format such as ".3f" the only entry as a number; without one, as `str`."""
         return format(self.item(), spec) if spec else str(self)
 
-    def __lt__(self, other):
+    def __lt__(self, other: ArrayLike) -> "Tensor":
         return apply(np.less, self, other)
 
-    def __le__(self, other):
+    def __le__(self, other: ArrayLike) -> "Tensor":
         return apply(np.less_equal, self, other)
 
-    def __gt__(self, other):
+    def __gt__(self, other: ArrayLike) -> "Tensor":
         return apply(np.greater, self, other)
 
-    def __ge__(self, other):
+    def __ge__(self, other: ArrayLike) -> "Tensor":
         return apply(np.greater_equal, self, other)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator["Tensor"]:
         if not self.shape:
             raise TypeError("a tensor without axes has no rows to go through")
         return (self[i] for i in range(len(self)))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         body = np.array2string(self.data, prefix="Tensor(", separator=", ", threshold=60, precision=4)
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({body}, shape={self.shape}{dtype}{grad})"
 
-    def __getstate__(self):
+    def __getstate__(self) -> tuple:
         """What copy and pickle keep: everything except how the tensor was made."""
         return None, {
             "data": self.data,
@@ -199,55 +207,55 @@ class Tensor:
             "history": None,
         }
 
-    def __add__(self, other):
+    def __add__(self, other: ArrayLike) -> "Tensor":
         return apply(np.add, self, other)
 
-    def __radd__(self, other):
+    def __radd__(self, other: ArrayLike) -> "Tensor":
         return apply(np.add, other, self)
 
-    def __mul__(self, other):
+    def __mul__(self, other: ArrayLike) -> "Tensor":
         return apply(np.multiply, self, other)
 
-    def __rmul__(self, other):
+    def __rmul__(self, other: ArrayLike) -> "Tensor":
         return apply(np.multiply, other, self)
 
-    def __sub__(self, other):
+    def __sub__(self, other: ArrayLike) -> "Tensor":
         return apply(np.subtract, self, other)
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: ArrayLike) -> "Tensor":
         return apply(np.subtract, other, self)
 
-    def __truediv__(self, other):
+    def __truediv__(self, other: ArrayLike) -> "Tensor":
         return apply(np.divide, self, other)
 
-    def __rtruediv__(self, other):
+    def __rtruediv__(self, other: ArrayLike) -> "Tensor":
         return apply(np.divide, other, self)
 
-    def __pow__(self, exponent):
+    def __pow__(self, exponent: float) -> "Tensor":
         return apply(np.power, self, exponent)
 
-    def __rpow__(self, base):
+    def __rpow__(self, base: float) -> "Tensor":
         return apply(np.power, base, self)
 
-    def __neg__(self):
+    def __neg__(self) -> "Tensor":
         return apply(np.negative, self)
 
-    def __matmul__(self, other):
+    def __matmul__(self, other: ArrayLike) -> "Tensor":
         return apply(np.matmul, self, other)
 
-    def __rmatmul__(self, other):
+    def __rmatmul__(self, other: ArrayLike) -> "Tensor":
         return apply(np.matmul, other, self)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> "Tensor":
         return apply(getitem, self, index=index)
 
-    def reshape(self, *shape) -> "Tensor":
+    def reshape(self, *shape: Any) -> "Tensor":
         """The same entries in another shape; -1 once for "what is left". A view where that is possible."""
         if len(shape) == 1:
             shape = shape[0]
         return apply(np.reshape, self, shape=shape)
 
-    def transpose(self, *axes) -> "Tensor":
+    def transpose(self, *axes: Any) -> "Tensor":
         """A view with the axes in the order given; without arguments in reverse order."""
         if len(axes) == 1 and not isinstance(axes[0], int):
             axes = axes[0]
@@ -261,19 +269,19 @@ class Tensor:
     def T(self) -> "Tensor":
         return self.transpose()
 
-    def sum(self, axis=None, keepdims: bool = False) -> "Tensor":
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         """The sum over `axis` (an int, a tuple, None for all). keepdims leaves a 1 where an axis was."""
         return apply(np.sum, self, axis=axis, keepdims=keepdims)
 
-    def mean(self, axis=None, keepdims: bool = False) -> "Tensor":
+    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         """The mean over `axis`."""
         return apply(np.mean, self, axis=axis, keepdims=keepdims)
 
-    def var(self, axis=None, keepdims: bool = False) -> "Tensor":
+    def var(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         """The mean of the squared distances from the mean, over `axis` (divided by n, not by n - 1)."""
         return apply(np.var, self, axis=axis, keepdims=keepdims)
 
-    def max(self, axis=None, keepdims: bool = False) -> "Tensor":
+    def max(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         """The largest entry over `axis`."""
         return apply(np.max, self, axis=axis, keepdims=keepdims)
 
@@ -293,7 +301,7 @@ class Tensor:
         """Itself, or its integers as float32: for small integers NumPy would choose half precision."""
         return self if self.data.dtype.kind == "f" else Tensor(self.data, dtype=np.float32)
 
-    def backward(self, grad=None) -> None:
+    def backward(self, grad: ArrayLike | None = None) -> None:
         """Ask the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
 
         Raises RuntimeError if nothing recorded how it was made.
@@ -307,7 +315,7 @@ _recorder = None
 FLOAT64 = np.dtype(np.float64)
 
 
-def set_recorder(recorder):
+def set_recorder(recorder: Any) -> Any:
     """From now on `recorder.record(function, inputs, options, output)` hears of every operation.
 
     recorder: None switches recording off. Returns the recorder that was there before.
@@ -317,7 +325,7 @@ def set_recorder(recorder):
     return previous
 
 
-def getitem(array, index):
+def getitem(array: np.ndarray, index: Any) -> np.ndarray:
     """array[index], as a function."""
     return array[index]
 
@@ -331,7 +339,7 @@ def wrap_result(array: np.ndarray) -> Tensor:
     return tensor
 
 
-def check_shapes(function, arrays) -> None:
+def check_shapes(function: Callable, arrays: Any) -> None:
     """Raises a ValueError that names both shapes, if `function` joins two arrays whose shapes do not fit."""
     if isinstance(function, np.ufunc) and len(arrays) == 2:
         rule = matmul_shape if function is np.matmul else broadcast_shape
@@ -341,7 +349,7 @@ def check_shapes(function, arrays) -> None:
             raise error from None
 
 # %% ../../modules/01_tensor/tensor_dev.py #apply
-def apply(function, *inputs, **options) -> Tensor:
+def apply(function: Callable, *inputs: ArrayLike, **options: Any) -> Tensor:
     """Run `function`, which knows only arrays, on tensors, arrays and numbers -> Tensor.
 
     Every operation passes here. The result is float64 only if an input was. The recorder, if there is one,
@@ -361,11 +369,11 @@ def apply(function, *inputs, **options) -> Tensor:
     return output
 
 # %% ../../modules/01_tensor/tensor_dev.py #cell-53
-def stacked(*arrays, axis: int = 0) -> np.ndarray:
+def stacked(*arrays: np.ndarray, axis: int = 0) -> np.ndarray:
     """n arrays of one shape -> one array with a new axis of length n."""
     return np.stack(arrays, axis)
 
 
-def stack(tensors, axis: int = 0) -> Tensor:
+def stack(tensors: Sequence[ArrayLike], axis: int = 0) -> Tensor:
     """n tensors of one shape -> one tensor with a new axis of length n; gradients find their way back."""
     return apply(stacked, *tensors, axis=axis)

@@ -12,13 +12,16 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .autograd import enable_autograd, no_grad
+from .layers import Module
 from .losses import CrossEntropyLoss
 from .optimizers import clip_grad_norm
 from .tensor import as_array
@@ -51,7 +54,7 @@ class CosineSchedule:
         return self.min_lr + (self.max_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 # %% ../../modules/07_training/training_dev.py #replace-file
-def replace_file(path, write) -> None:
+def replace_file(path: str | Path, write: Callable) -> None:
     """Put what write(file) writes into the file at `path`; if anything fails, that stays as it was."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -65,12 +68,12 @@ def replace_file(path, write) -> None:
         beside.unlink(missing_ok=True)
 
 # %% ../../modules/07_training/training_dev.py #save-arrays
-def save_arrays(path, arrays: dict, facts: dict | None = None) -> None:
+def save_arrays(path: str | Path, arrays: dict, facts: dict | None = None) -> None:
     """Write arrays, and facts that JSON can hold, to one npz file: whole or not at all.
 
     Raises TypeError for an array of objects and for facts that JSON cannot hold.
     """
-    entries = {f"array/{name}": np.asarray(array) for name, array in arrays.items()}
+    entries: dict[str, Any] = {f"array/{name}": np.asarray(array) for name, array in arrays.items()}
     for name, array in entries.items():
         if array.dtype.hasobject:
             raise TypeError(f"{name.removeprefix('array/')} holds {array.dtype}: only numbers can be saved")
@@ -78,7 +81,7 @@ def save_arrays(path, arrays: dict, facts: dict | None = None) -> None:
     replace_file(path, lambda file: np.savez(file, **entries))
 
 # %% ../../modules/07_training/training_dev.py #load-arrays
-def load_arrays(path) -> tuple[dict, dict]:
+def load_arrays(path: str | Path) -> tuple[dict, dict]:
     """-> (arrays, facts) of a file that save_arrays wrote. Never unpickles.
 
     Raises FileNotFoundError if there is none, ValueError if it cannot be read or is not such a file.
@@ -99,7 +102,7 @@ def load_arrays(path) -> tuple[dict, dict]:
 
 # %% ../../modules/07_training/training_dev.py #cell-30
 @contextmanager
-def between_steps(loader):
+def between_steps(loader: Any) -> Any:
     """Within, Ctrl-C waits until the function yielded here is called; pressed twice, it does not wait.
 
     Afterwards a loader with a state goes on behind the last batch it gave.
@@ -142,14 +145,14 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(trim_threshold, 2**30) and mallopt(mmap_threshold, 2**25))
 
 
-def counted(loss, targets) -> int:
+def counted(loss: Any, targets: Any) -> int:
     """How many targets the mean of `loss` is taken over: all but those that are its ignore_index."""
     targets = as_array(targets)
     ignored = getattr(loss, "ignore_index", None)
     return targets.size if ignored is None else int((targets != ignored).sum())
 
 
-def in_pieces(inputs, targets, count: int):
+def in_pieces(inputs: Any, targets: Any, count: int) -> Iterable[tuple]:
     """Yields (inputs, targets) of up to `count` pieces of a batch, nearly equal, cut at its first axis."""
     places = np.linspace(0, len(targets), min(count, len(targets)) + 1).round().astype(int)
     for start, stop in zip(places[:-1], places[1:], strict=True):
@@ -169,10 +172,10 @@ class Trainer:
 
     def __init__(
         self,
-        model,
-        optimizer,
-        loss=None,
-        schedule=None,
+        model: Module,
+        optimizer: Any,
+        loss: Callable | None = None,
+        schedule: Callable | None = None,
         max_norm: float | None = None,
         accumulate: int = 1,
     ):
@@ -190,13 +193,14 @@ class Trainer:
         self.loss = CrossEntropyLoss() if loss is None else loss
         self.steps = 0
 
-    def gradients(self, inputs, targets) -> float:
+    def gradients(self, inputs: Any, targets: Any) -> float:
         """Add the gradients of a batch to those that are there, piece by piece -> its loss.
 
         It ends before the `backward` of a piece whose loss is not finite, and returns that.
         """
         if self.accumulate == 1:
-            pieces, total = [(inputs, targets)], None
+            pieces: Iterable[tuple] = [(inputs, targets)]
+            total = None
         else:
             pieces, total = in_pieces(inputs, targets, self.accumulate), counted(self.loss, targets)
         value = 0.0
@@ -212,7 +216,7 @@ class Trainer:
                 loss.backward()
         return value
 
-    def step(self, inputs, targets) -> float:
+    def step(self, inputs: Any, targets: Any) -> float:
         """One batch forward, backward, and a step of the optimizer -> the loss before it.
 
         Raises ValueError with the number of the step, and changes no weight, if the loss or a gradient is not
@@ -234,7 +238,7 @@ class Trainer:
         self.steps += 1
         return value
 
-    def fit(self, loader, num_steps: int, on_step=None) -> None:
+    def fit(self, loader: Any, num_steps: int, on_step: Callable | None = None) -> None:
         """Train until `num_steps` steps are done, those before this call included, epoch after epoch.
 
         loader: anything that gives (inputs, targets) each time it is looped over. on_step(step, loss) hears
@@ -257,7 +261,7 @@ class Trainer:
         finally:
             self.model.eval()
 
-    def evaluate(self, batches) -> float:
+    def evaluate(self, batches: Iterable) -> float:
         """-> the mean loss over all targets that count, in batches of any sizes, without learning from them.
 
         Raises ValueError if there is no such target.
@@ -278,12 +282,12 @@ class Trainer:
             raise ValueError("there are 0 targets to evaluate on")
         return total / count
 
-    def parts(self, loader) -> dict:
+    def parts(self, loader: Any) -> dict:
         """name -> what has a state that the next step depends on."""
         parts = {"optimizer": self.optimizer, "random": Randomness(self.model), "model": self.model}
         return parts if loader is None else {"loader": loader, **parts}
 
-    def save(self, path, loader=None) -> None:
+    def save(self, path: str | Path, loader: Any = None) -> None:
         """Everything that the next step depends on, in one file: whole or not at all."""
         arrays, facts = {}, {"steps": self.steps}
         for kind, part in self.parts(loader).items():
@@ -295,7 +299,7 @@ class Trainer:
                     facts[kind][name] = value
         save_arrays(path, arrays, facts)
 
-    def load(self, path, loader=None) -> None:
+    def load(self, path: str | Path, loader: Any = None) -> None:
         """Go on where `save` was called: with the same batch, if the loader is given.
 
         Raises FileNotFoundError, or ValueError if the file cannot be read or belongs to another model,
@@ -322,7 +326,7 @@ class Trainer:
         self.steps = steps
 
 # %% ../../modules/07_training/training_dev.py #load-together
-def load_together(pairs) -> None:
+def load_together(pairs: Iterable[tuple]) -> None:
     """part.load_state_dict(state) for each (part, state), or for none: if one raises, so does this."""
     loaded = []
     try:
@@ -339,11 +343,11 @@ def load_together(pairs) -> None:
 class Randomness:
     """The states of all random generators in a model (dropout has one), with the interface of a part."""
 
-    def __init__(self, model):
+    def __init__(self, model: Module):
         self.generators = dict(self.found(model, ""))
 
     @classmethod
-    def found(cls, module, prefix: str):
+    def found(cls, module: Any, prefix: str) -> Iterator[tuple[str, np.random.Generator]]:
         """Yields (name, generator) for the module's own and those of its parts."""
         for name, value in getattr(module, "__dict__", {}).items():
             if isinstance(value, np.random.Generator):

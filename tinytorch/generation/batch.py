@@ -7,18 +7,22 @@ __all__ = ['FAILURES', 'READING', 'static_steps', 'continuous_steps', 'NothingTo
 
 # %% ../../modules/20_batching/batching_dev.py #cell-2
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from threading import Event, Lock
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ..core.attention import whole_number
+from ..core.attention import MultiHeadAttention, whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, as_array
 from tinytorch.generation.kv_cache import (
+    CacheBase,
     CacheFull,
     KVCache,
     PoolFull,
@@ -28,7 +32,7 @@ from tinytorch.generation.kv_cache import (
     known_text,
     note_text,
 )
-from ..models.transformer import check_sampling, check_tokens, sample
+from ..models.transformer import LanguageModel, check_sampling, check_tokens, sample
 from ..text.tokenization import StopStream
 
 # %% ../../modules/20_batching/batching_dev.py #count-steps
@@ -50,7 +54,7 @@ class NothingToDraw(ValueError):
     """The logits of a request are no numbers, so no token can be chosen from them."""
 
 
-def without_tracebacks(error):
+def without_tracebacks(error: BaseException | None) -> BaseException | None:
     """-> the exception, which no longer holds the frames, and so the arrays, of the calls it came through."""
     linked = [error]
     for link in linked:
@@ -71,17 +75,17 @@ class Request:
 
     def __init__(
         self,
-        prompt,
+        prompt: Sequence[int],
         max_new_tokens: int,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        rng=None,
-        stop_token=None,
-        cache=None,
-        stop_tokens=(),
-        stop_strings=(),
-        stream=None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        rng: np.random.Generator | int | None = None,
+        stop_token: int | None = None,
+        cache: CacheBase | None = None,
+        stop_tokens: Sequence[int] = (),
+        stop_strings: Sequence[str] = (),
+        stream: Any = None,
     ):
         """prompt: (T,) ints. rng: a seed or a generator that no other request uses. Others as in `sample`.
 
@@ -90,7 +94,8 @@ class Request:
         """
         self.tokens = [int(token) for token in prompt]
         self.num_prompt, self.max_new_tokens = len(self.tokens), max_new_tokens
-        self.rng, self.drawn = np.random.default_rng(rng), (None, None)
+        self.rng = np.random.default_rng(rng)
+        self.drawn: tuple = (None, None)
         self.sample = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=self.rng)
         self.stop_tokens = {*stop_tokens} if stop_token is None else {stop_token, *stop_tokens}
         if stop_strings and stream is None:
@@ -100,17 +105,20 @@ class Request:
         self.cache, self.brought_cache = cache, cache
         self.error, self.cancelled, self.put_back = None, False, 0
         self.turn = self.mark = 0  # when, and up to where, it has last read
-        self.arrived, self.joined, self.first_token, self.finished = perf_counter(), None, None, None
+        self.arrived = perf_counter()
+        self.joined: float | None = None
+        self.first_token: float | None = None
+        self.finished: float | None = None
 
     @property
-    def error(self):
+    def error(self) -> BaseException | None:
         return self._error
 
     @error.setter
-    def error(self, error):
+    def error(self, error: BaseException | None) -> None:
         self._error = None if error is None else without_tracebacks(error)
 
-    def choose(self, logits) -> np.ndarray:
+    def choose(self, logits: np.ndarray) -> np.ndarray:
         """(1, V) -> (1,): a token with this request's settings; for the same place of its text, the same.
 
         Raises NothingToDraw for logits that are not numbers.
@@ -199,7 +207,7 @@ class Request:
             return max(self.num_prompt - self.cache.seq_pos, 1)
         return len(self.unread())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         written = len(self.tokens) - self.num_prompt
         state = "done" if self.done else "waiting" if self.cache is None else f"{self.cache.seq_pos} read"
         failed = "" if self.error is None else f", {self.error!r}"
@@ -243,11 +251,13 @@ FAILURES = (CacheFull, MemoryError, NothingToDraw)  # that concern one request a
 class FlatLayer:
     """Stands in front of the attention of one layer while a model reads tokens of many requests."""
 
-    def __init__(self, front, attention, layer_idx: int):
+    def __init__(self, front: "FlatModel", attention: MultiHeadAttention, layer_idx: int):
         """front: its `reading` is a list of (request, rows), whose tokens stand in which rows."""
         self.front, self.attention, self.layer_idx = front, attention, layer_idx
 
-    def forward(self, inner, x, mask=None, *where, **named) -> Tensor:
+    def forward(
+        self, inner: Callable, x: Tensor, mask: ArrayLike | None = None, *where: Any, **named: Any
+    ) -> Tensor:
         """(N, 1, C) -> (N, 1, C): the rows of each request attend to its own cache, which is written.
 
         where, named: what else the attention is called with; it is for `project`.
@@ -268,7 +278,7 @@ class FlatLayer:
         return self.attention.merge(Tensor(heads))
 
 # %% ../../modules/20_batching/batching_dev.py #flat-model
-READING = ContextVar("reading", default=None)  # the FlatModel whose pass runs in this thread
+READING: ContextVar[Any] = ContextVar("reading", default=None)  # the FlatModel whose pass runs in this thread
 
 
 class FlatModel:
@@ -277,24 +287,26 @@ class FlatModel:
     reading: the (request, rows) of the pass. positions: (N, 1), where each of its tokens stands in its text.
     """
 
-    def __init__(self, model):
-        self.model, self.positions, self.reading = model, None, []
+    def __init__(self, model: LanguageModel):
+        self.model = model
+        self.positions: np.ndarray | None = None
+        self.reading: list = []
         self.weights = Weights(model)
         self.wraps = [(model.position_embedding, partial(self.only_here, self.position))]
         for layer_idx, block in enumerate(model.blocks):
             layer = FlatLayer(self, block.attention, layer_idx)
             self.wraps.append((block.attention, partial(self.only_here, layer.forward)))
 
-    def only_here(self, forward, inner, *args, **options):
+    def only_here(self, forward: Callable, inner: Callable, *args: Any, **options: Any) -> Any:
         """`forward` in our own pass; what others ask of the model meanwhile goes to the model."""
         return forward(inner, *args, **options) if READING.get() is self else inner(*args, **options)
 
-    def position(self, inner, columns):
+    def position(self, inner: Callable, columns: np.ndarray) -> Tensor:
         """(1,) column of N texts of one token -> what the model does with the positions of all N."""
         return inner(self.positions)
 
     @contextmanager
-    def in_front(self):
+    def in_front(self) -> Iterator[None]:
         """Inside the block the model reads for `reading`; afterwards no object holds a trace."""
         mine = READING.set(self)
         try:
@@ -330,7 +342,7 @@ class FlatModel:
         return [next(logits) if wanted else None for wanted in complete]
 
 # %% ../../modules/20_batching/batching_dev.py #cell-43
-def check_model(model) -> None:
+def check_model(model: LanguageModel) -> None:
     """Raises TypeError for a model without blocks and positions, ValueError if it trains or has a cache."""
     needed = ("blocks", "position_embedding", "hidden_states", "logits", "wrap")
     if not all(hasattr(model, name) for name in needed):
@@ -349,7 +361,9 @@ class QueueFull(RuntimeError):
     """So many requests wait that no other is taken. Nothing was changed; later there may be room again."""
 
 
-def check_request(model, prompt, max_new_tokens, stop_tokens) -> np.ndarray:
+def check_request(
+    model: LanguageModel, prompt: Sequence[int], max_new_tokens: int, stop_tokens: Sequence[int]
+) -> np.ndarray:
     """-> the prompt as (T,) ints. Raises ValueError or TypeError for what the model cannot take."""
     prompt = as_array(prompt)
     if prompt.ndim != 1:
@@ -367,7 +381,7 @@ def check_request(model, prompt, max_new_tokens, stop_tokens) -> np.ndarray:
     return prompt
 
 
-def check_cache(model, cache, tokens: list, num_read: int) -> None:
+def check_cache(model: LanguageModel, cache: CacheBase, tokens: list, num_read: int) -> None:
     """Raises ValueError unless the cache is for one row of this model and has read the first of these tokens.
 
     CacheFull, a ValueError, if it is not for num_read tokens, all that are ever read.
@@ -390,12 +404,12 @@ def check_cache(model, cache, tokens: list, num_read: int) -> None:
         )
 
 
-def may_pass(error) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether an error of FAILURES is of memory that others hold, and not of a cache that is too small."""
     return isinstance(error, (PoolFull, MemoryError))
 
 
-def reserve(cache, num_tokens: int) -> None:
+def reserve(cache: CacheBase, num_tokens: int) -> None:
     """Make sure that the next tokens find room, if the cache can. Raises CacheFull, with nothing changed."""
     if hasattr(cache, "reserve"):
         cache.reserve(num_tokens)
@@ -415,7 +429,12 @@ class ContinuousBatch:
     """
 
     def __init__(
-        self, model, make_cache=None, max_requests: int = 16, chunk: int = 64, max_waiting: int | None = None
+        self,
+        model: LanguageModel,
+        make_cache: Callable | None = None,
+        max_requests: int = 16,
+        chunk: int = 64,
+        max_waiting: int | None = None,
     ):
         """make_cache: called with a Request, gives any cache for one row; by default a KVCache of its size.
 
@@ -433,7 +452,7 @@ class ContinuousBatch:
         self.waiting, self.running, self.clock = deque(), [], 0
         self.inbox, self.door, self.news = deque(), Lock(), Event()
 
-    def add(self, prompt, max_new_tokens, **options) -> Request:
+    def add(self, prompt: Sequence[int], max_new_tokens: int, **options: Any) -> Request:
         """(T,) ints -> the Request, which waits for its turn. Options and errors as of `submit`."""
         request = self.submit(prompt, max_new_tokens, **options)
         self.take_in()
@@ -441,17 +460,17 @@ class ContinuousBatch:
 
     def submit(
         self,
-        prompt,
-        max_new_tokens,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        rng=None,
-        stop_token=None,
-        cache=None,
-        stop_tokens=(),
-        stop_strings=(),
-        stream=None,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        rng: np.random.Generator | int | None = None,
+        stop_token: int | None = None,
+        cache: CacheBase | None = None,
+        stop_tokens: Sequence[int] = (),
+        stop_strings: Sequence[str] = (),
+        stream: Any = None,
     ) -> Request:
         """(T,) ints -> the Request, in the inbox until the next step; any thread may call it.
 
@@ -464,16 +483,22 @@ class ContinuousBatch:
         stops = [*stop_tokens] if stop_token is None else [stop_token, *stop_tokens]
         prompt = check_request(self.model, prompt, max_new_tokens, stops)
         check_sampling(temperature, top_k, top_p)
-        options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_tokens=stops)
-        options.update(stop_strings=stop_strings, stream=stream, cache=cache)
+        options: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
+        options.update(stop_tokens=stops, stop_strings=stop_strings, stream=stream, cache=cache)
         with self.door:
             self.check_alone(rng, cache, prompt.tolist(), max_new_tokens)
-            request = Request(prompt, int(max_new_tokens), **options)
+            request = Request(prompt.tolist(), int(max_new_tokens), **options)
             self.inbox.append(request)
         self.news.set()
         return request
 
-    def check_alone(self, rng, cache, prompt: list, max_new_tokens: int) -> None:
+    def check_alone(
+        self,
+        rng: np.random.Generator | int | None,
+        cache: CacheBase | None,
+        prompt: list,
+        max_new_tokens: int,
+    ) -> None:
         """Raises ValueError if another request has this rng or cache or the cache does not fit; QueueFull."""
         others = (*self.running, *self.waiting, *self.inbox)
         queued = len(self.waiting) + len(self.inbox)
@@ -502,11 +527,11 @@ class ContinuousBatch:
         self.news.clear()
         return bool(self.running or self.waiting or self.inbox)
 
-    def plain_cache(self, request) -> KVCache:
+    def plain_cache(self, request: Request) -> KVCache:
         """-> a KVCache that is exactly long enough: the last token is never read."""
         return KVCache(1, request.num_prompt + request.max_new_tokens - 1, **cache_sizes(self.model))
 
-    def open_cache(self, request) -> None:
+    def open_cache(self, request: Request) -> None:
         """Give the request the cache that it brought, or one of make_cache, with room for its whole text.
 
         Who was put back before gets it with room for all that may still be written, if others are running.
@@ -522,7 +547,7 @@ class ContinuousBatch:
         everything = request.put_back and self.running
         reserve(request.cache, (num_read if everything else len(request.tokens)) - request.cache.seq_pos)
 
-    def release(self, request) -> None:
+    def release(self, request: Request) -> None:
         """Let go of the request's cache; one that was made here is closed first, if it can be."""
         brought = request.cache is request.brought_cache
         if request.cache is not None and not brought and hasattr(request.cache, "close"):
@@ -556,7 +581,7 @@ class ContinuousBatch:
             refused[0].error = refused[1]
         return pieces
 
-    def make_room(self, request, num_tokens: int):
+    def make_room(self, request: Request, num_tokens: int) -> BaseException | None:
         """Reserve room for what the request reads -> None, or the error if it cannot read in this step.
 
         As long as waiting helps, the youngest after it are put back; if there are none, it is itself,
@@ -578,14 +603,14 @@ class ContinuousBatch:
                 self.put_back(request)
             return error
 
-    def put_back(self, request) -> None:
+    def put_back(self, request: Request) -> None:
         """Its cache is closed and it waits again, first in the queue; its text is read again later."""
         request.put_back += 1
         rest = [other for other in self.running if other is not request]
         self.running, self.waiting = rest, deque([request, *self.waiting])
         self.release(request)
 
-    def waiting_helps(self, error) -> bool:
+    def waiting_helps(self, error: BaseException) -> bool:
         """Whether somebody is running who will give back what the error says is missing."""
         return bool(self.running) and may_pass(error)
 
@@ -645,7 +670,7 @@ class ContinuousBatch:
         while self.waiting or self.running or self.inbox:
             self.step()
 
-    def cancel(self, request) -> None:
+    def cancel(self, request: Request) -> None:
         """End a request, whether it waits or runs; nothing happens if it is done.
 
         Raises ValueError if it is not of this batch.
@@ -668,12 +693,12 @@ class ContinuousBatch:
         for request in (*self.waiting, *self.running):
             self.cancel(request)
 
-    def __enter__(self):
+    def __enter__(self) -> "ContinuousBatch":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         counts = f"{len(self.running)} of {self.max_requests} running, {len(self.waiting)} waiting"
         return f"ContinuousBatch({counts}, chunk={self.chunk})"

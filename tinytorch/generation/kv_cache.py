@@ -7,17 +7,20 @@ __all__ = ['projected_tokens', 'attention_scores', 'cache_bytes', 'CacheFull', '
            'disable_kv_cache', 'generate_with_cache', 'save_cache', 'load_cache', 'sizes_of']
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-2
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from itertools import takewhile
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from ..core.attention import MultiHeadAttention, scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
 from ..core.tensor import Tensor, as_array, wrap_result
-from ..models.transformer import PADDED, check_tokens, generate_ragged
+from ..models.transformer import PADDED, LanguageModel, check_tokens, generate_ragged
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #generation-costs
 def projected_tokens(prompt: int, new: int, cached: bool) -> int:
@@ -35,7 +38,14 @@ def attention_scores(prompt: int, new: int, cached: bool) -> int:
     return sum(t * t for t in lengths)
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cache-bytes
-def cache_bytes(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32) -> int:
+def cache_bytes(
+    batch_size: int,
+    max_seq_len: int,
+    num_layers: int,
+    num_heads: int,
+    head_dim: int,
+    dtype: DTypeLike = np.float32,
+) -> int:
     """The bytes of keys and values for `max_seq_len` tokens: 2 * L * B * H * max_seq_len * D * itemsize."""
     return 2 * num_layers * batch_size * num_heads * max_seq_len * head_dim * np.dtype(dtype).itemsize
 
@@ -73,7 +83,7 @@ class Cache(Protocol):
     def nbytes(self) -> int:
         """Bytes of everything that is kept."""
 
-    def update(self, layer_idx: int, key, value) -> tuple[Tensor, Tensor]:
+    def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values at seq_pos.. -> all that they see. Nothing is committed."""
 
     def get(self, layer_idx: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +113,22 @@ class CacheBase:
     Raises ValueError if a size is not positive, TypeError if it is not a whole number or dtype not a float.
     """
 
-    def __init__(self, batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32):
+    text: list  # what `note_text` has noted
+    weights: tuple  # what `Weights.check` has noted
+    allocate: Callable[[], None]
+    arrays: Callable[[], list]
+    update: Callable[..., tuple[Tensor, Tensor]]
+    get: Callable[[int], tuple[Tensor, Tensor]]
+
+    def __init__(
+        self,
+        batch_size: int,
+        max_seq_len: int,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: DTypeLike = np.float32,
+    ):
         self.batch_size = whole_number("batch_size", batch_size, 1)
         self.max_seq_len = whole_number("max_seq_len", max_seq_len, 1)
         self.num_layers = whole_number("num_layers", num_layers, 1)
@@ -124,13 +149,13 @@ class CacheBase:
         del getattr(self, "text", [])[position:]  # what `note_text` has noted
         self._seq_pos, self.written = position, [position] * self.num_layers  # both or, interrupted, neither
 
-    def check_layer(self, layer_idx) -> int:
+    def check_layer(self, layer_idx: int) -> int:
         """-> layer_idx. Raises TypeError if it is not a whole number, ValueError for no such layer."""
         if whole_number("layer_idx", layer_idx, 0) >= self.num_layers:
             raise ValueError(f"layer_idx {layer_idx} is outside 0 to {self.num_layers - 1}")
         return int(layer_idx)
 
-    def check_numbers(self, *arrays) -> None:
+    def check_numbers(self, *arrays: np.ndarray) -> None:
         """Raises ValueError for a number that does not fit into a narrower dtype, or is nan.
 
         float32 in a float32 cache is not looked at: it comes back as it went in.
@@ -144,7 +169,7 @@ class CacheBase:
                         f"{np.finfo(self.dtype).max:.6g}"
                     )
 
-    def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
+    def check_new(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """-> key and value as arrays, (B, H, T, D) each.
 
         Raises TypeError if layer_idx is not a whole number or the arrays do not hold numbers; ValueError if
@@ -182,7 +207,7 @@ class CacheBase:
         """Make sure that the next `num_tokens` find room. Raises CacheFull, with nothing changed."""
         self.check_room(num_tokens)
 
-    def check_kept(self, seq_pos) -> int:
+    def check_kept(self, seq_pos: int) -> int:
         """-> seq_pos. Raises ValueError if fewer tokens than that are committed, TypeError for no number."""
         if whole_number("seq_pos", seq_pos, 0) > self.seq_pos:
             raise ValueError(f"cannot keep {seq_pos} tokens, only {self.seq_pos} are committed")
@@ -266,7 +291,7 @@ class CacheBase:
             "bytes_per_token": total // (self.batch_size * self.capacity),
         }
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.seq_pos}/{self.max_seq_len} tokens, batch_size={self.batch_size}, "
             f"num_layers={self.num_layers}, num_heads={self.num_heads}, head_dim={self.head_dim}, "
@@ -294,7 +319,15 @@ class KVCache(CacheBase):
     caches: list over layers of (key, value) Tensors, each (B, H, max_seq_len, D).
     """
 
-    def __init__(self, batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype=np.float32):
+    def __init__(
+        self,
+        batch_size: int,
+        max_seq_len: int,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: DTypeLike = np.float32,
+    ):
         super().__init__(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype)
         self.allocate()
 
@@ -315,7 +348,7 @@ class KVCache(CacheBase):
         key, value = self.caches[layer_idx]
         return wrap_result(key.data[:, :, :num_tokens]), wrap_result(value.data[:, :, :num_tokens])
 
-    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
+    def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values -> views of all that is now visible, (B, H, seq_pos + T, D) each.
 
         Written in place at positions seq_pos to seq_pos + T; seq_pos does not move. Raises as `check_new`.
@@ -328,7 +361,7 @@ class KVCache(CacheBase):
         self.written[layer_idx] = stop
         return self.view(layer_idx, stop)
 
-    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
+    def get(self, layer_idx: int) -> tuple[Tensor, Tensor]:
         """-> views of the committed keys and values, (B, H, seq_pos, D) each."""
         self.check_layer(layer_idx)
         return self.view(layer_idx, self.seq_pos)
@@ -344,7 +377,7 @@ def check_query(query: tuple, key: tuple) -> None:
         raise ValueError(f"query has shape {query}, key {key}: but for a group they should be equal")
 
 
-def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
+def fit_mask(mask: ArrayLike | None, cache: CacheBase, query_shape: tuple) -> np.ndarray:
     """An additive mask -> the part of it that concerns the new tokens, broadcastable to the scores.
 
     mask: (max_seq_len, max_seq_len), or broadcastable to (B, H, T, S). S = seq_pos + T. The scores of a query
@@ -369,7 +402,9 @@ def fit_mask(mask, cache, query_shape: tuple) -> np.ndarray:
     return mask.reshape(-1, *mask.shape[-3:])[..., None, :, :]  # (B or 1, H, 1, T, S)
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #attention-with-cache
-def attention_with_cache(query, key, value, cache, layer_idx, mask=None) -> Tensor:
+def attention_with_cache(
+    query: Tensor, key: Tensor, value: Tensor, cache: CacheBase, layer_idx: int, mask: ArrayLike | None = None
+) -> Tensor:
     """(B, H, T, D) each -> (B, H, T, D): new tokens attend, causally, to all in the cache and to themselves.
 
     A query (B, H, G, T, D), in which G share each key, gives (B, H, G, T, D).
@@ -395,10 +430,12 @@ def attention_with_cache(query, key, value, cache, layer_idx, mask=None) -> Tens
 class CachedMultiHeadAttention(MultiHeadAttention):
     """Causal multi-head attention that can look back into a cache."""
 
-    def __init__(self, embed_dim: int, num_heads: int, *, rng=None):
+    def __init__(self, embed_dim: int, num_heads: int, *, rng: np.random.Generator | int | None = None):
         super().__init__(embed_dim, num_heads, causal=True, rng=rng)
 
-    def forward(self, x, cache=None, layer_idx: int = 0, mask=None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: CacheBase | None = None, layer_idx: int = 0, mask: ArrayLike | None = None
+    ) -> Tensor:
         """(B, T, C) new tokens -> (B, T, C). Writes into `cache`, commits nothing."""
         if cache is None:
             return super().forward(x, mask)
@@ -409,10 +446,12 @@ class CachedMultiHeadAttention(MultiHeadAttention):
 class CachedLayer:
     """Stands in front of the attention of one layer of a finished model."""
 
-    def __init__(self, model, attention, cache, layer_idx: int):
+    def __init__(self, model: LanguageModel, attention: MultiHeadAttention, cache: CacheBase, layer_idx: int):
         self.model, self.attention, self.cache, self.layer_idx = model, attention, cache, layer_idx
 
-    def forward(self, inner, x, mask=None, *where, **named) -> Tensor:
+    def forward(
+        self, inner: Callable, x: Tensor, mask: ArrayLike | None = None, *where: Any, **named: Any
+    ) -> Tensor:
         """(B, T, C) new tokens -> (B, T, C), through the cache unless the model is training.
 
         where, named: what else the attention is called with; it is for `project`.
@@ -431,7 +470,7 @@ class Weights:
     all of these as they were is not noticed; parameters that are added later are not looked at.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: LanguageModel):
         parameters = model.parameters() if hasattr(model, "parameters") else []
         self.middles = [(p, p.data.size // 2) for p in parameters]
 
@@ -439,7 +478,7 @@ class Weights:
         """-> the numbers, as they are now."""
         return tuple([p.data.item(middle) for p, middle in self.middles])
 
-    def check(self, cache, now: tuple | None = None) -> None:
+    def check(self, cache: CacheBase, now: tuple | None = None) -> None:
         """Before a pass: note the weights in an empty cache; ValueError if a filled one has others.
 
         now: what `sample` has just given, for several caches.
@@ -454,7 +493,7 @@ class Weights:
             )
 
 
-def note_text(cache, tokens) -> None:
+def note_text(cache: CacheBase, tokens: ArrayLike) -> None:
     """Note in the cache, before they are committed, which tokens (B, T) come next: for `known_text`."""
     text = getattr(cache, "text", [])
     if PADDED.get() is not None:  # what a row holds depends on its padding too
@@ -465,13 +504,13 @@ def note_text(cache, tokens) -> None:
         text.extend(np.asarray(tokens).T.tolist())
 
 
-def known_text(cache) -> list | None:
+def known_text(cache: CacheBase) -> list | None:
     """-> the ids of the committed tokens, a list of B for each position, or None if nobody noted them."""
     text = getattr(cache, "text", [])
     return text[: cache.seq_pos] if len(text) >= cache.seq_pos else None
 
 
-def forget_rest(cache) -> None:
+def forget_rest(cache: CacheBase) -> None:
     """After a pass that failed: what was written and not committed is forgotten, its memory given back."""
     if hasattr(cache, "truncate"):
         cache.truncate(cache.seq_pos)
@@ -483,10 +522,10 @@ class CachedModel:
     fixed_batch: the cache was made by somebody else and keeps its batch size.
     """
 
-    def __init__(self, model, cache, fixed_batch: bool):
+    def __init__(self, model: LanguageModel, cache: CacheBase, fixed_batch: bool):
         self.model, self.cache, self.fixed_batch = model, cache, fixed_batch
         self.weights = Weights(model)
-        self.waiting = None  # the tokens that `commit` has to wait with, while a whole pass runs
+        self.waiting: int | None = None  # the tokens that `commit` has to wait with, while a whole pass runs
         self.wraps = [(model, name, getattr(self, name)) for name in ("hidden_states", "logits", "decoder")]
         self.wraps += [(model, name, self.whole) for name in ("forward", "next_logits")]
         for layer_idx, block in enumerate(model.blocks):
@@ -504,7 +543,7 @@ class CachedModel:
             )
         self.cache.reset(batch_size)
 
-    def prepare(self, tokens) -> np.ndarray:
+    def prepare(self, tokens: ArrayLike) -> np.ndarray:
         """Tokens in any form -> (B, T) ints, the cache's batch size.
 
         Raises ValueError or TypeError, also for a cache that was filled with other weights.
@@ -523,7 +562,7 @@ class CachedModel:
         note_text(self.cache, self.reading)
         self.cache.advance(num_tokens)
 
-    def whole(self, inner, tokens):
+    def whole(self, inner: Callable, tokens: ArrayLike) -> Any:
         """`forward` and `next_logits`: what was read is committed when the logits are there."""
         if self.model.training:
             return inner(tokens)
@@ -555,14 +594,14 @@ class CachedModel:
         self.cache.reset()
         self.set_batch(batch_size)
 
-    def logits(self, inner, hidden) -> Tensor:
+    def logits(self, inner: Callable, hidden: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V), as the model does it, and with the cache nothing is recorded."""
         if self.model.training:
             return inner(hidden)
         with no_grad():
             return inner(hidden)
 
-    def hidden_states(self, inner, tokens) -> Tensor:
+    def hidden_states(self, inner: Callable, tokens: ArrayLike) -> Tensor:
         """(B, T) new tokens -> (B, T, C), at the cache's position; they are committed."""
         if self.model.training:
             return inner(tokens)
@@ -572,7 +611,7 @@ class CachedModel:
         self.commit(tokens.shape[1])
         return hidden
 
-    def decoder(self, inner, batch_size: int, num_tokens: int):
+    def decoder(self, inner: Callable, batch_size: int, num_tokens: int) -> Callable:
         """-> next_logits for a new text of at most num_tokens tokens, with the cache emptied."""
         if self.model.training:
             return inner(batch_size, num_tokens)
@@ -583,7 +622,7 @@ class CachedModel:
 class ReusingModel(CachedModel):
     """A CachedModel for which a new text goes on from what it has in common with the one in the cache."""
 
-    def decoder(self, inner, batch_size: int, num_tokens: int):
+    def decoder(self, inner: Callable, batch_size: int, num_tokens: int) -> Callable:
         """-> next_logits for a text of at most num_tokens tokens; its first call takes the whole prompt."""
         if self.model.training:
             return inner(batch_size, num_tokens)
@@ -598,7 +637,7 @@ class ReusingModel(CachedModel):
 
         return next_logits
 
-    def rest_of(self, tokens, num_tokens: int) -> np.ndarray:
+    def rest_of(self, tokens: ArrayLike, num_tokens: int) -> np.ndarray:
         """A prompt (B, T) -> what the cache does not hold of it; what it holds besides is forgotten."""
         tokens = check_tokens(tokens, self.model.vocab_size)
         kept = self.in_common(tokens)
@@ -611,7 +650,7 @@ class ReusingModel(CachedModel):
             self.start_over(len(tokens), num_tokens)
         return tokens[:, kept:]
 
-    def in_common(self, tokens) -> int:
+    def in_common(self, tokens: np.ndarray) -> int:
         """-> how many of the first tokens, never all, the cache holds, read with the weights of now."""
         if PADDED.get() is not None or getattr(self.cache, "weights", None) != self.weights.sample():
             return 0
@@ -619,7 +658,7 @@ class ReusingModel(CachedModel):
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def cache_sizes(model) -> dict:
+def cache_sizes(model: LanguageModel) -> dict:
     """-> num_layers, num_heads (of keys) and head_dim of the caches that fit a language model."""
     attention = model.blocks[0].attention
     return {
@@ -629,7 +668,7 @@ def cache_sizes(model) -> dict:
     }
 
 
-def enable_kv_cache(model, cache=None, *, reuse: bool = False):
+def enable_kv_cache(model: Any, cache: CacheBase | None = None, *, reuse: bool = False) -> CacheBase:
     """Now `model(tokens)` takes only new tokens, at positions seq_pos.., and `generate` uses the cache.
 
     model: a language model with `blocks`, each with an `attention` that can `project` and `merge`; the cache
@@ -655,7 +694,7 @@ def enable_kv_cache(model, cache=None, *, reuse: bool = False):
     return cache
 
 
-def disable_kv_cache(model) -> None:
+def disable_kv_cache(model: Any) -> None:
     """Take the cache off again; every object is as before. Nothing happens if there is none."""
     if not getattr(model, "_cache_enabled", False):
         return
@@ -665,17 +704,17 @@ def disable_kv_cache(model) -> None:
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #generate-with-cache
 def generate_with_cache(
-    model,
-    prompt,
-    max_new_tokens,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    rng=None,
-    stop_token=None,
-    lengths=None,
-    pad_side="right",
-    **more,
+    model: LanguageModel,
+    prompt: ArrayLike,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: np.random.Generator | int | None = None,
+    stop_token: int | None = None,
+    lengths: ArrayLike | None = None,
+    pad_side: str = "right",
+    **more: Any,
 ) -> np.ndarray:
     """(B, T) ints -> (B, T + n) ints, as `model.generate`, through a cache that is gone afterwards."""
     options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token) | more
@@ -691,7 +730,7 @@ def generate_with_cache(
         disable_kv_cache(model)
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-67
-def save_cache(cache, path) -> None:
+def save_cache(cache: CacheBase, path: str | Path) -> None:
     """Write what a cache holds into a file of NumPy arrays (npz, no pickle), whole or not at all.
 
     Raises ValueError for an empty cache and TypeError for one without `dump`.
@@ -712,7 +751,7 @@ def save_cache(cache, path) -> None:
     )
 
 
-def load_cache(cache, path) -> None:
+def load_cache(cache: CacheBase, path: str | Path) -> None:
     """An empty cache takes what was saved from one of the same kind and sizes; the text goes on from there.
 
     A model whose weights are not those that had filled it, refuses it. Raises FileNotFoundError; ValueError
@@ -741,6 +780,6 @@ def load_cache(cache, path) -> None:
         cache.weights = tuple(kept["weights"].tolist())
 
 
-def sizes_of(cache) -> list:
+def sizes_of(cache: CacheBase) -> list:
     """-> batch_size, num_layers, num_heads, head_dim."""
     return [cache.batch_size, cache.num_layers, cache.num_heads, cache.head_dim]

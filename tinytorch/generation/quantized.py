@@ -6,8 +6,10 @@ __all__ = ['GROUP_SIZE', 'LARGEST', 'top_code', 'half_below', 'choose_steps', 'q
 
 # %% ../../modules/18_quantized/quantized_dev.py #cell-2
 from copy import copy
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from ..core.attention import scaled_dot_product_attention, whole_number
 from ..core.autograd import no_grad
@@ -20,7 +22,7 @@ def top_code(bits: int, symmetric: bool) -> int:
     return 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
 
 # %% ../../modules/18_quantized/quantized_dev.py #half-below
-def half_below(x) -> np.ndarray:
+def half_below(x: np.ndarray) -> np.ndarray:
     """float32 of any shape, at most 65,504 -> the largest float16 numbers that are not above it."""
     half = x.astype(np.float16)
     above = half > x
@@ -28,7 +30,9 @@ def half_below(x) -> np.ndarray:
     return half
 
 # %% ../../modules/18_quantized/quantized_dev.py #choose-steps
-def choose_steps(x, bits: int, axis: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def choose_steps(
+    x: np.ndarray, bits: int, axis: int, symmetric: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
     """float32 of at most 65,504 -> step and low, float16, 1 long along `axis`, which holds a group.
 
     The smallest step whose top code reaches the end of its group. The low of symmetric steps is None.
@@ -45,7 +49,7 @@ def choose_steps(x, bits: int, axis: int, symmetric: bool) -> tuple[np.ndarray, 
     return np.where(too_short, np.nextafter(step, np.float16(np.inf)), step), low
 
 # %% ../../modules/18_quantized/quantized_dev.py #quantize
-def quantize(x, step, low=None) -> np.ndarray:
+def quantize(x: np.ndarray, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """float32 -> its codes, of the same shape: int8 without a low, uint8 with one.
 
     step, low: those of `choose_steps`, float16; they broadcast to x.
@@ -55,13 +59,13 @@ def quantize(x, step, low=None) -> np.ndarray:
     return codes.astype(np.int8 if low is None else np.uint8)
 
 # %% ../../modules/18_quantized/quantized_dev.py #dequantize
-def dequantize(codes, step, low=None) -> np.ndarray:
+def dequantize(codes: np.ndarray, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """Codes in any type, of any shape -> float32 of the same shape."""
     x = codes * step.astype(np.float32)
     return x if low is None else x + low.astype(np.float32)
 
 # %% ../../modules/18_quantized/quantized_dev.py #error-bound
-def error_bound(bits: int, step, low=None) -> np.ndarray:
+def error_bound(bits: int, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """-> how far a number may be from its dequantised code: float32, of step's shape.
 
     step / 2 + 2**-22 * (top * step + |low|): the nearest mark, and the roundings of float32.
@@ -73,7 +77,7 @@ def error_bound(bits: int, step, low=None) -> np.ndarray:
     return step / 2 + np.float32(2**-22) * reach
 
 # %% ../../modules/18_quantized/quantized_dev.py #pack-int4
-def pack_int4(codes) -> np.ndarray:
+def pack_int4(codes: np.ndarray) -> np.ndarray:
     """(..., G, D) int8 of -8 to 7, or uint8 of 0 to 15 -> (..., G / 2, D) of the same type, two in a byte.
 
     Token i is in the low half of a byte, token i + G / 2 in the high half.
@@ -82,7 +86,7 @@ def pack_int4(codes) -> np.ndarray:
     return (first & 15) | (second << 4)
 
 # %% ../../modules/18_quantized/quantized_dev.py #unpack-int4
-def unpack_int4(packed, dtype=None) -> np.ndarray:
+def unpack_int4(packed: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
     """(..., G / 2, D) int8 or uint8 -> (..., G, D): what `pack_int4` packed, in its type or in `dtype`."""
     *axes, half, D = packed.shape
     codes = np.empty((*axes, 2 * half, D), dtype or packed.dtype)
@@ -114,7 +118,7 @@ class QuantizedBlocks:
     step, low: float16, (B, H, N / G, G, 1) or (B, H, N / G, 1, D); None where there is none.
     """
 
-    def __init__(self, shape, bits: int, group_size: int, axis: int, symmetric: bool):
+    def __init__(self, shape: tuple, bits: int, group_size: int, axis: int, symmetric: bool):
         """shape: (B, H, N, D), N a multiple of G. axis: -1, a step for each token; -2, for each channel."""
         B, H, N, D = shape
         self.bits, self.group_size, self.axis, self.symmetric = bits, group_size, axis, symmetric
@@ -129,7 +133,7 @@ class QuantizedBlocks:
         """-> the arrays that there are: codes, steps, lows."""
         return [array for array in (self.codes, self.step, self.low) if array is not None]
 
-    def write(self, start: int, x) -> None:
+    def write(self, start: int, x: np.ndarray) -> None:
         """(B, H, n * G, D): store n blocks from token `start` on, a multiple of G."""
         B, H, T, D = x.shape
         x = x.reshape(B, H, -1, self.group_size, D)
@@ -174,7 +178,7 @@ class QuantizedBlocks:
         D = self.codes.shape[-1]
         return np.broadcast_to(bound, (B, H, blocks, self.group_size, D)).reshape(B, H, stop, D)
 
-    def scores(self, query, stop: int) -> np.ndarray:
+    def scores(self, query: np.ndarray, stop: int) -> np.ndarray:
         """(B, H, Q, D) -> (B, H, Q, stop): dot products with the first `stop` tokens, Q queries to a head."""
         codes, step, low = self.parts(0, stop)
         B, H, _, _, D = codes.shape
@@ -192,7 +196,7 @@ class QuantizedBlocks:
         # (B, H, blocks, Q, tokens of a block) -> (B, H, Q, stop)
         return scores.swapaxes(2, 3).reshape(B, H, scores.shape[3], stop)
 
-    def mix(self, weights) -> np.ndarray:
+    def mix(self, weights: np.ndarray) -> np.ndarray:
         """(B, H, Q, S) -> (B, H, Q, D): the first S tokens, each times its weight, together; axis is -1."""
         stop = weights.shape[-1]
         codes, step, low = self.parts(0, stop)
@@ -223,16 +227,16 @@ class QuantizedKVCache(CacheBase):
 
     def __init__(
         self,
-        batch_size,
-        max_seq_len,
-        num_layers,
-        num_heads,
-        head_dim,
-        bits=8,
-        group_size=None,
-        residual_length=32,
-        symmetric=None,
-        dtype=np.float32,
+        batch_size: int,
+        max_seq_len: int,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        bits: int = 8,
+        group_size: int | None = None,
+        residual_length: int = 32,
+        symmetric: bool | None = None,
+        dtype: DTypeLike = np.float32,
     ):
         """bits: 16, 8 or 4. group_size: tokens quantised at a time, by default 16, or 32 with 4 bits.
 
@@ -281,7 +285,8 @@ class QuantizedKVCache(CacheBase):
     def forget(self) -> None:
         """Nothing is committed, nothing waits."""
         self.seq_pos, self.num_quantized = 0, 0
-        self.pending, self.waiting = [None] * self.num_layers, None
+        self.pending: list[tuple | None] = [None] * self.num_layers
+        self.waiting: list[tuple | None] | None = None
 
     def arrays(self) -> list:
         """-> all arrays: codes, steps and lows, and the newest."""
@@ -289,7 +294,7 @@ class QuantizedKVCache(CacheBase):
         stored = [array for pair in self.blocks for blocks in pair for array in blocks.arrays()]
         return stored + [array for pair in self.newest for array in pair]
 
-    def check_new(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
+    def check_new(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """As CacheBase's, and ValueError for a number that is not finite or larger than 65,504."""
         key, value = super().check_new(layer_idx, key, value)
         for name, x in (("key", key), ("value", value)):
@@ -309,14 +314,14 @@ class QuantizedKVCache(CacheBase):
                 newest[:, :, np.arange(start, start + x.shape[2]) % newest.shape[2]] = x
         self.waiting = None
 
-    def exact(self, layer_idx: int, new=()) -> list:
+    def exact(self, layer_idx: int, new: Any = ()) -> list:
         """-> [keys, values] that are not quantised: the committed ones, then `new`, a key and a value."""
         self.settle()
         old = np.arange(self.num_quantized, self.seq_pos)
         both = [newest[:, :, old % newest.shape[2]] for newest in self.newest[layer_idx]]
         return [np.concatenate(pair, axis=2) for pair in zip(both, new, strict=True)] if new else both
 
-    def write(self, layer_idx: int, new) -> list:
+    def write(self, layer_idx: int, new: Any) -> list:
         """Quantise the groups that the new tokens complete, keep the others pending -> `exact` with them.
 
         new: a key and a value, (B, H, T, D) each, checked. Nothing that is committed is written over.
@@ -331,12 +336,12 @@ class QuantizedKVCache(CacheBase):
         self.pending[layer_idx] = (T, start, *(x[:, :, start - nq :].copy() for x in both))
         return both
 
-    def shown(self, layer_idx: int, exact) -> tuple[Tensor, Tensor]:
+    def shown(self, layer_idx: int, exact: list) -> tuple[Tensor, ...]:
         """-> keys and values, the quantised ones before the exact ones."""
         stored = (blocks.read(0, self.num_quantized) for blocks in self.blocks[layer_idx])
         return tuple(wrap_result(np.concatenate(pair, axis=2)) for pair in zip(stored, exact, strict=True))
 
-    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
+    def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) new keys and values -> all that is visible, (B, H, seq_pos + T, D) each, new arrays.
 
         The new ones are exact in it, whatever becomes of them. Raises as `check_new`; seq_pos does not move.
@@ -344,11 +349,11 @@ class QuantizedKVCache(CacheBase):
         new = self.check_new(layer_idx, key, value)
         return self.shown(layer_idx, self.write(layer_idx, new))
 
-    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
+    def get(self, layer_idx: int) -> tuple[Tensor, ...]:
         """-> the committed keys and values, (B, H, seq_pos, D) each, new arrays."""
         return self.shown(layer_idx, self.exact(self.check_layer(layer_idx)))
 
-    def error_bound(self, layer_idx) -> tuple[np.ndarray, np.ndarray]:
+    def error_bound(self, layer_idx: int) -> tuple[np.ndarray, ...]:
         """-> how far each number of `get` may be from the one that was written, (B, H, seq_pos, D) each.
 
         0 for the newest. After a `truncate` that cut a group, counted from what `get` showed before.
@@ -394,7 +399,7 @@ class QuantizedKVCache(CacheBase):
                 (0, whole, *(blocks.read(whole, whole + G)[:, :, :kept] for blocks in pair))
                 for pair in self.blocks
             ]
-        empty = [None] * self.num_layers
+        empty: list[tuple | None] = [None] * self.num_layers
         self.seq_pos, self.num_quantized, self.waiting, self.pending = seq_pos, whole, waiting, empty
 
     def reset(self, batch_size: int | None = None) -> None:
@@ -414,7 +419,7 @@ class QuantizedKVCache(CacheBase):
         self.take_arrays(kept)
         self.seq_pos, self.num_quantized = seq_pos, int(kept["num_quantized"])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"QuantizedKVCache({self.seq_pos}/{self.max_seq_len} tokens, {self.num_quantized} of them "
             f"quantised, batch_size={self.batch_size}, num_layers={self.num_layers}, "
@@ -422,7 +427,9 @@ class QuantizedKVCache(CacheBase):
             f"{self.nbytes / 1e6:.2f} MB)"
         )
 
-    def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
+    ) -> Tensor:
         """`attention_with_cache` through this cache; one token alone never meets a dequantised key."""
         mask = None if mask is None else fit_mask(mask, self, query.shape)
         with no_grad():

@@ -6,9 +6,12 @@ __all__ = ['window_mask', 'seen_positions', 'slots_of', 'SlidingWindowKVCache', 
 
 # %% ../../modules/17_window/window_dev.py #cell-2
 import math
+from collections.abc import Callable
 from copy import copy
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from ..core.attention import scaled_dot_product_attention, weigh_keys, whole_number
 from ..core.autograd import no_grad
@@ -17,7 +20,7 @@ from .kv_cache import CacheBase, fit_mask
 from ..text.embeddings import apply_rotary, rotary_tables
 
 # %% ../../modules/17_window/window_dev.py #window-mask
-def window_mask(queries, keys, window: int, num_sinks: int = 0) -> np.ndarray:
+def window_mask(queries: ArrayLike, keys: ArrayLike, window: int, num_sinks: int = 0) -> np.ndarray:
     """(T,) positions, (S,) positions -> (T, S) float32, to be added to scores: 0 where a query may look.
 
     -inf elsewhere: a query sees no later key, and of the others the last `window`, itself included, and the
@@ -34,7 +37,7 @@ def seen_positions(first: int, last: int, window: int, num_sinks: int = 0) -> np
     return np.concatenate([np.arange(min(num_sinks, oldest)), np.arange(oldest, last)])
 
 # %% ../../modules/17_window/window_dev.py #slots-of
-def slots_of(positions, window: int, num_sinks: int = 0) -> np.ndarray:
+def slots_of(positions: ArrayLike, window: int, num_sinks: int = 0) -> np.ndarray:
     """Positions in any form -> the slots in which their keys are stored: the sinks' own, then the ring's."""
     positions = np.asarray(positions)
     return np.where(positions < num_sinks, positions, num_sinks + (positions - num_sinks) % window)
@@ -59,17 +62,17 @@ class SlidingWindowKVCache(CacheBase):
 
     def __init__(
         self,
-        batch_size,
-        max_seq_len,
-        num_layers,
-        num_heads,
-        head_dim,
-        window,
-        num_sinks=0,
-        dtype=np.float32,
+        batch_size: int,
+        max_seq_len: int,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        window: int,
+        num_sinks: int = 0,
+        dtype: DTypeLike = np.float32,
         *,
-        rotary=None,
-        spare=0,
+        rotary: Any = None,
+        spare: int = 0,
     ):
         super().__init__(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype)
         self.window = whole_number("window", window, 1)
@@ -95,7 +98,9 @@ class SlidingWindowKVCache(CacheBase):
         self.gone = 0  # keys of the ring before this position are written over
         self.pending, self.pending_stop = {}, 0  # layer -> (positions, keys, values), and where they end
         self.replaced = {}  # layer -> (slot, keys, values) that a token not yet committed has taken
-        self.rows = None  # a PaddedRow for each, once a mask has shown that they are padded in front
+        self.rows: list[Any] | None = (
+            None  # a PaddedRow for each, once a mask has shown that they are padded in front
+        )
 
     def arrays(self) -> list:
         """-> all arrays that it keeps."""
@@ -119,7 +124,7 @@ class SlidingWindowKVCache(CacheBase):
         seen = seen_positions(self.seq_pos, self.seq_pos + 1, self.window, self.num_sinks)
         return seen[np.argsort(slots_of(seen, self.window, self.num_sinks))]
 
-    def update(self, layer_idx, key, value) -> tuple[Tensor, Tensor]:
+    def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) new keys and values -> all that at least one of the T sees, (B, H, S, D) each.
 
         T = 1: written in place; views, in the order of slots. T > 1, or spare slots: new arrays, in the order
@@ -137,7 +142,7 @@ class SlidingWindowKVCache(CacheBase):
         self.written[layer_idx] = stop
         return tuple(wrap_result(array) for array in seen)
 
-    def write_one(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
+    def write_one(self, layer_idx: int, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
         """(B, H, 1, D) twice -> views of the slots in use, after the new ones are in theirs.
 
         What they take the place of is kept as self.replaced[layer_idx].
@@ -158,7 +163,7 @@ class SlidingWindowKVCache(CacheBase):
                 store[:, :, slot] = array
         self.replaced, self.pending = {}, {}
 
-    def join(self, layer_idx, key, value) -> tuple[np.ndarray, np.ndarray]:
+    def join(self, layer_idx: int, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
         """(B, H, T, D) twice -> what the first of them sees and they themselves, in order, in new arrays.
 
         Nothing is written: the new ones that the last of them sees are kept as self.pending[layer_idx].
@@ -182,7 +187,7 @@ class SlidingWindowKVCache(CacheBase):
         self.pending = {}
         self.replaced = {}
 
-    def get(self, layer_idx) -> tuple[Tensor, Tensor]:
+    def get(self, layer_idx: int) -> tuple[Tensor, ...]:
         """-> copies of the committed keys and values that the next token will see, at `positions`."""
         layer_idx = self.check_layer(layer_idx)
         if self.rows:
@@ -241,7 +246,9 @@ class SlidingWindowKVCache(CacheBase):
         self.take_arrays(kept)
         self.seq_pos, self.gone = seq_pos, int(kept["gone"])
 
-    def attend(self, query, key, value, layer_idx, mask=None) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
+    ) -> Tensor:
         """(B, H, T, D) each -> (B, H, T, D): new tokens attend to what they see. As `attention_with_cache`.
 
         mask: in positions of the text, (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
@@ -263,7 +270,7 @@ class SlidingWindowKVCache(CacheBase):
         answer = attend_in_window(query.data, keys, values, first, self.window, self.num_sinks, add)
         return wrap_result(answer)
 
-    def find_padding(self, mask, stop: int) -> None:
+    def find_padding(self, mask: np.ndarray | None, stop: int) -> None:
         """Note which first columns of a row the mask hides, as long as the row holds nothing else."""
         padding = [0] * self.batch_size
         if (
@@ -282,7 +289,9 @@ class SlidingWindowKVCache(CacheBase):
             if row.padding >= self.seq_pos:
                 row.padding = columns
 
-    def attend_rows(self, query, key, value, layer_idx, mask) -> Tensor:
+    def attend_rows(
+        self, query: Tensor, key: np.ndarray, value: np.ndarray, layer_idx: int, mask: np.ndarray | None
+    ) -> Tensor:
         """As `attend`: each row for itself, without its padding, for which the answer is 0."""
         answer, stop = np.zeros_like(query.data), self.seq_pos + key.shape[2]
         for i, row in enumerate(self.rows):
@@ -311,7 +320,7 @@ class SlidingWindowKVCache(CacheBase):
             return self.reset()
         self.seq_pos = seq_pos
 
-    def added(self, query, keys, mask):
+    def added(self, query: np.ndarray, keys: np.ndarray, mask: np.ndarray | None) -> Callable | None:
         """-> what attend_in_window takes as `add`: the mask, and the turning that brings the sinks near."""
         first, T = self.seq_pos, query.shape[-2]
         away = np.arange(first, first + T) - (self.window + self.num_sinks - 1)
@@ -342,26 +351,29 @@ class SlidingWindowKVCache(CacheBase):
 class PaddedRow(SlidingWindowKVCache):
     """One row of a cache, in its slots, as if the padding in front of it were not there."""
 
+    whole: SlidingWindowKVCache
+    padding: int
+
     @classmethod
-    def of(cls, whole, place: int, padding: int) -> "PaddedRow":
+    def of(cls, whole: "SlidingWindowKVCache", place: int, padding: int) -> Any:
         """Row `place` of a cache that is empty, with so many columns of padding."""
-        row = copy(whole)
+        row: Any = copy(whole)
         row.__class__, row.whole, row.padding, row.batch_size, row.rows = cls, whole, padding, 1, None
         row.caches = [tuple(array[place : place + 1] for array in pair) for pair in whole.caches]
         row.written = [0] * row.num_layers
         row.gone, row.pending, row.pending_stop, row.replaced = 0, {}, 0, {}
         return row
 
-    @property
+    @property  # type: ignore[misc]
     def seq_pos(self) -> int:
         """How much of the row's own text is committed: it moves with the whole cache."""
         return max(0, self.whole.seq_pos - self.padding)
 
-    def find_padding(self, mask, stop) -> None:
+    def find_padding(self, mask: np.ndarray | None, stop: int) -> None:
         """There is none any more."""
 
 
-def side_by_side(rows) -> tuple[Tensor, Tensor]:
+def side_by_side(rows: list) -> tuple[Tensor, ...]:
     """[(key, value)], (1, H, S, D) with an S of each row -> (B, H, longest, D) twice, zeros in front."""
     longest = max(key.shape[2] for key, _ in rows)
     return tuple(
@@ -374,7 +386,16 @@ def side_by_side(rows) -> tuple[Tensor, Tensor]:
     )
 
 # %% ../../modules/17_window/window_dev.py #attend-in-window
-def attend_in_window(query, key, value, first, window, num_sinks=0, add=None, block=128) -> np.ndarray:
+def attend_in_window(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    first: int,
+    window: int,
+    num_sinks: int = 0,
+    add: Callable | None = None,
+    block: int = 128,
+) -> np.ndarray:
     """(..., T, D), (..., S, D), (..., S, D) -> (..., T, D): each query sees its window and the sinks.
 
     The queries stand at first .. first + T - 1, the keys at seen_positions(first, first + T, ...).
@@ -396,7 +417,7 @@ def attend_in_window(query, key, value, first, window, num_sinks=0, add=None, bl
     return np.concatenate(answers, axis=-2)
 
 # %% ../../modules/17_window/window_dev.py #sink-correction
-def sink_correction(query, sinks, shift, tables) -> np.ndarray:
+def sink_correction(query: np.ndarray, sinks: np.ndarray, shift: np.ndarray, tables: tuple) -> np.ndarray:
     """(..., T, D), (..., s, D), (T,) ints -> (..., T, s): what to add to the scores of queries with sinks.
 
     With it the score is that of the query turned back by shift positions: the sinks stand so much nearer.
@@ -407,7 +428,7 @@ def sink_correction(query, sinks, shift, tables) -> np.ndarray:
     return (change * (1 / math.sqrt(query.shape[-1]))) @ sinks.swapaxes(-1, -2)
 
 # %% ../../modules/17_window/window_dev.py #more-positions
-def more_positions(model, max_seq_len: int) -> None:
+def more_positions(model: Any, max_seq_len: int) -> None:
     """Let a model with rotary positions read texts of max_seq_len tokens; its weights stay as they are.
 
     Raises TypeError if the model has no rotary positions, ValueError for fewer positions than it has.

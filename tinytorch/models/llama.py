@@ -5,9 +5,12 @@ __all__ = ['Rotation', 'RotaryPositions', 'GroupedQueryAttention', 'SwiGLU', 'Ll
            'rows_to_halves']
 
 # %% ../../modules/16_llama/llama_dev.py #cell-2
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.activations import SiLU
 from ..core.attention import merge_heads, scaled_dot_product_attention, split_heads, whole_number
@@ -24,7 +27,7 @@ class Rotation(NamedTuple):
     cos: np.ndarray
     sin: np.ndarray
 
-    def turn(self, x) -> Tensor:
+    def turn(self, x: Tensor) -> Tensor:
         """(B, H, T, D) -> (B, H, T, D): each token's vector turned by its position."""
         return apply(apply_rotary, x, self.cos, self.sin)
 
@@ -36,7 +39,9 @@ class RotaryPositions(Module):
     tables: cos and sin for all positions, (max_seq_len, D/2).
     """
 
-    def __init__(self, head_dim: int, max_seq_len: int, base: float = 10000.0, factors=None):
+    def __init__(
+        self, head_dim: int, max_seq_len: int, base: float = 10000.0, factors: np.ndarray | None = None
+    ):
         """factors: what the frequencies are divided by, as for `rotary_tables`.
 
         Raises ValueError for an odd head_dim, a max_seq_len below 1 or a base <= 0.
@@ -44,7 +49,7 @@ class RotaryPositions(Module):
         positions = np.arange(whole_number("max_seq_len", max_seq_len, 1))
         self.tables = rotary_tables(positions, head_dim, base, factors)
 
-    def forward(self, positions) -> Rotation:
+    def forward(self, positions: ArrayLike) -> Rotation:
         """(T,) ints, or (B, T) where each row has its own -> how these tokens are turned, for any heads.
 
         Raises ValueError for a position outside the tables, TypeError for one that is not an integer.
@@ -59,7 +64,14 @@ class GroupedQueryAttention(Module):
     Ainslie et al. 2023 (arXiv:2305.13245). No biases.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, num_kv_heads: int, head_dim: int, rng=None):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        rng: np.random.Generator | int | None = None,
+    ):
         """Raises ValueError if num_heads is not divisible by num_kv_heads or a size is below 1, TypeError if
         a size is not a whole number.
         """
@@ -75,7 +87,7 @@ class GroupedQueryAttention(Module):
         self.v_proj = Linear(embed_dim, num_kv_heads * head_dim, bias=False, rng=rng)
         self.out_proj = Linear(num_heads * head_dim, embed_dim, bias=False, rng=rng)
 
-    def project(self, x, rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, ...]:
         """(B, T, C) -> turned queries (B, H, G, T, D), turned keys (B, H, T, D), values (B, H, T, D).
 
         H = num_kv_heads; query heads 0 .. G - 1 share key head 0, the next G key head 1, and so on.
@@ -92,12 +104,12 @@ class GroupedQueryAttention(Module):
         B, _, T, D = query.shape
         return query.reshape(B, self.num_kv_heads, -1, T, D), key, value
 
-    def merge(self, heads) -> Tensor:
+    def merge(self, heads: Tensor) -> Tensor:
         """(B, H, G, T, D) -> (B, T, C): the heads side by side, mixed by the output layer."""
         B, H, G, T, D = heads.shape
         return self.out_proj(apply(merge_heads, heads.reshape(B, H * G, T, D)))
 
-    def forward(self, x, mask, rotation) -> Tensor:
+    def forward(self, x: Tensor, mask: ArrayLike | None, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, T, C). mask: None, or added to the scores, broadcastable to (B, H, T, T)."""
         query, key, value = self.project(x, rotation)
         return self.merge(scaled_dot_product_attention(query, key, value, mask, causal=True))
@@ -109,14 +121,14 @@ class SwiGLU(Module):
     Shazeer 2020 (arXiv:2002.05202). No biases.
     """
 
-    def __init__(self, embed_dim: int, hidden_dim: int, rng=None):
+    def __init__(self, embed_dim: int, hidden_dim: int, rng: np.random.Generator | int | None = None):
         rng = np.random.default_rng(rng)
         self.gate = Linear(embed_dim, hidden_dim, bias=False, rng=rng)
         self.up = Linear(embed_dim, hidden_dim, bias=False, rng=rng)
         self.down = Linear(hidden_dim, embed_dim, bias=False, rng=rng)
         self.silu = SiLU()
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
         return self.down(self.silu(self.gate(x)) * self.up(x))
 
@@ -124,13 +136,19 @@ class SwiGLU(Module):
 class LlamaBlock(Module):
     """(B, T, C) -> (B, T, C): attention, then SwiGLU, each on what RMSNorm leaves, each added (pre-norm)."""
 
-    def __init__(self, attention: GroupedQueryAttention, hidden_dim: int, eps: float = 1e-5, rng=None):
+    def __init__(
+        self,
+        attention: GroupedQueryAttention,
+        hidden_dim: int,
+        eps: float = 1e-5,
+        rng: np.random.Generator | int | None = None,
+    ):
         self.norm1 = RMSNorm(attention.embed_dim, eps)
         self.attention = attention
         self.norm2 = RMSNorm(attention.embed_dim, eps)
         self.mlp = SwiGLU(attention.embed_dim, hidden_dim, rng=rng)
 
-    def forward(self, x, mask, rotation) -> Tensor:
+    def forward(self, x: Tensor, mask: ArrayLike | None, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, T, C). mask: None, or added to the scores, broadcastable to (B, H, T, T)."""
         x = x + self.attention(self.norm1(x), mask, rotation)
         return x + self.mlp(self.norm2(x))
@@ -151,10 +169,10 @@ class Llama(LanguageModel):
         *,
         head_dim: int | None = None,
         rope_base: float = 10000.0,
-        rope_factors=None,
+        rope_factors: np.ndarray | None = None,
         eps: float = 1e-5,
         tied: bool = True,
-        seed=None,
+        seed: np.random.Generator | int | None = None,
     ):
         """num_kv_heads: of keys and values, by default num_heads. hidden_dim: of the MLP, by default 8C / 3.
 
@@ -188,13 +206,13 @@ class Llama(LanguageModel):
             self.output = Linear(embed_dim, vocab_size, bias=False, rng=rng)
         self.eval()
 
-    def new_block(self, rng) -> LlamaBlock:
+    def new_block(self, rng: np.random.Generator | int | None) -> LlamaBlock:
         """-> a block with random weights."""
         sizes = self.embed_dim, self.num_heads, self.num_kv_heads, self.head_dim
         attention = GroupedQueryAttention(*sizes, rng=rng)
         return LlamaBlock(attention, self.hidden_dim, self.eps, rng=rng)
 
-    def hidden_states(self, tokens, start_pos: int = 0) -> Tensor:
+    def hidden_states(self, tokens: ArrayLike, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
 
         Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
@@ -207,14 +225,14 @@ class Llama(LanguageModel):
             x = block(x, None, rotation)
         return self.norm(x)
 
-    def logits(self, hidden) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V)"""
         if self.tied:
             return apply(linear, hidden, self.token_embedding.weight)
         return self.output(hidden)
 
     @classmethod
-    def from_gguf(cls, path, progress=None) -> "Llama":
+    def from_gguf(cls, path: Any, progress: Callable | None = None) -> "Llama":
         """A GGUF file of architecture "llama", such as SmolLM2's -> the model, its weights in float32.
 
         path: of the file, or a GGUFFile of `tinytorch.pretrained`, whose header has been read.
@@ -227,7 +245,7 @@ class Llama(LanguageModel):
         return load_llama_gguf(cls, path, rows_to_halves, progress)
 
     @classmethod
-    def from_pretrained(cls, folder, progress=None) -> "Llama":
+    def from_pretrained(cls, folder: str | Path, progress: Callable | None = None) -> "Llama":
         """A folder in Hugging Face's layout, config.json and safetensors -> the model, weights in float32.
 
         progress, errors: as for `from_gguf`.

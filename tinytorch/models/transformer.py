@@ -8,13 +8,16 @@ __all__ = ['PADDED', 'check_sampling', 'greedy', 'draw', 'keep_top_k', 'keep_top
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-2
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from numbers import Real
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.activations import GELU, softmax
 from ..core.attention import MultiHeadAttention, whole_number
@@ -27,10 +30,12 @@ from ..text.embeddings import Embedding
 from ..text.tokenization import StopStream, StreamDecoder
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-4
-PADDED = ContextVar("padded", default=None)  # the Padding that this thread is reading with, see there
+PADDED: ContextVar[Any] = ContextVar(
+    "padded", default=None
+)  # the Padding that this thread is reading with, see there
 
 
-def check_sampling(temperature, top_k, top_p) -> None:
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raises ValueError or TypeError for settings that no distribution can have."""
     for name, value in (("temperature", temperature), ("top_p", 1 if top_p is None else top_p)):
         if not isinstance(value, Real):
@@ -81,7 +86,7 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     return np.where(probs >= bar, logits, -np.inf)
 
 # %% ../../modules/13_transformers/transformers_dev.py #sample
-def check_logits(logits) -> np.ndarray:
+def check_logits(logits: ArrayLike) -> np.ndarray:
     """Logits in any form -> (B, V) array, float32 or float64.
 
     Raises ValueError for another number of axes, an empty vocabulary, and a row whose largest logit is not
@@ -106,7 +111,13 @@ def at_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
         return scaled.astype(logits.dtype)
 
 
-def sample(logits, temperature=1.0, top_k=None, top_p=None, rng=None) -> np.ndarray:
+def sample(
+    logits: ArrayLike,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: np.random.Generator | int | None = None,
+) -> np.ndarray:
     """(B, V) -> (B,): one token for each row. Temperature 0 takes the likeliest.
 
     Else it is drawn from softmax(logits / temperature), among the top_k likeliest, then within top_p.
@@ -126,7 +137,11 @@ def sample(logits, temperature=1.0, top_k=None, top_p=None, rng=None) -> np.ndar
 
 # %% ../../modules/13_transformers/transformers_dev.py #write
 def write(
-    next_logits: Callable, tokens: np.ndarray, max_new_tokens: int, choose: Callable, stop_token=None
+    next_logits: Callable,
+    tokens: np.ndarray,
+    max_new_tokens: int,
+    choose: Callable,
+    stop_token: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields the next token of each row, (B,), up to max_new_tokens times.
 
@@ -159,21 +174,23 @@ class Chooser:
 
     def __init__(
         self,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        rng=None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        rng: np.random.Generator | int | None = None,
         *,
-        min_p=None,
-        repetition_penalty=1.0,
-        logit_bias=None,
-        log_probs=None,
-        vocab_size=None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        logit_bias: dict[int, float] | None = None,
+        log_probs: list | None = None,
+        vocab_size: int | None = None,
     ):
         """vocab_size: for the check of logit_bias. Raises ValueError or TypeError for impossible settings."""
         check_sampling(temperature, top_k, top_p)
-        settings = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=np.random.default_rng(rng))
-        self.sample = partial(sample, **settings)
+        settings: dict[str, Any] = dict(
+            temperature=temperature, top_k=top_k, top_p=top_p, rng=np.random.default_rng(rng)
+        )
+        self.sample: Callable = partial(sample, **settings)
         for name, value in (
             ("min_p", 0 if min_p is None else min_p),
             ("repetition_penalty", repetition_penalty),
@@ -192,7 +209,8 @@ class Chooser:
                 raise ValueError(f"token {token} of logit_bias is outside the vocabulary of {vocab_size}")
             if not isinstance(bias, Real) or not bias < math.inf:
                 raise ValueError(f"the bias of token {token} should be a number below infinity, got {bias!r}")
-        self.unread, self.seen = [], None  # tokens of the text, and which of the vocabulary it holds, (B, V)
+        self.unread: list[np.ndarray] = []  # tokens of the text
+        self.seen: np.ndarray | None = None  # which of the vocabulary it holds, (B, V)
 
     def read(self, tokens: np.ndarray) -> None:
         """(B, T) tokens of the text before the next one; those that are padding do not count."""
@@ -230,15 +248,15 @@ class Chooser:
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-33
 def stream(
-    next_logits,
-    prompt,
-    max_new_tokens,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    rng=None,
-    stop_token=None,
-    **more,
+    next_logits: Callable,
+    prompt: ArrayLike,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: np.random.Generator | int | None = None,
+    stop_token: int | None = None,
+    **more: Any,
 ) -> Iterator[np.ndarray]:
     """Yields the next token of each row, (B,), up to max_new_tokens times, chosen as in `sample`.
 
@@ -260,12 +278,12 @@ def stream(
 class Recompute:
     """Called with new tokens, (B, T), it has the model read all tokens since the first -> logits (B, V)."""
 
-    def __init__(self, model, batch_size: int, num_tokens: int):
+    def __init__(self, model: "LanguageModel", batch_size: int, num_tokens: int):
         self.model = model
         self.tokens = np.empty((batch_size, num_tokens), np.int64)
         self.length = 0
 
-    def __call__(self, new) -> np.ndarray:
+    def __call__(self, new: np.ndarray) -> np.ndarray:
         """(B, T) new tokens -> (B, V): the logits of the token after them."""
         start = self.length
         self.length += new.shape[1]
@@ -273,7 +291,7 @@ class Recompute:
         return self.model.next_logits(self.tokens[:, : self.length])
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-40
-def check_tokens(tokens, vocab_size: int) -> np.ndarray:
+def check_tokens(tokens: ArrayLike, vocab_size: int) -> np.ndarray:
     """Tokens in any form -> (B, T) integer array; one that is an array already is not copied.
 
     Raises ValueError for another number of axes, for no tokens, and for a token outside the vocabulary,
@@ -293,7 +311,7 @@ def check_tokens(tokens, vocab_size: int) -> np.ndarray:
     return ids
 
 
-def check_stop(start_pos, num_tokens: int, max_seq_len: int) -> int:
+def check_stop(start_pos: int, num_tokens: int, max_seq_len: int) -> int:
     """-> the position after num_tokens tokens that begin at start_pos.
 
     Raises ValueError if start_pos is negative or max_seq_len positions are too few, TypeError if start_pos is
@@ -314,11 +332,18 @@ class LanguageModel(Module):
     A model brings vocab_size, max_seq_len, hidden_states(tokens) -> (B, T, C), logits(hidden) -> (B, T, V).
     """
 
-    def forward(self, tokens) -> Tensor:
+    vocab_size: int
+    max_seq_len: int
+    hidden_states: Callable[..., Tensor]
+    logits: Callable[..., Tensor]
+    blocks: list
+    position_embedding: Module
+
+    def forward(self, tokens: ArrayLike) -> Tensor:
         """(B, T) ints -> (B, T, V): for each token, the logits of the one that follows."""
         return self.logits(self.hidden_states(tokens))
 
-    def next_logits(self, tokens) -> np.ndarray:
+    def next_logits(self, tokens: ArrayLike) -> np.ndarray:
         """(B, T) ints -> (B, V): the logits of the token after the last one only; records no gradients."""
         with no_grad():
             return self.logits(self.hidden_states(tokens)[:, -1:]).data[:, 0]
@@ -329,16 +354,16 @@ class LanguageModel(Module):
 
     def generate(
         self,
-        prompt,
-        max_new_tokens,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        rng=None,
-        stop_token=None,
-        lengths=None,
-        pad_side="right",
-        **more,
+        prompt: ArrayLike,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        rng: np.random.Generator | int | None = None,
+        stop_token: int | None = None,
+        lengths: ArrayLike | None = None,
+        pad_side: str = "right",
+        **more: Any,
     ) -> np.ndarray:
         """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless every row met stop_token before.
 
@@ -348,7 +373,8 @@ class LanguageModel(Module):
         if the prompt is empty or holds a token outside the vocabulary, if prompt and new tokens together are
         more than max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
         """
-        options = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng, stop_token=stop_token)
+        options: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
+        options["stop_token"] = stop_token
         if lengths is not None or pad_side != "right":
             options |= more
             return generate_ragged(self.generate, self, prompt, lengths, pad_side, max_new_tokens, **options)
@@ -373,7 +399,13 @@ class LanguageModel(Module):
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-43
 def generate_more(
-    model, prompt, max_new_tokens, stop_token=None, stop_strings=(), tokenizer=None, **settings
+    model: LanguageModel,
+    prompt: np.ndarray,
+    max_new_tokens: int,
+    stop_token: int | None = None,
+    stop_strings: Sequence[str] = (),
+    tokenizer: Any = None,
+    **settings: Any,
 ) -> np.ndarray:
     """(B, T) ints -> (B, T + n) ints, as `generate`, with all that `stream` takes.
 
@@ -396,7 +428,7 @@ def generate_more(
     return np.concatenate(columns, axis=1)
 
 
-def stop_stream(tokenizer, stop_strings) -> StopStream:
+def stop_stream(tokenizer: Any, stop_strings: Sequence[str]) -> StopStream:
     """-> what turns the tokens of one text into text, up to the first stop string. TypeError if it cannot."""
     if not hasattr(tokenizer, "vocabulary"):
         raise TypeError(f"to find {stop_strings!r} takes a tokenizer, got {type(tokenizer).__name__}")
@@ -404,7 +436,13 @@ def stop_stream(tokenizer, stop_strings) -> StopStream:
 
 
 def stream_text(
-    model, tokenizer, prompt: str, max_new_tokens: int, stop_token=None, stop_strings=(), **settings
+    model: LanguageModel,
+    tokenizer: Any,
+    prompt: str,
+    max_new_tokens: int,
+    stop_token: int | None = None,
+    stop_strings: Sequence[str] = (),
+    **settings: Any,
 ) -> Iterator[str]:
     """Yields the text after `prompt`, as it is written; neither stop_token nor a stop string is in it.
 
@@ -433,13 +471,13 @@ def stream_text(
 class MLP(Module):
     """(..., C) -> (..., C): up to 4C, GELU, and down again, for each token alone."""
 
-    def __init__(self, embed_dim: int, rng=None):
+    def __init__(self, embed_dim: int, rng: np.random.Generator | int | None = None):
         rng = np.random.default_rng(rng)
         self.up = Linear(embed_dim, 4 * embed_dim, rng=rng)
         self.down = Linear(4 * embed_dim, embed_dim, rng=rng)
         self.gelu = GELU()
 
-    def forward(self, x) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
         return self.down(self.gelu(self.up(x)))
 
@@ -447,14 +485,14 @@ class MLP(Module):
 class TransformerBlock(Module):
     """(B, T, C) -> (B, T, C): causal attention, then the MLP, each added to what came in (pre-norm)."""
 
-    def __init__(self, embed_dim: int, num_heads: int, rng=None):
+    def __init__(self, embed_dim: int, num_heads: int, rng: np.random.Generator | int | None = None):
         rng = np.random.default_rng(rng)
         self.norm1 = LayerNorm(embed_dim)
         self.attention = MultiHeadAttention(embed_dim, num_heads, causal=True, rng=rng)
         self.norm2 = LayerNorm(embed_dim)
         self.mlp = MLP(embed_dim, rng=rng)
 
-    def forward(self, x, mask=None) -> Tensor:
+    def forward(self, x: Tensor, mask: ArrayLike | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C). mask: floats added to the scores, broadcastable to (B, H, T, T)."""
         x = x + self.attention(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
@@ -471,7 +509,7 @@ class GPT(LanguageModel):
         num_heads: int,
         max_seq_len: int = 1024,
         *,
-        seed=None,
+        seed: np.random.Generator | int | None = None,
     ):
         """seed: of the random weights; the same seed gives the same model.
 
@@ -493,7 +531,7 @@ class GPT(LanguageModel):
         self.initialise(rng)
         self.eval()
 
-    def initialise(self, rng) -> None:
+    def initialise(self, rng: np.random.Generator) -> None:
         """Weights N(0, 0.02), smaller by sqrt(2L) where they add to the residual path; biases 0, norms 1."""
         for name, p in self.named_parameters():
             if p.ndim == 2:
@@ -502,7 +540,7 @@ class GPT(LanguageModel):
                 p.data *= 0.02 / math.sqrt(2 * self.num_layers) if residual else 0.02
 
     @classmethod
-    def from_pretrained(cls, folder) -> "GPT":
+    def from_pretrained(cls, folder: str | Path) -> "GPT":
         """A folder with a GPT-2 in Hugging Face's layout, config.json and safetensors -> the model.
 
         Raises FileNotFoundError, ValueError for damaged files and other models, ModuleNotFoundError without
@@ -512,13 +550,13 @@ class GPT(LanguageModel):
 
         return load_gpt_folder(cls, folder)
 
-    def save_pretrained(self, folder) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write such a folder, whole or not at all. Raises ModuleNotFoundError without the [llm] extra."""
         from tinytorch.pretrained.weights import save_gpt_folder
 
         save_gpt_folder(self, folder)
 
-    def hidden_states(self, tokens, start_pos: int = 0) -> Tensor:
+    def hidden_states(self, tokens: ArrayLike, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
 
         Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
@@ -530,7 +568,7 @@ class GPT(LanguageModel):
             x = block(x)
         return self.norm(x)
 
-    def logits(self, hidden) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V): the token embedding read the other way."""
         return apply(linear, hidden, self.token_embedding.weight)
 
@@ -544,7 +582,7 @@ def count_parameters(vocab_size: int, embed_dim: int, num_layers: int, max_seq_l
     return (vocab_size + max_seq_len) * C + num_layers * block + 2 * C
 
 # %% ../../modules/13_transformers/transformers_dev.py #next-token-loss
-def next_token_loss(model, tokens) -> Tensor:
+def next_token_loss(model: LanguageModel, tokens: ArrayLike) -> Tensor:
     """(B, T + 1) ints -> scalar: the mean cross-entropy, in nats, of each token given those before it."""
     tokens = as_array(tokens)
     if tokens.ndim != 2 or tokens.shape[1] < 2:
@@ -558,24 +596,26 @@ class Padding:
     padding: (B,) ints, how many columns at the front of each row are to be hidden.
     """
 
-    def __init__(self, model, padding):
+    def __init__(self, model: LanguageModel, padding: np.ndarray):
         if not all(hasattr(model, name) for name in ("blocks", "position_embedding")):
             raise TypeError(f"padding needs a model with blocks and positions, got {type(model).__name__}")
         self.padding = np.asarray(padding)[:, None]
         pads = np.arange(model.max_seq_len) < self.padding
         self.mask = np.where(pads, np.float32(-1e30), np.float32(0))[:, None, None]
         self.seen = 0  # columns read up to now
-        self.wraps = [(model.position_embedding, self.position)]
+        self.wraps: list[tuple[Any, Callable]] = [(model.position_embedding, self.position)]
         self.wraps += [(block, self.block) for block in model.blocks]
 
-    def position(self, inner, columns) -> Tensor:
+    def position(self, inner: Callable, columns: np.ndarray) -> Tensor:
         """(T,) columns, the newest last -> (B, T, C): the embedding of each row's own positions."""
         if PADDED.get() is not self:
             return inner(columns)
         self.seen = int(columns[-1]) + 1
         return inner(np.maximum(columns - self.padding, 0))
 
-    def block(self, inner, x, mask=None, *where, **named) -> Tensor:
+    def block(
+        self, inner: Callable, x: Tensor, mask: ArrayLike | None = None, *where: Any, **named: Any
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden.
 
         where, named: what else the model hands its blocks, such as what came of the positions.
@@ -587,7 +627,7 @@ class Padding:
 
 
 @contextmanager
-def padded(model, padding):
+def padded(model: LanguageModel, padding: np.ndarray) -> Iterator[None]:
     """Inside the block `model` reads one text, (B, T), that begins with padding[b] pad columns in row b.
 
     Afterwards no object holds a trace; if it has read anything, a new text is begun, since nobody could go on
@@ -613,7 +653,7 @@ def roll_rows(tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.take_along_axis(tokens, (np.arange(width) - steps[:, None]) % width, axis=1)
 
 
-def check_lengths(lengths, pad_side, shape: tuple) -> np.ndarray:
+def check_lengths(lengths: ArrayLike, pad_side: str, shape: tuple) -> np.ndarray:
     """-> lengths as (B,) ints, for a prompt of shape (B, T). Raises ValueError or TypeError."""
     if pad_side not in ("left", "right"):
         raise ValueError(f"pad_side should be 'left' or 'right', got {pad_side!r}")
@@ -631,7 +671,13 @@ def check_lengths(lengths, pad_side, shape: tuple) -> np.ndarray:
 
 
 def generate_ragged(
-    generate: Callable, model, prompt, lengths, pad_side, max_new_tokens, **options
+    generate: Callable,
+    model: LanguageModel,
+    prompt: ArrayLike,
+    lengths: ArrayLike,
+    pad_side: str,
+    max_new_tokens: int,
+    **options: Any,
 ) -> np.ndarray:
     """(B, T) ints -> (B, T + n) ints: rows of different lengths, each written as if it were alone.
 

@@ -1,9 +1,10 @@
 """Weights of published models: files in, models out, and back. Written by hand, not exported."""
 
 import importlib
+from types import ModuleType
 
 
-def need(library: str):
+def need(library: str) -> ModuleType:
     """-> the imported library; ModuleNotFoundError in one sentence if it is not installed."""
     try:
         return importlib.import_module(library)

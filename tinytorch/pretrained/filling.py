@@ -8,8 +8,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,19 @@ class Untouched(np.random.Generator):
     def __init__(self):
         super().__init__(np.random.PCG64(0))
 
-    def uniform(self, low=0.0, high=1.0, size=None):
+    def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> np.ndarray:
         return np.zeros(() if size is None else size, np.float32)
 
-    def normal(self, loc=0.0, scale=1.0, size=None):
+    def normal(self, loc: float = 0.0, scale: float = 1.0, size: Any = None) -> np.ndarray:
         return np.zeros(() if size is None else size, np.float32)
 
-    def standard_normal(self, size=None, dtype=np.float32, out=None):
+    def standard_normal(
+        self, size: Any = None, dtype: DTypeLike = np.float32, out: np.ndarray | None = None
+    ) -> np.ndarray:
         return np.zeros(() if size is None else size, np.float32) if out is None else out
 
 
-def whole(path, facts: dict, name: str, default=None) -> int:
+def whole(path: str | Path, facts: dict, name: str, default: Any = None) -> int:
     """facts[name], a whole number from 1 on; ValueError if it is none, or missing without a default."""
     value = default if facts.get(name) is None else facts[name]
     if value is None:
@@ -47,7 +52,9 @@ def whole(path, facts: dict, name: str, default=None) -> int:
     return value
 
 
-def decimal(path, facts: dict, name: str, least: float, most: float, default=None) -> float:
+def decimal(
+    path: str | Path, facts: dict, name: str, least: float, most: float, default: Any = None
+) -> float:
     """facts[name], a number above `least` and at most `most`."""
     value = default if facts.get(name) is None else facts[name]
     if value is None:
@@ -57,7 +64,7 @@ def decimal(path, facts: dict, name: str, least: float, most: float, default=Non
     return float(value)
 
 
-def check_rules(path, facts: dict, rules: dict[str, tuple]) -> None:
+def check_rules(path: str | Path, facts: dict, rules: dict[str, tuple]) -> None:
     """Each fact is one of the values of its rule; where it is missing, the first of them is meant."""
     for name, allowed in rules.items():
         value = facts.get(name, allowed[0])
@@ -66,13 +73,13 @@ def check_rules(path, facts: dict, rules: dict[str, tuple]) -> None:
             raise ValueError(f"{path}: {name} is {value!r:.99}, only {wanted} is supported")
 
 
-def check_layers(path, num_layers: int, shapes: dict) -> None:
+def check_layers(path: str | Path, num_layers: int, shapes: dict) -> None:
     """Before anything is made for each layer: no more layers than tensors."""
     if num_layers > len(shapes):
         raise ValueError(f"{path}: {num_layers:,} layers cannot be in a file of {len(shapes):,} tensors")
 
 
-def check_tensors(path, shapes: dict[str, tuple], places: dict[str, Place]) -> None:
+def check_tensors(path: str | Path, shapes: dict[str, tuple], places: dict[str, Place]) -> None:
     """Exactly the tensors of `places` are there, in their shapes."""
     missing = [name for name in places if name not in shapes]
     unknown = [name for name in shapes if name not in places]
@@ -86,14 +93,14 @@ def check_tensors(path, shapes: dict[str, tuple], places: dict[str, Place]) -> N
             raise ValueError(f"{path}: {name} has shape {shapes[name]}, the model needs {place.shape}")
 
 
-def check_finite(path, name: str, array: np.ndarray) -> None:
+def check_finite(path: str | Path, name: str, array: np.ndarray) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         bad = finite.size - np.count_nonzero(finite)
         raise ValueError(f"{path}: {name}: {bad} of {finite.size} numbers are not finite")
 
 
-def fill(model, source, places: dict[str, Place], progress=None) -> None:
+def fill(model: Any, source: Any, places: dict[str, Place], progress: Callable | None = None) -> None:
     """Put the tensors of `source` into the model's weights. progress(done, total) hears the bytes of each."""
     own = dict(model.named_parameters())
     names = [name for place in places.values() for name in place.names]
@@ -113,7 +120,7 @@ def fill(model, source, places: dict[str, Place], progress=None) -> None:
             progress(done, total)
 
 
-def drop_extras(source, buffer: re.Pattern, tied: bool, embedding: str) -> None:
+def drop_extras(source: Any, buffer: re.Pattern, tied: bool, embedding: str) -> None:
     """Forget tensors that say nothing new: buffers, and the output of a tied model, its embedding again."""
     for name in [name for name in source.shapes if buffer.fullmatch(name)]:
         del source.shapes[name]

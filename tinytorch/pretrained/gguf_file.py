@@ -12,6 +12,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,7 +33,7 @@ BLOCK = 2**20  # numbers dequantised at a time, so that what lies in between sta
 class Header:
     """Takes one value after the other from the front of an open file, and never more than it holds."""
 
-    def __init__(self, file, path: Path, size: int):
+    def __init__(self, file: BinaryIO, path: Path, size: int):
         self.file, self.path, self.size = file, path, size
 
     @property
@@ -50,7 +51,7 @@ class Header:
             raise self.error(f"{what} should take {count:,} bytes, but the file ends after {len(data):,}")
         return data
 
-    def number(self, code: str, what: str):
+    def number(self, code: str, what: str) -> Any:
         return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}"), what))[0]
 
     def count(self, what: str, smallest: int) -> int:
@@ -70,7 +71,7 @@ class Header:
         except UnicodeDecodeError as error:
             raise self.error(f"{what} is not UTF-8 at byte {error.start} of {len(data)}") from error
 
-    def value(self, kind: int, what: str):
+    def value(self, kind: int, what: str) -> Any:
         """A number, a bool, a string, or a list of them."""
         if kind in SCALARS:
             return self.number(SCALARS[kind], what)
@@ -103,7 +104,7 @@ class GGUFFile:
     The header is read at once, a tensor when it is asked for.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         """Raises FileNotFoundError, ModuleNotFoundError without the [llm] extra, ValueError for a file that
         is damaged, of another format, or claims to hold what its bytes cannot."""
         need("gguf")

@@ -1,8 +1,10 @@
 """GPT-2's weights: from a folder of Hugging Face's, and into one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +45,7 @@ BUFFER = re.compile(r".*h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, i
 PREFIX = "transformer."  # missing in older files
 
 
-def load_gpt_folder(cls, folder, progress=None):
+def load_gpt_folder(cls: type, folder: str | Path, progress: Callable | None = None) -> Any:
     """-> a `cls` (the GPT of module 13) from Hugging Face's config.json and safetensors in GPT-2's layout.
 
     progress(done, total): called with the bytes of weights after each tensor.
@@ -62,7 +64,7 @@ def load_gpt_folder(cls, folder, progress=None):
     return model
 
 
-def save_gpt_folder(model, folder) -> None:
+def save_gpt_folder(model: Any, folder: str | Path) -> None:
     """Write a GPT as config.json and model.safetensors, which transformers opens: both, or none of them.
 
     Raises ModuleNotFoundError without the [llm] extra, ValueError for weights that are no GPT's or infinite.
@@ -102,7 +104,7 @@ def save_gpt_folder(model, folder) -> None:
     save_folder(folder, config, tensors)
 
 
-def config_sizes(path) -> dict:
+def config_sizes(path: Path) -> dict:
     """What GPT's constructor is to be called with."""
     facts = read_json(path)
     if facts.get("model_type") is None:

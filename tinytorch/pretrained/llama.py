@@ -1,6 +1,9 @@
 """Llama's weights: from a GGUF file, or from a folder of Hugging Face's."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +71,9 @@ LLAMA_RULES = {
 BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # in older files
 
 
-def load_llama_gguf(cls, path, rows_to_halves, progress=None):
+def load_llama_gguf(
+    cls: type, path: str | Path, rows_to_halves: Callable, progress: Callable | None = None
+) -> Any:
     """-> a `cls` (the Llama of module 16) with the sizes and weights of a GGUF file.
 
     path: of the file, or a GGUFFile, whose header is not read again.
@@ -89,7 +94,7 @@ def load_llama_gguf(cls, path, rows_to_halves, progress=None):
     return model
 
 
-def load_llama_folder(cls, folder, progress=None):
+def load_llama_folder(cls: type, folder: str | Path, progress: Callable | None = None) -> Any:
     """-> a `cls` (the Llama of module 16) from Hugging Face's config.json and safetensors files."""
     source = SafetensorsFolder(folder)
     sizes = config_sizes(source.path / CONFIG)
@@ -140,7 +145,7 @@ def gguf_sizes(file: GGUFFile) -> dict:
     return sizes
 
 
-def gguf_factors(file: GGUFFile):
+def gguf_factors(file: GGUFFile) -> np.ndarray | float | None:
     """What the rotary frequencies are divided by, a number or one for each pair; None: by nothing."""
     facts, numbers = file.metadata, []
     for name in ("llama.rope.scaling.factor", "llama.rope.scale_linear"):  # the second is of older files
@@ -160,7 +165,7 @@ def gguf_factors(file: GGUFFile):
     return factor * factors
 
 
-def config_factors(path, rope: dict, head_dim: int, base: float):
+def config_factors(path: str | Path, rope: dict, head_dim: int, base: float) -> np.ndarray | float | None:
     """The same from what a config.json says of the rotation."""
     kind = rope.get("rope_type", "default")
     check_rules(path, rope, {"rope_type": ("default", "linear", "llama3")})
@@ -177,7 +182,9 @@ def config_factors(path, rope: dict, head_dim: int, base: float):
     return llama3_factors(head_dim, base, factor, low, high, context)
 
 
-def llama3_factors(head_dim: int, base: float, factor: float, low: float, high: float, context: int):
+def llama3_factors(
+    head_dim: int, base: float, factor: float, low: float, high: float, context: int
+) -> np.ndarray | float | None:
     """-> (head_dim / 2,): how much slower than a plain Llama a Llama 3.1 turns each of its pairs.
 
     What goes round `high` times or more within the `context` of the first training stays, what does so `low`
@@ -188,7 +195,7 @@ def llama3_factors(head_dim: int, base: float, factor: float, low: float, high: 
     return 1 / (kept + (1 - kept) / factor)
 
 
-def rope_of(path, facts: dict) -> dict:
+def rope_of(path: str | Path, facts: dict) -> dict:
     """What a config.json says of the rotation, in the words of transformers 5."""
     parts = []
     for name in ("rope_scaling", "rope_parameters"):  # the first is of older files, beside rope_theta
@@ -199,7 +206,7 @@ def rope_of(path, facts: dict) -> dict:
     return {"rope_theta": facts.get("rope_theta")} | parts[0] | parts[1]
 
 
-def config_sizes(path) -> dict:
+def config_sizes(path: Path) -> dict:
     """The same as `gguf_sizes`, and rope_factors, from a config.json."""
     facts = read_json(path)
     rope = rope_of(path, facts)
@@ -225,7 +232,7 @@ def config_sizes(path) -> dict:
     return sizes | {"rope_factors": config_factors(path, rope, sizes["head_dim"], sizes["rope_base"])}
 
 
-def check_llama(path, sizes: dict) -> None:
+def check_llama(path: str | Path, sizes: dict) -> None:
     """The sizes fit each other; a head_dim that is not said is filled in."""
     width, heads, kv_heads = (sizes[name] for name in ("embed_dim", "num_heads", "num_kv_heads"))
     if heads % kv_heads:
@@ -242,7 +249,7 @@ def check_llama(path, sizes: dict) -> None:
         raise ValueError(f"{path}: a table of {positions} is larger than {MAX_POSITIONS:,} numbers")
 
 
-def llama_places(kind: int, sizes: dict, rows_to_halves=None) -> dict[str, Place]:
+def llama_places(kind: int, sizes: dict, rows_to_halves: Callable | None = None) -> dict[str, Place]:
     """name in the file -> what is there. kind: GGUF, which needs rows_to_halves, or HUGGING_FACE."""
     width, hidden, head_dim = (sizes[name] for name in ("embed_dim", "hidden_dim", "head_dim"))
     heads, kv_heads = sizes["num_heads"], sizes["num_kv_heads"]

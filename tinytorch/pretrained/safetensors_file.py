@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def read_json(path: Path) -> dict:
 class SafetensorsFile:
     """One file. shapes: name -> shape. The header is read at once, a tensor when it is asked for."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         """Raises FileNotFoundError, ModuleNotFoundError without the [llm] extra, ValueError for a file that
         is damaged or of another format."""
         library = need("safetensors")
@@ -78,7 +79,7 @@ class SafetensorsFile:
         info = self.infos[name]
         if info["dtype"] not in DTYPES:
             raise ValueError(f"{self.path}: {name} holds {info['dtype']}, not one of {', '.join(DTYPES)}")
-        dtype = DTYPES[info["dtype"]]
+        dtype: Any = DTYPES[info["dtype"]]
         size = math.prod(info["shape"])
         numbers = np.empty(size, np.float32)
         with open(self.path, "rb") as file:
@@ -97,7 +98,7 @@ class SafetensorsFile:
 class SafetensorsFolder:
     """The tensors of a folder: of model.safetensors, or of the files that its index names."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         """Raises FileNotFoundError if there are none, ValueError as SafetensorsFile and for a bad index."""
         self.path = Path(folder)
         if (self.path / WEIGHTS).exists():
@@ -132,7 +133,7 @@ class SafetensorsFolder:
         return {name: files[place] for name, place in places.items()}
 
 
-def save_folder(folder, config: dict, tensors: dict[str, np.ndarray]) -> None:
+def save_folder(folder: str | Path, config: dict, tensors: dict[str, np.ndarray]) -> None:
     """Write config.json and model.safetensors into the folder, which may be new: both, or none of them.
 
     Each replaces what was there in one step.

@@ -1,7 +1,9 @@
 """The tokenizer of a published chat model: byte-level BPE, special tokens, ChatML, text as it is written."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tinytorch.pretrained import need
 from tinytorch.pretrained.chat_template import END, START, default_system
@@ -40,7 +42,7 @@ class ChatTokenizer:
     bos, eos: tokens, or None. default_system: what the model is told when nobody tells it anything, or "".
     """
 
-    def __init__(self, tokenizer, *, bos=None, eos=None, template: str = ""):
+    def __init__(self, tokenizer: Any, *, bos: int | None = None, eos: int | None = None, template: str = ""):
         """tokenizer: a byte-level `tokenizers.Tokenizer`. template: the model's chat template."""
         tokenizer.encode_special_tokens = True  # in the library's words: special tokens are spelled out
         tokenizer.no_truncation()
@@ -108,7 +110,7 @@ class ChatTokenizer:
         return cls(tokenizer, bos=bos, eos=eos, template=template if isinstance(template, str) else "")
 
     @classmethod
-    def from_pretrained(cls, folder) -> "ChatTokenizer":
+    def from_pretrained(cls, folder: str | Path) -> "ChatTokenizer":
         """A Hugging Face folder with tokenizer.json (and tokenizer_config.json) -> its tokenizer.
 
         Raises FileNotFoundError, ValueError and ModuleNotFoundError as `from_metadata` does.
@@ -152,7 +154,7 @@ class ChatTokenizer:
         _check_text(text)
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """-> text; bytes that are no UTF-8 become U+FFFD. ValueError for a token outside the vocabulary."""
         ids = list(ids)
         for i in ids:
@@ -183,7 +185,7 @@ class ChatTokenizer:
         _check_text(content)
         return [self._special(START), *self.encode(f"{role}\n{content}"), *self.closing()]
 
-    def chat(self, messages, answer: bool = True) -> list[int]:
+    def chat(self, messages: Sequence[dict[str, str]], answer: bool = True) -> list[int]:
         """[{"role": ..., "content": ...}, ...] -> the tokens of the conversation.
 
         A default system message comes first if there is none; answer: let the assistant speak next.

@@ -9,8 +9,10 @@ import gc
 import math
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +40,13 @@ class Memory:
 class Profiler:
     """Measures calls: `warmup` of them are thrown away, then `repeats` count."""
 
-    def __init__(self, repeats: int = 5, warmup: int = 1, clock=time.perf_counter):
+    def __init__(self, repeats: int = 5, warmup: int = 1, clock: Callable[[], float] = time.perf_counter):
         """clock: () -> seconds. Raises ValueError for repeats below 1 or warmup below 0."""
         self.repeats = whole_number("repeats", repeats, 1)
         self.warmup = whole_number("warmup", warmup, 0)
         self.clock = clock
 
-    def time(self, function, /, *args, **options) -> Timing:
+    def time(self, function: Callable, /, *args: Any, **options: Any) -> Timing:
         """-> seconds that `function(*args, **options)` takes."""
         for _ in range(self.warmup):
             function(*args, **options)
@@ -55,7 +57,7 @@ class Profiler:
             seconds.append(self.clock() - start)
         return Timing(float(np.median(seconds)), float(min(seconds)), float(max(seconds)))
 
-    def memory(self, function, /, *args, **options) -> Memory:
+    def memory(self, function: Callable, /, *args: Any, **options: Any) -> Memory:
         """-> bytes that `function(*args, **options)` allocates, as Python and NumPy report them."""
         for _ in range(self.warmup):
             function(*args, **options)
@@ -74,7 +76,7 @@ class Profiler:
                 tracemalloc.stop()
         return Memory(peak - before, after - before)
 
-    def layers(self, model, /, *inputs, **options) -> dict:
+    def layers(self, model: Any, /, *inputs: Any, **options: Any) -> dict:
         """-> name -> LayerTime of `model(*inputs, **options)`, for the model and all its parts that ran.
 
         Of the repeats, the one whose whole time is the median. The model is left as it was.
@@ -95,7 +97,9 @@ class LayerTime:
     own: float = 0.0
 
 
-def named_modules(model, name: str = "model", prefix: str = "", seen=None):
+def named_modules(
+    model: Any, name: str = "model", prefix: str = "", seen: set | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yields (name, module) for the model and all its parts, as in "blocks.0.mlp"; each module once."""
     seen = set() if seen is None else seen
     if id(model) in seen:
@@ -109,10 +113,10 @@ def named_modules(model, name: str = "model", prefix: str = "", seen=None):
 class LayerClock:
     """Times calls that may contain one another. times: name -> LayerTime."""
 
-    def __init__(self, clock=time.perf_counter):
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock, self.times, self.inside = clock, {}, []
 
-    def call(self, name, inner, /, *inputs, **options):
+    def call(self, name: str, inner: Callable, /, *inputs: Any, **options: Any) -> Any:
         """-> inner(*inputs, **options), whose time is added to `times[name]`."""
         self.inside.append(0.0)
         start = self.clock()
@@ -127,7 +131,9 @@ class LayerClock:
             self.times[name] = LayerTime(old.calls + 1, old.total + total, old.own + own)
 
 # %% ../../modules/14_profiling/profiling_dev.py #run-observed
-def run_observed(model, layer_clock, inputs=(), options=None) -> dict:
+def run_observed(
+    model: Any, layer_clock: LayerClock, inputs: tuple = (), options: dict | None = None
+) -> dict:
     """Call model(*inputs, **options) with a clock before each layer -> name -> LayerTime, of those that ran.
 
     Afterwards the model is as before, also if it fails.
@@ -191,7 +197,7 @@ def attention_cost(B: int, T: int, S: int, H: int, D: int) -> Cost:
     return Cost(flops, 4 * numbers)
 
 # %% ../../modules/14_profiling/profiling_dev.py #gpt-cost
-def gpt_cost(sizes, batch: int, new_tokens: int, seen_tokens: int = 0) -> Cost:
+def gpt_cost(sizes: Any, batch: int, new_tokens: int, seen_tokens: int = 0) -> Cost:
     """Matrix products of a GPT for (batch, new_tokens) tokens after seen_tokens, with the last one's logits.
 
     sizes: has vocab_size, embed_dim, num_layers, num_heads. Keys and values of the seen tokens are given.
@@ -207,13 +213,13 @@ def gpt_cost(sizes, batch: int, new_tokens: int, seen_tokens: int = 0) -> Cost:
     return sizes.num_layers * (projections + mlp + attention) + logits
 
 # %% ../../modules/14_profiling/profiling_dev.py #measure
-def measure_flops(profiler, size: int = 768) -> float:
+def measure_flops(profiler: "Profiler | None", size: int = 768) -> float:
     """-> FLOPs per second in the product of two float32 matrices (size, size)."""
     a, b = np.ones((size, size), np.float32), np.ones((size, size), np.float32)
     return 2 * size**3 / profiler.time(np.dot, a, b).low
 
 
-def measure_bandwidth(profiler, num_bytes: int = 2**26) -> float:
+def measure_bandwidth(profiler: "Profiler | None", num_bytes: int = 2**26) -> float:
     """-> bytes per second, read from a float32 matrix of about num_bytes that is multiplied by a vector."""
     side = math.isqrt(num_bytes // 4)
     matrix, vector = np.ones((side, side), np.float32), np.ones(side, np.float32)
@@ -228,7 +234,7 @@ class Machine:
     bytes_per_second: float
 
     @classmethod
-    def measure(cls, profiler=None) -> "Machine":
+    def measure(cls, profiler: "Profiler | None" = None) -> "Machine":
         """-> this machine, measured in less than a second or two."""
         profiler = Profiler() if profiler is None else profiler
         return cls(measure_flops(profiler), measure_bandwidth(profiler))

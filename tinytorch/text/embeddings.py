@@ -9,6 +9,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.autograd import enable_autograd, gradient_of
 from ..core.layers import Module, check_sizes
@@ -20,7 +21,7 @@ def take_rows(weight: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return weight.take(ids, axis=0)
 
 # %% ../../modules/11_embeddings/embeddings_dev.py #check-rows
-def check_rows(ids, num_rows: int) -> np.ndarray:
+def check_rows(ids: ArrayLike, num_rows: int) -> np.ndarray:
     """Ids in any form -> intp array of the same shape, each in [0, num_rows).
 
     Raises TypeError if they are no integers, ValueError for an id outside, naming it and num_rows.
@@ -55,7 +56,7 @@ def _(grad, output, weight, ids):
 class Embedding(Module):
     """(...) ints in [0, num_embeddings) -> (..., embed_dim): one learned row for each id."""
 
-    def __init__(self, num_embeddings: int, embed_dim: int, rng=None):
+    def __init__(self, num_embeddings: int, embed_dim: int, rng: np.random.Generator | int | None = None):
         """rng: a seed, a NumPy Generator, or None. The rows start normal with deviation 0.02, as in GPT-2.
 
         Raises ValueError for a size below 1, TypeError for one that is no whole number.
@@ -64,7 +65,7 @@ class Embedding(Module):
         weight = np.random.default_rng(rng).normal(0, 0.02, (num_embeddings, embed_dim))
         self.weight = Tensor(weight, requires_grad=True)
 
-    def forward(self, ids) -> Tensor:
+    def forward(self, ids: ArrayLike) -> Tensor:
         """Raises ValueError for an id outside the table, TypeError for ids that are no integers."""
         return apply(take_rows, self.weight, check_rows(ids, self.weight.shape[0]))
 
@@ -72,7 +73,7 @@ class Embedding(Module):
 class LearnedPositions(Module):
     """Called with a number of tokens T: (T, embed_dim), the learned rows of positions start_pos and after."""
 
-    def __init__(self, max_seq_len: int, embed_dim: int, rng=None):
+    def __init__(self, max_seq_len: int, embed_dim: int, rng: np.random.Generator | int | None = None):
         """rng: a seed, a NumPy Generator, or None. Raises ValueError for a size below 1."""
         check_sizes(max_seq_len=max_seq_len, embed_dim=embed_dim)
         self.max_seq_len = max_seq_len
@@ -88,7 +89,7 @@ class LearnedPositions(Module):
         return self.table(np.arange(start_pos, stop))
 
 # %% ../../modules/11_embeddings/embeddings_dev.py #sinusoidal-table
-def sinusoidal_table(positions, embed_dim: int, base: float = 10000.0) -> np.ndarray:
+def sinusoidal_table(positions: ArrayLike, embed_dim: int, base: float = 10000.0) -> np.ndarray:
     """(...) positions -> (..., embed_dim) float32: sin(p f), cos(p f) in turn, f = base ** (-2i / embed_dim).
 
     Vaswani et al. 2017 (arXiv:1706.03762), section 3.5. Raises ValueError for an odd embed_dim.
@@ -122,7 +123,7 @@ class SinusoidalPositions(Module):
 
 # %% ../../modules/11_embeddings/embeddings_dev.py #rotary-tables
 def rotary_tables(
-    positions, head_dim: int, base: float = 10000.0, factors=None
+    positions: ArrayLike, head_dim: int, base: float = 10000.0, factors: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(..., T) positions -> cos, sin, (..., T, head_dim / 2) float32 each, of p * base ** (-2i / head_dim).
 
@@ -177,7 +178,7 @@ class RotaryEmbedding(Module):
         self.head_dim, self.max_seq_len, self.base = head_dim, max_seq_len, base
         self.cos, self.sin = rotary_tables(np.arange(max_seq_len), head_dim, base)
 
-    def forward(self, x, start_pos: int = 0) -> Tensor:
+    def forward(self, x: Tensor, start_pos: int = 0) -> Tensor:
         """Raises ValueError if start_pos is negative, the tokens reach past max_seq_len, or D is another."""
         stop = start_pos + x.shape[-2]
         if start_pos < 0:

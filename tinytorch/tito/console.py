@@ -77,7 +77,7 @@ class Spinner:
 
             self.status = Console().status(Text(fit(text)), spinner="line")
 
-    def __enter__(self):
+    def __enter__(self) -> "Spinner":
         if self.status:
             self.status.start()
         return self
@@ -88,6 +88,6 @@ class Spinner:
 
             self.status.update(Text(fit(text)))
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.status:
             self.status.stop()

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from tinytorch.tito.notebook.markers import DIRECTIVE, EXPORTS
 from tinytorch.tito.project import Module
 
 MARKER = re.compile(r"#[ \t]*%%(?:[ \t]+(.*))?$")
 # (grade, solution, locked, task) -> what nbgrader takes the cell for
-KINDS = {
+KINDS: dict[tuple[bool, ...], str] = {
     (False, True, False, False): "solution",
     (True, False, True, False): "test",
     (True, True, False, False): "written",
@@ -95,7 +96,7 @@ class DevCell:
             except SyntaxError:
                 return None
 
-    def line_of(self, node: ast.AST) -> int:
+    def line_of(self, node: Any) -> int:
         return self.line + node.lineno
 
     def statements(self) -> Iterator[ast.AST]:

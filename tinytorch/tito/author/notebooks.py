@@ -29,7 +29,8 @@ def labelled(notebook: dict) -> dict:
     changes, nor the id of any cell. Each heading has a word before the name: the name alone is the id of the
     field on formgrader's page into which a mark is typed, and no second element may have it.
     """
-    cells, task, explained, before = [], None, False, None
+    cells: list[dict] = []
+    task, explained, before = None, False, None
     tasks = {cell.grade_id for cell in cells_of(notebook) if cell.is_code and cell.solution}
     for cell, plain in zip(cells_of(notebook), notebook["cells"], strict=True):
         label = None

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinytorch.tito.project import TitoError, write_text
 
@@ -71,7 +72,7 @@ def make_config(course: Path) -> None:
         write_text(course / NAME, "\n".join(parts))
 
 
-def read_config(course: Path):
+def read_config(course: Path) -> Any:
     """The configuration of a course, as nbgrader reads it; TitoError if Python or nbgrader cannot."""
     from traitlets.config import Config, PyFileConfigLoader
 

@@ -5,8 +5,10 @@ import sqlite3
 import sysconfig
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tinytorch.tito.project import Module, TitoError
 
@@ -23,7 +25,7 @@ def gradebook_url(file: Path) -> str:
 
 
 @contextmanager
-def alembic_on_path():
+def alembic_on_path() -> Iterator[None]:
     """nbgrader's gradebook starts `alembic` by name, which an environment that is not activated hides."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), before])
@@ -33,7 +35,7 @@ def alembic_on_path():
         os.environ["PATH"] = before
 
 
-def open_gradebook(course: Path):
+def open_gradebook(course: Path) -> Any:
     """nbgrader's gradebook of the course, as a context manager."""
     from nbgrader.api import Gradebook
     from sqlalchemy.exc import SAWarning

@@ -4,6 +4,7 @@ import ast
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from tinytorch.tito.author.notebooks import to_read
 from tinytorch.tito.notebook.package import build
@@ -24,7 +25,7 @@ class DevFiles:
     def notebook(self, module: Module) -> dict:
         return self._once("notebook", module, lambda: to_read(module))
 
-    def exported(self, module: Module):
+    def exported(self, module: Module) -> Any:
         return self._once(
             "exported", module, lambda: build(self.notebook(module), module.dev_file, self.project.root)
         )

@@ -3,11 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(name: str, **values) -> str:
+def render(name: str, **values: Any) -> str:
     """The template `templates/name` filled in; in an HTML page every value is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -23,7 +24,7 @@ def render(name: str, **values) -> str:
     return environment.get_template(name).render(values)
 
 
-def with_code(text: str):
+def with_code(text: str) -> Any:
     """As HTML, with `code` in backticks as code."""
     from markupsafe import Markup, escape
 

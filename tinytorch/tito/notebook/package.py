@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from tinytorch.tito.notebook import files
 from tinytorch.tito.notebook.cells import GIVEN, LOOK, OWN, SOLUTION, Cell
@@ -59,7 +59,7 @@ class ExportedModule:
         return not path.is_file() or path.read_bytes() != self.text.encode()
 
 
-def strip_markers(cell) -> None:
+def strip_markers(cell: Any) -> None:
     """nbdev processor: an exported cell keeps its solution and loses the markers around it.
 
     Plain `nbdev-export` runs it too, by `export_procs` in pyproject.toml.
@@ -162,6 +162,9 @@ class Attempt(Protocol):
     broken_by: str  # and why
 
 
+Tried = TypeVar("Tried", bound=Attempt)
+
+
 @dataclass
 class Export:
     """A student's notebook on its way into the package."""
@@ -187,7 +190,7 @@ class Export:
         self.built = build(files.of_cells(cells), self.source, self.project_root, self.target)
         return self.built
 
-    def until_it_imports(self, attempt: Callable[[ExportedModule], Attempt]) -> Attempt:
+    def until_it_imports(self, attempt: Callable[[ExportedModule], Tried]) -> Tried:
         """Attempts to import what is built, without whatever an attempt shows to break the import."""
         self._withhold_what_is_not_python()
         for _ in range(2 * len(self.settled.cells)):

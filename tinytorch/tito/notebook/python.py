@@ -7,6 +7,7 @@ import threading
 import warnings
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TypeGuard
 
 PARSER = threading.RLock()  # CPython 3.11 cannot parse in two threads at once ("recursion depth mismatch")
 NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
@@ -136,7 +137,8 @@ def names_bound(source: str) -> frozenset[str]:
         pattern = r"^\s*(?:def|class|async\s+def|import)\s+(\w+)|^\s*from\b.*\bimport\s+(.+)$|^(\w+)\s*=[^=]"
         found = re.findall(pattern, source, re.MULTILINE)
         return frozenset(name for groups in found for group in groups for name in re.findall(r"\w+", group))
-    names, queue = set(), [tree]
+    names: set[str] = set()
+    queue: list[ast.AST] = [tree]
     while queue:
         node = queue.pop()
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
@@ -267,5 +269,5 @@ def only_shows(node: ast.stmt) -> bool:
     return not any(isinstance(n, (ast.Call, ast.Await, ast.NamedExpr, ast.Yield)) for n in ast.walk(value))
 
 
-def is_future(node: ast.stmt) -> bool:
+def is_future(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"

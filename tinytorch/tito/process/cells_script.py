@@ -18,6 +18,7 @@ import time
 import traceback
 import types
 import warnings
+from typing import Any
 
 OUTPUT_LIMIT = 20_000  # characters kept of what one cell prints
 MESSAGE_LIMIT = 2_000
@@ -31,25 +32,25 @@ class _Tail(io.TextIOBase):
     def __init__(self):
         self.pieces, self.size = [], 0
 
-    def writable(self):
+    def writable(self) -> bool:
         return True
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         room = OUTPUT_LIMIT - self.size
         if room > 0:
             self.pieces.append(text[:room])
             self.size += len(text)
         return len(text)
 
-    def text(self):
+    def text(self) -> str:
         return "".join(self.pieces)
 
 
 class _NoInput(io.TextIOBase):
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def readline(self, size=-1):
+    def readline(self, size: int = -1) -> str:
         raise EOFError("there is nobody to type an answer here; take the `input(...)` out of the cell")
 
     read = readline
@@ -113,7 +114,14 @@ def _run_cell(index, source, is_test, namespace, sources, futures) -> dict:
     filename = f"<cell {index}>"
     sources[filename] = (index, source)
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    result = {"ok": True, "error": "", "message": "", "frames": [], "missing": None, "stub": False}
+    result: dict[str, Any] = {
+        "ok": True,
+        "error": "",
+        "message": "",
+        "frames": [],
+        "missing": None,
+        "stub": False,
+    }
     result["stub_cell"] = None
     stdout, stderr = _Tail(), _Tail()
     began = time.perf_counter()

@@ -12,9 +12,11 @@ import sysconfig
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from tinytorch.tito.process.worker import Outcome, Worker
 from tinytorch.tito.project import TitoError
@@ -246,11 +248,10 @@ class SandboxWorker(Worker):
         self.close()
         self.guarded = self.sandbox.start("cells_script.py", Path(self.root))
         self.process = self.guarded.process
-        self.events, self.complaints = _Events(), []
+        self.events = events = _Events()
+        self.complaints = []
         self.threads = [
-            threading.Thread(
-                target=self._read, args=(self.process.stdout, self.events.put_line), daemon=True
-            ),
+            threading.Thread(target=self._read, args=(self.process.stdout, events.put_line), daemon=True),
             threading.Thread(target=self._read, args=(self.process.stderr, self._complain), daemon=True),
         ]
         for thread in self.threads:
@@ -259,7 +260,7 @@ class SandboxWorker(Worker):
     def _read(self, stream, take) -> None:
         for line in bounded_lines(stream):
             take(line)
-        if take == self.events.put_line:
+        if take != self._complain:
             self.events.put(None)
 
     def _complain(self, line: str) -> None:
@@ -282,7 +283,7 @@ class _Events(queue.Queue):
             self.put(event)
 
 
-def bounded_lines(stream):
+def bounded_lines(stream: IO[str]) -> Iterator[str]:
     """The lines of a pipe until it ends, or until it has said more than anybody wants to read."""
     size = 0
     try:

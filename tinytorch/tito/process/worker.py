@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from tinytorch.tito.notebook.cells import Cell
 from tinytorch.tito.notebook.python import as_python
@@ -38,12 +39,12 @@ class Worker:
         self.root = str(Path(root).resolve()) if root else None
         self.cwd = cwd
         self.python = python
-        self.process = None
+        self.process: subprocess.Popen | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def run(
@@ -149,7 +150,7 @@ class Worker:
         for thread in self.threads:
             thread.start()
 
-    def close(self):
+    def close(self) -> None:
         """End the process, if there is one."""
         if self.process is None:
             return

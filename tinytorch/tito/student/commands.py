@@ -204,7 +204,9 @@ def _install(unit: StudentModule):
 
         with Spinner(f"checkpoint of module {number}"):
             export.until_it_imports(attempt)
-            checkpoint = run_checkpoint(unit.checkpoint_file, root=unit.project.root, package_root=folder)
+            checkpoint = run_checkpoint(
+                unit.checkpoint_file, root=unit.project.root, package_root=Path(folder)
+            )
     for note in export.notes:
         say(f"Note: {note}.")
     if not checkpoint.ok:

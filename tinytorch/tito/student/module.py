@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
+from typing import Any
 
 from tinytorch.tito.author.notebooks import MAKER as SOLUTIONS_MAKER
 from tinytorch.tito.author.notebooks import to_read
@@ -174,7 +175,7 @@ class StudentModule:
         notebook = notebook or self.read()
         return settle(notebook, notebook if self.is_solutions() else self.pristine() or notebook)
 
-    def test(self, time_limit: float, progress=None) -> Report:
+    def test(self, time_limit: float, progress: Any = None) -> Report:
         """Run the student's notebook and remember the result."""
         notebook = self.read()
         settled = self.settled(notebook)

@@ -5,6 +5,7 @@
 # gets past these lists; `checks_script.py` then still sees what the code changed.
 
 import ast
+from typing import Any
 
 from tinytorch.tito.notebook.python import parsed
 
@@ -180,7 +181,8 @@ def _is_harmless(name: str) -> bool:
 
 def _dotted(node: ast.Attribute, origins: dict[str, str]) -> str:
     """What `a.b.c` is, by where `a` was imported from."""
-    parts, inner = [], node
+    parts: list[str] = []
+    inner: Any = node
     while isinstance(inner, ast.Attribute):
         parts.append(inner.attr)
         inner = inner.value

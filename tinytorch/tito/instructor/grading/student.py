@@ -127,7 +127,8 @@ def _score(setup: Setup, submission: Submission, report: Report, result: Result)
         if cell["cell_type"] != "code" or not submission.full.cells[index].runs:
             continue
         outcome = report.outcomes.get(index)
-        cell["outputs"] = outputs = []
+        outputs: list[dict] = []
+        cell["outputs"] = outputs
         for name in ("stdout", "stderr") if outcome else ():
             text = getattr(outcome, name)
             if text:
