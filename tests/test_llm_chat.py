@@ -278,7 +278,8 @@ def test_a_conversation_in_a_terminal():
         terminal.until("(stopped)")
         terminal.until("you    ")
         terminal.send("\x03")
-        terminal.until("Ctrl-D or /quit ends")
+        # one that comes just before the waiting begins is seen with the next key: people press it again
+        terminal.until("Ctrl-D or /quit ends", again="\x03")
         terminal.send("/help\n")
         terminal.until("forget the conversation")
         terminal.send("/nonsense\n")
@@ -328,11 +329,18 @@ class Terminal:
         """Type it."""
         os.write(self.fd, text.encode())
 
-    def until(self, words: str, seconds: float = 180) -> None:
-        """Read until these words have appeared, after those of the call before."""
+    def until(self, words: str, seconds: float = 180, again: str = "") -> None:
+        """Read until these words have appeared, after those of the call before.
+
+        again: what is typed once more if nothing has come for 5 seconds.
+        """
         deadline = time.monotonic() + seconds
         while (at := self.text.find(words, self.read_to)) < 0:
-            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
+            left = max(0, deadline - time.monotonic())
+            ready, _, _ = select.select([self.fd], [], [], min(5, left) if again else left)
+            if not ready and again and left:
+                self.send(again)
+                continue
             assert ready, f"no {words!r} within {seconds} s after {self.text[self.read_to :]!r}"
             try:
                 data = os.read(self.fd, 4096)

@@ -693,6 +693,28 @@ def test_status_follows_the_work(numbers):
     assert states(numbers.do("status"))["03"] == "completed"
 
 
+def test_a_stub_left_below_the_answer_is_nothing_to_write(started):
+    stub = "\n    # YOUR CODE HERE\n    raise NotImplementedError()"
+    started.write(double=RIGHT["double"] + stub, root=RIGHT["root"], why="Because.")
+    started.do("test", "3")
+    said = started.do("status", "3")
+    assert "03_numbers: ready" in said and "Still to write" not in said
+
+
+def test_a_name_of_pythons_own_with_another_meaning_is_told(started):
+    started.write(**RIGHT)
+    scratch = {
+        "cell_type": "code",
+        "metadata": {},
+        "source": "sum = 0",
+        "outputs": [],
+        "execution_count": None,
+    }
+    started.edit(lambda notebook: notebook["cells"].insert(2, scratch))
+    said = " ".join(started.do("test", "3").split())
+    assert "gives `sum`, a name of Python's own, another meaning" in said
+
+
 @pytest.fixture
 def completed(started, monkeypatch):
     """Module 03, completed; its checkpoint is taken for passed, which another test shows."""

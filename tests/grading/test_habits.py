@@ -16,6 +16,7 @@ from course import HAS_BWRAP, find
 from tinytorch.tito.instructor import course_config
 from tinytorch.tito.instructor.course import generate_release
 from tinytorch.tito.instructor.database import open_gradebook
+from tinytorch.tito.instructor.grading import command
 from tinytorch.tito.instructor.grading.results import (
     GRADE_COLUMNS,
     PartResult,
@@ -387,3 +388,31 @@ def test_a_table_that_cannot_be_read_is_refused_before_any_grading(saved, words,
     assert {path.name for path in course.folder.iterdir()} == {"submitted", "grades.csv"}
     with pytest.raises(TitoError, match=words):
         read_grades(course.folder / "grades.csv")
+
+
+# -------------------------------------------------------------------------------------------- several modules
+
+
+def test_several_modules_are_graded_by_one_command_and_the_table_grows(toy, tmp_path, monkeypatch):
+    course = ToyCourse(toy, tmp_path / "course")
+    assert toy.tito("export").exit_code == 0
+    for student in ("ada", "bob"):
+        (course.folder / "submitted" / student / MODULE).mkdir(parents=True)
+    table = course.folder / "grades.csv"
+    seen = []
+
+    def written(path, label, results, fresh=None):
+        write_grades(path, label, results, fresh)
+        seen.append([(row["module"], row["student"]) for row in read_grades(table)[1]])
+
+    monkeypatch.setattr(command, "write_grades", written)
+    done = course.grade("02")
+    assert done.exit_code == 0, done.output
+    assert seen[0] == [(MODULE, "ada")] or seen[0] == [(MODULE, "bob")]
+    assert seen[-1] == [(label, name) for label in (MODULE, "02_layers") for name in ("ada", "bob")]
+    assert done.stdout.count("2 not submitted") == 2
+    assert course.grade("03").exit_code == 1, "the one that is not there is told before any grading"
+    course.submit("ada", course.notebook("Because."))
+    course.grade("02", "--student", "ada")
+    scores = [(row["student"], row["score"]) for row in read_grades(table)[1] if row["module"] == MODULE]
+    assert scores == [("ada", "115"), ("bob", "0")]

@@ -268,6 +268,8 @@ def test_all_makes_what_it_can_and_says_what_it_could_not(unproved):
     said = make(unproved, "--all", ok=False)
     assert "module 01 has no checkpoint" in said and "1 of 2 modules were not released" in said
     assert (unproved.project.root / "out" / "02_layers.zip").is_file()
+    said = make(unproved, "1", "2", ok=False)
+    assert "module 01 has no checkpoint" in said and "1 of 2 modules were not released" in said
     for arguments in (("release", "--output", "out"), ("release", "2", "--all", "--output", "out")):
         assert unproved.tito(*arguments).exit_code == 1
 

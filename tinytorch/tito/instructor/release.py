@@ -53,7 +53,7 @@ def _refuse_to_replace(place: Path, module: Module) -> None:
 
 
 @click.command("release")
-@click.argument("number", metavar="[NN]", required=False)
+@click.argument("numbers", metavar="[NN]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every module.")
 @click.option(
     "--output",
@@ -63,24 +63,24 @@ def _refuse_to_replace(place: Path, module: Module) -> None:
     help="Where to.",
 )
 @click.option("--from-scratch", is_flag=True, help="Leave out the earlier modules' solutions too.")
-def command(number: str | None, everything: bool, output: Path, from_scratch: bool) -> None:
-    """Make the student's bundle of module NN: DIR/NN_name/ and DIR/NN_name.zip.
+def command(numbers: tuple[str, ...], everything: bool, output: Path, from_scratch: bool) -> None:
+    """Make the student's bundle of each module NN: DIR/NN_name/ and DIR/NN_name.zip.
 
     It is checked for solutions, hidden tests and later modules, and nbgrader's validator must pass the solved
     notebook and fail the released one. If anything is wrong, what is in DIR stays as it was.
     """
-    if bool(number) == everything:
-        raise TitoError("Name one module or --all: tito release NN --output DIR.")
+    if bool(numbers) == everything:
+        raise TitoError("Name the modules or --all: tito release NN --output DIR.")
     project = need_project()
     for name, extra in (("jupytext", "dev"), ("nbdev", "dev"), ("nbgrader", "instructor")):
         need_package(name, "Making a release", extra)
     dev_files, refused = DevFiles(project), 0
-    modules = project.select(number)
+    modules = project.select(None) if everything else [project.module(number) for number in numbers]
     for module in modules:
         try:
             place = make_bundle(dev_files, module, output.resolve(), from_scratch)
         except TitoError as error:
-            if number:
+            if len(modules) == 1:
                 raise
             error.show()
             refused += 1

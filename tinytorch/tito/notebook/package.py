@@ -27,6 +27,7 @@ from tinytorch.tito.notebook.python import (
     names_used,
     objects_changed,
     only_shows,
+    parse,
     parsed,
     statements,
 )
@@ -124,7 +125,7 @@ def _check_cell(cell) -> None:
     if elsewhere:
         raise TitoError(f"cell {cell.id} exports to {elsewhere}; a notebook makes one file only.")
     try:
-        tree = ast.parse(cell.source)
+        tree = parse(cell.source)
     except SyntaxError as error:
         where = f"cell {cell.id}, line {error.lineno + len(cell.directives_)}"
         raise TitoError(f"{where} is not valid Python: {error.msg}.") from None

@@ -119,7 +119,7 @@ def _timed(call: ast.expr) -> str | None:
     if len(values) == 2 and values[0] == "time" and isinstance(values[1], str):
         statement = values[1].strip()
         try:
-            ast.parse(statement)
+            parse(statement)
         except NOT_PYTHON:
             return None
         return statement if "\n" not in statement else None

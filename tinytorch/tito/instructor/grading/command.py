@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,10 +15,10 @@ from tinytorch.tito.instructor.database import recorded_students
 from tinytorch.tito.instructor.grading.course_run import grade_course
 from tinytorch.tito.instructor.grading.needs import known_needs, learn_needs, solutions_of
 from tinytorch.tito.instructor.grading.pools import dask_pool, local_pool
-from tinytorch.tito.instructor.grading.results import read_grades, summary, write_grades
-from tinytorch.tito.instructor.grading.setup import set_up
+from tinytorch.tito.instructor.grading.results import Result, read_grades, summary, write_grades
+from tinytorch.tito.instructor.grading.setup import Setup, set_up
 from tinytorch.tito.process.sandbox import Limits, Sandbox, find_bwrap
-from tinytorch.tito.project import Module, TitoError, need_package, need_project, write_text
+from tinytorch.tito.project import Module, Project, TitoError, need_package, need_project, write_text
 
 # The first judge is nbgrader's: the test cells, hidden ones included, scored by its own rules into its own
 # gradebook. They run beside the student's code, so they can be deceived. The second judge runs the checkpoint
@@ -25,7 +27,7 @@ from tinytorch.tito.project import Module, TitoError, need_package, need_project
 
 
 @click.command("grade")
-@click.argument("number", metavar="NN")
+@click.argument("numbers", metavar="NN...", nargs=-1, required=True)
 @click.option(
     "--course", required=True, type=click.Path(file_okay=False, path_type=Path), help="nbgrader's folder."
 )
@@ -38,7 +40,7 @@ from tinytorch.tito.project import Module, TitoError, need_package, need_project
     "--time-limit", type=click.FloatRange(1), default=Limits.cell_seconds, help="Seconds for one cell."
 )
 def command(
-    number: str,
+    numbers: tuple[str, ...],
     course: Path,
     jobs: int,
     scheduler: str | None,
@@ -47,30 +49,19 @@ def command(
     again: bool,
     time_limit: float,
 ) -> None:
-    """Grade module NN: course/submitted/ID/NN_name/ -> gradebook, grades.csv and feedback."""
+    """Grade each module NN: course/submitted/ID/NN_name/ -> gradebook, grades.csv and feedback."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     project = need_project()
-    module = project.module(number)
-    for package in ("nbgrader", "psutil", "nbdev", "pytest", "hypothesis"):
+    modules = [project.module(number) for number in numbers]
+    for package in ("nbgrader", "nh3", "psutil", "nbdev", "pytest", "hypothesis"):
         need_package(package, "Grading", "dev,instructor")
     if scheduler:
         need_package("distributed", "Grading on a Dask cluster", "dev,instructor,cluster")
     course = course.resolve()
-    found = students_in(course, module)
-    if student is not None:
-        if student not in found | recorded_students(course):
-            raise TitoError(f"There is no student {student} in {course / 'submitted'} or the gradebook.")
-        found = {student}
-    elif not found:
-        raise TitoError(
-            f"There is no submission in {course / 'submitted'}: put each student's notebook into "
-            f"{course.name}/submitted/ID/{module.label}/{module.name}.ipynb."
-        )
-    else:
-        found |= recorded_students(course)
-    read_grades(course / "grades.csv")  # before any grading: it is written at the end
+    found = {module.label: _chosen(course, module, student) for module in modules}
+    read_grades(course / "grades.csv")  # before any grading: it is written with each result
     limits = Limits(cell_seconds=time_limit, wall_seconds=max(Limits.wall_seconds, 5 * time_limit))
     if not no_sandbox:
         find_bwrap()
@@ -79,35 +70,67 @@ def command(
     if no_sandbox:
         console.print("Without a sandbox: students' code can read and change whatever you can.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("preparing the course", total=None)
-            say = partial(bar.console.print, markup=False, highlight=False)
-            setup = set_up(project, module, course, sandbox, say)
-            needs, file = known_needs(setup, course)
-            if needs is None:  # once, until the module or the grader changes
-                bar.update(
-                    task,
-                    description="our own solution",
-                    total=1 + len(solutions_of(setup.source)),
-                    completed=0,
-                )
-                needs = learn_needs(setup, jobs, lambda: bar.advance(task))
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, json.dumps({"key": setup.secret.hex(), "needs": asdict(needs)}))
-            if said := advice(course):
-                say(said)
-            setup = replace(setup, needs=needs)
-            bar.update(task, visible=False)
-            task = bar.add_task("students", total=len(found))
-            with dask_pool(scheduler) if scheduler else local_pool(jobs) as pool:
-                results = grade_course(
-                    setup, course, sorted(found), pool, module, again, lambda _: bar.advance(task)
-                )
-            write_grades(course / "grades.csv", setup.label, results, {student} if student else None)
-    except KeyboardInterrupt:
-        raise TitoError("Interrupted; the same command goes on with those who are not graded yet.") from None
-    click.echo(f"{setup.label}: {summary(results)}; see {course / 'grades.csv'} and {course / 'feedback'}/")
+    for module in modules:
+        try:
+            with Progress(*columns, console=console) as bar:
+                say = partial(bar.console.print, markup=False, highlight=False)
+                setup = _prepared(project, module, course, sandbox, jobs, bar, say)
+                task = bar.add_task(module.label, total=len(found[module.label]))
+                table = course / "grades.csv"
+
+                def done(result: Result, setup=setup, task=task, bar=bar, table=table) -> None:
+                    write_grades(table, setup.label, [result], {result.student})
+                    bar.update(task, advance=1, description=f"{setup.label}, {result.student} is done")
+
+                with dask_pool(scheduler) if scheduler else local_pool(jobs) as pool:
+                    students = sorted(found[module.label])
+                    results = grade_course(setup, course, students, pool, module, again, done)
+                write_grades(table, setup.label, results, {student} if student else None)
+        except KeyboardInterrupt:
+            raise TitoError(
+                "Interrupted; the same command goes on with those who are not graded yet."
+            ) from None
+        click.echo(f"{setup.label}: {summary(results)}; see {table} and {course / 'feedback'}/")
+
+
+def _chosen(course: Path, module: Module, student: str | None) -> set[str]:
+    """Whom to grade: all who handed anything in or are known, or this one."""
+    found = students_in(course, module)
+    if student is not None:
+        if student not in found | recorded_students(course):
+            raise TitoError(f"There is no student {student} in {course / 'submitted'} or the gradebook.")
+        return {student}
+    if not found:
+        raise TitoError(
+            f"There is no submission in {course / 'submitted'}: put each student's notebook into "
+            f"{course.name}/submitted/ID/{module.label}/{module.name}.ipynb."
+        )
+    return found | recorded_students(course)
+
+
+def _prepared(
+    project: Project,
+    module: Module,
+    course: Path,
+    sandbox: Sandbox,
+    jobs: int,
+    bar: Any,
+    say: Callable[[str], None],
+) -> Setup:
+    """The module's setup with what the reference tells, which is learnt if it is not known yet."""
+    task = bar.add_task("preparing the course", total=None)
+    setup = set_up(project, module, course, sandbox, say)
+    needs, file = known_needs(setup, course)
+    if needs is None:  # once, until the module or the grader changes
+        total = 1 + len(solutions_of(setup.source))
+        bar.update(task, description="our own solution", total=total, completed=0)
+        needs = learn_needs(setup, jobs, lambda: bar.advance(task))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps({"key": setup.secret.hex(), "needs": asdict(needs)}))
+    if said := advice(course):
+        say(said)
+    bar.update(task, visible=False)
+    return replace(setup, needs=needs)
 
 
 def students_in(course: Path, module: Module) -> set[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinytorch.tito.console import count
+from tinytorch.tito.instructor.grading.harmless import plain_text
 from tinytorch.tito.instructor.templating import render
 from tinytorch.tito.project import TitoError, write_text
 
@@ -95,20 +96,19 @@ def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] 
     `fresh`: only these students' rows are new, the module's other rows stay too.
     """
     there, rows = read_grades(path)
-    rows = [
-        row for row in rows if row["module"] != label or (fresh is not None and row["student"] not in fresh)
-    ]
+    new = None if fresh is None else {plain_text(student) for student in fresh}
+    rows = [row for row in rows if row["module"] != label or (new is not None and row["student"] not in new)]
     columns = list(GRADE_COLUMNS) + [name for name in there if name not in GRADE_COLUMNS]
     for result in results:
         row = {
             "module": label,
-            "student": result.student,
+            "student": plain_text(result.student),
             "score": f"{result.score:g}",
             "max_score": f"{result.max_score:g}",
             "status": result.status,
             "late": late(result.seconds_late),
-            "reason": _one_line(result.reason),
-            "flags": _one_line("; ".join(result.flags)),
+            "reason": plain_text(result.reason),
+            "flags": plain_text("; ".join(result.flags)),
             "seconds": f"{result.seconds:.1f}",
         }
         for name, part in result.parts.items():
@@ -131,11 +131,6 @@ def late(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
     days, hours = minutes // 1440, minutes // 60 % 24
     return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
-
-
-def _one_line(text: str) -> str:
-    text = " ".join(text.split())[:500]
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text  # a spreadsheet must not compute it
 
 
 def write_feedback(path: Path, label: str, result: Result) -> None:

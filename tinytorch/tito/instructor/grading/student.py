@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tinytorch.tito.instructor.grading import submissions
 from tinytorch.tito.instructor.grading.handed_in import Refused
+from tinytorch.tito.instructor.grading.harmless import harmless
 from tinytorch.tito.instructor.grading.results import CRASHED, GRADED, REJECTED, TIMED_OUT, PartResult, Result
 from tinytorch.tito.instructor.grading.second_check import disagreements, run_checks
 from tinytorch.tito.instructor.grading.setup import Setup
@@ -151,7 +152,14 @@ def _score(setup: Setup, submission: Submission, report: Report, result: Result)
         else:
             mine.auto = None if tags["grade_id"] in submission.visible.elsewhere else auto
             mine.outcome = "no answer" if mine.auto == 0 else "not marked yet"
+    notebook["cells"] = [_shown(cell, setup.released) for cell in notebook["cells"]]
     return notebook
+
+
+def _shown(cell: dict, released: dict) -> dict:
+    """A cell as it may stand on an instructor's page: only prose of the course's own is taken as it is."""
+    own = any(cell["source"] == given["source"] for given in released["cells"])
+    return cell if cell["cell_type"] == "code" or (own and "attachments" not in cell) else harmless(cell)
 
 
 def run_cells(setup: Setup, settled: Settled) -> tuple[Report, list[str]]:
