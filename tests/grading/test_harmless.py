@@ -15,7 +15,7 @@ from nbconvert.filters import markdown2html
 import vectors
 from browser import browser_at, lab_in
 from test_formgrader import DOT, LABEL, NOTEBOOK, Course, learnt_course, nbgrader, tito_grade
-from tinytorch.tito.instructor.grading.harmless import ATTRIBUTES, TAGS, _address, harmless, plain_text
+from tinytorch.tito.instructor.grading.harmless import ATTRIBUTES, TAGS, _is_picture, harmless, plain_text
 
 pytestmark = pytest.mark.grading
 
@@ -64,7 +64,7 @@ def shown(source: str, attachments: dict | None = None, cell_type: str = "markdo
     stored = harmless(cell)
     assert stored["cell_type"] == "markdown"
     for forms in stored.get("attachments", {}).values():
-        assert forms and all(_address(kind, data) for kind, data in forms.items())
+        assert forms and all(_is_picture(kind, data) for kind, data in forms.items())
     return markdown2html(stored["source"])
 
 
@@ -119,6 +119,14 @@ def test_a_pasted_picture_stays():
     page = html.unescape(shown("See:\n\n![scan.png](attachment:scan.png)", {"scan.png": {"image/png": DOT}}))
     assert f'src="data:image/png;base64,{DOT}"' in page
     assert Page(shown("![scan.png](attachment:scan.png)")).text.strip() == "[picture scan.png: not here]"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("größe.png", "größe.png"), ("scan 1.png", "scan%201.png"), ("a&b.png", "a&b.png")]
+)
+def test_a_picture_of_any_name_is_found(name, written):
+    page = shown(f"![x](attachment:{written})", {name: {"image/png": DOT}})
+    assert DOT in html.unescape(page)
 
 
 def test_a_long_or_a_deep_text_ends():

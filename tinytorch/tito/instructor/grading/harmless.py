@@ -5,6 +5,7 @@ import html
 import re
 from base64 import b64decode
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 # nbgrader's and Jupyter's pages show the HTML in a Markdown cell as it is, and run it as whoever looks.
 # A changed cell is therefore stored as HTML that holds no more than is named here.
@@ -34,8 +35,7 @@ def harmless(cell: dict) -> dict:
     """A Markdown or raw cell of a student's -> a Markdown cell that looks the same and does nothing."""
     attached = _pictures(cell.get("attachments", {}))
     if cell["cell_type"] == "markdown" and len(cell["source"]) <= RENDERED:
-        addresses = {name: _address(*next(iter(forms.items()))) for name, forms in attached.items()}
-        source = _literal(_clean(_rendered(cell["source"])), addresses)
+        source = _literal(_clean(_rendered(cell["source"])), attached)
     else:
         source = _literal(f"<pre>{html.escape(cell['source'])}</pre>", {})
     plain = {key: value for key, value in cell.items() if key != "attachments"}
@@ -87,23 +87,21 @@ def _pictures(attachments: dict) -> dict[str, dict[str, str]]:
     found = {}
     for name, forms in attachments.items():
         given = forms.items() if isinstance(forms, dict) else ()
-        good = {kind: "".join(str(data).split()) for kind, data in given}
-        good = {kind: data for kind, data in good.items() if _address(kind, data)}
+        plain = {kind: "".join(str(data).split()) for kind, data in given}
+        good = {kind: data for kind, data in plain.items() if _is_picture(kind, data)}
         if good:
             found[name] = good
     return found
 
 
-def _address(kind: str, data: str) -> str:
-    """The data: address of a picture, "" if it is none."""
+def _is_picture(kind: str, data: str) -> bool:
     try:
-        is_picture = kind in PICTURES and bool(b64decode(data, validate=True))
+        return kind in PICTURES and bool(b64decode(data, validate=True))
     except (binascii.Error, ValueError):
-        is_picture = False
-    return f"data:{kind};base64,{data}" if is_picture else ""
+        return False
 
 
-def _literal(page: str, attached: dict[str, str]) -> str:
+def _literal(page: str, attached: dict[str, dict[str, str]]) -> str:
     """Clean HTML whose text no reader of Markdown takes for anything but text."""
     writer = _Literal(attached)
     writer.feed(page)
@@ -112,7 +110,7 @@ def _literal(page: str, attached: dict[str, str]) -> str:
 
 
 class _Literal(HTMLParser):
-    def __init__(self, attached: dict[str, str]):
+    def __init__(self, attached: dict[str, dict[str, str]]):
         super().__init__(convert_charrefs=True)
         self.attached = attached
         self.parts: list[str] = []
@@ -135,11 +133,14 @@ class _Literal(HTMLParser):
     def picture(self, values: dict[str, str]) -> dict[str, str]:
         """Its attributes; one that would be fetched from elsewhere, or is none, becomes a word about it."""
         source = values.pop("src", "")
-        name = source.removeprefix(ATTACHED)
-        kind, _, data = source.removeprefix("data:").partition(";base64,")
-        address = self.attached.get(html.unescape(name), "") if name != source else _address(kind, data)
-        if address:
-            return {"src": address} | values
+        if source.startswith(ATTACHED):  # which the rendering has quoted
+            forms = self.attached.get(unquote(source.removeprefix(ATTACHED)), {})
+            kind, data = next(iter(forms.items()), ("", ""))
+        else:
+            kind, _, data = source.removeprefix("data:").partition(";base64,")
+            data = data if _is_picture(kind, data) else ""
+        if data:
+            return {"src": f"data:{kind};base64,{data}"} | values
         where = source if LINK.fullmatch(source) else "not here"
         self.handle_data(f"[picture {values.get('alt', '')}: {where}]")
         return {}
