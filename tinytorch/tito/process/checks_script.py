@@ -2,17 +2,23 @@
 
 # Run as a script in the sandbox: standard library, NumPy, pytest, hypothesis. One line of JSON comes on
 # stdin: {"root": folder that holds tinytorch, "target": the student's module in it, "token": what each line
-# of the report begins with, "name": the test file's name, "source": its text}. One line of JSON a test leaves
-# by what was stdout when Python began: [token, name, outcome, message], then [token, "changed", "", names],
-# and at last [token, "end", "", ""]. [token, "import", line, message]: the student's module does not import.
+# of the report begins with, "name": the test file's name, "source": its text, "only": functions to run, or
+# null, "skip": tests that have been run, "look": those after which what is watched is looked at}. Lists, as
+# Python writes them, leave by what was stdout when it began:
+# [token, "begin", name, ""] and [token, name, outcome, message] for each test, then
+# [token, "changed", "", names], and at last [token, "end", "", ""].
+# [token, "import", line, message]: the student's module does not import.
+# [token, "reached", line, what]: its code asks Python for what no answer has a use for.
 
 import importlib
 import json
+import operator
 import os
 import sys
 import tempfile
 import traceback
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 MESSAGE_LIMIT = 500
@@ -28,7 +34,23 @@ WATCHED = {
 }
 
 
+# What Python tells its audit hooks (PEP 578) whoever asks, and however the name was made: ways to frames, to
+# all objects, to code and to other processes. No answer to a task has a use for them.
+EVENTS = {
+    *("sys._getframe", "sys._current_frames", "sys._current_exceptions", "sys.settrace", "sys.setprofile"),
+    *("sys.addaudithook", "gc.get_objects", "gc.get_referrers", "gc.get_referents", "code.__new__", "exec"),
+    *("compile", "function.__new__", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn"),
+    *("os.system", "os.kill", "subprocess.Popen", "socket.__new__", "cpython.run_command"),
+}
+ATTRIBUTES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "gi_code", "f_code", "f_back", "__code__"}
+DEPTH = 12  # so many calls of a library may lie between a student's code and what it asks for
+# of the standard library, what asks such things on behalf of honest code: for a namedtuple or a dataclass
+AT_WORK = {"collections", "contextlib", "dataclasses", "enum", "functools", "importlib", "logging", "typing"}
+
+
 def main() -> None:
+    own = sys.modules["__main__"]  # kept, but nowhere that a name leads to
+    sys.modules["__main__"] = types.ModuleType("__main__")
     job = json.loads(sys.stdin.readline())
     report = os.fdopen(os.dup(1), "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_RDWR)
@@ -40,7 +62,7 @@ def main() -> None:
     outcomes: dict[str, list[str]] = {}
     changed: set[str] = set()
     before: dict[str, tuple] = {}
-    kept: list = []
+    looked = set(job["look"])
 
     class Reporter:
         def pytest_configure(self):
@@ -58,7 +80,8 @@ def main() -> None:
 
         def pytest_collection(self):
             import_package(Path(job["root"]), job["target"])
-            before.update(attributes(kept))
+            before.update(attributes())
+            watch(student_file(job), send)
             try:
                 importlib.import_module(f"tinytorch.{job['target']}")
             except BaseException as error:  # whatever it is, it must not stop the report
@@ -66,23 +89,42 @@ def main() -> None:
                 finish()
                 raise
 
+        def pytest_collection_modifyitems(self, items):
+            only, skip = job["only"], set(job["skip"])
+            items[:] = [
+                item
+                for item in items
+                if name_of(item.nodeid) not in skip and (only is None or item.originalname in only)
+            ]
+
+        def pytest_collection_finish(self):
+            put_out_of_reach(job)
+
+        def pytest_runtest_logstart(self, nodeid):
+            send("begin", name_of(nodeid), "")
+
         def pytest_runtest_logreport(self, report):
-            name = report.nodeid.partition("::")[2]
+            name = name_of(report.nodeid)
             if report.when == "call" or report.outcome != "passed":
                 outcomes[name] = [report.outcome, _reason(report)]
             if report.when == "teardown" and name in outcomes:
-                changed.update(changes(before, attributes([])))
+                if name.partition("[")[0] in looked:
+                    changed.update(changes(before, attributes()))
                 send(name, *outcomes[name])
 
         def pytest_collectreport(self, report):
             if report.failed:
                 send("collection", "failed", _reason(report))
 
-    def send(*line):
-        report.write(json.dumps([job["token"], *line]) + "\n")
-        report.flush()
+    token = job.pop("token")
+
+    # what student's code could exchange is looked up before it is there
+    def send(*line, text=repr, write=report.write, flush=report.flush):
+        write(text([token, *line]) + "\n")
+        flush()
 
     def finish():
+        changed.update(changes(before, attributes()))
         send("changed", "", sorted(changed))
         send("end", "", "")
 
@@ -105,6 +147,65 @@ def main() -> None:
         arguments += ["-W", rule]
     pytest.main(arguments, plugins=[Reporter()])
     finish()
+    del own
+
+
+def student_file(job: dict) -> str:
+    return str(Path(job["root"], "tinytorch", *job["target"].split(".")).with_suffix(".py"))
+
+
+def name_of(nodeid: str) -> str:
+    return nodeid.partition("::")[2]
+
+
+def put_out_of_reach(job: dict) -> None:
+    """The tests are known now: no name, no import hook and no file leads to them any more."""
+    sys.modules.pop(Path(job["name"]).stem, None)
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "session")]
+    Path(job["name"]).unlink()
+
+
+def watch(file: str, send: Callable) -> None:
+    """Says at once what the student's file, or what it calls of a library, asks Python for."""
+    places = {os.path.dirname(os.__file__), *(path for path in sys.path if "site-packages" in path)}
+    libraries = tuple(sorted(places, key=len, reverse=True))
+    busy = []
+
+    def look(event, arguments, getframe=sys._getframe, events=EVENTS, names=ATTRIBUTES, at_work=AT_WORK):
+        if event not in events and event != "object.__getattr__" and not event.startswith("ctypes."):
+            return
+        if busy or (event == "object.__getattr__" and arguments[1] not in names):
+            return
+        busy.append(event)
+        try:
+            frame, library = getframe(1), None
+            for _ in range(DEPTH):
+                if frame is None:
+                    return
+                name = frame.f_code.co_filename
+                if name == file:
+                    if library not in at_work:
+                        send(
+                            "reached", frame.f_lineno, arguments[1] if event.startswith("object.") else event
+                        )
+                    return
+                if not name.startswith((*libraries, "<")):
+                    return  # a test, or an earlier module
+                if library is None and not name.startswith("<"):
+                    library = module_of(name, libraries)
+                elif library is None and name.startswith("<frozen importlib"):
+                    library = "importlib"
+                frame = frame.f_back
+        finally:
+            busy.clear()
+
+    sys.addaudithook(look)
+
+
+def module_of(file: str, libraries: tuple[str, ...]) -> str:
+    """The name of a library's module, without what it is a part of: numpy, collections, inspect."""
+    inner = next(file.removeprefix(folder) for folder in libraries if file.startswith(folder))
+    return inner.strip(os.sep).split(os.sep)[0].removesuffix(".py")
 
 
 def _reason(report) -> str:
@@ -115,7 +216,7 @@ def _reason(report) -> str:
 
 def broken_at(error: BaseException, job: dict) -> tuple[int, str]:
     """The line of the student's module at which its import failed, and why."""
-    file = str(Path(job["root"], "tinytorch", *job["target"].split(".")).with_suffix(".py"))
+    file = student_file(job)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     text = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
     return (lines[0] if lines else getattr(error, "lineno", None) or 0), text[:MESSAGE_LIMIT]
@@ -129,35 +230,34 @@ def import_package(root: Path, target: str) -> None:
             importlib.import_module(name)
 
 
-def attributes(kept: list) -> dict[str, tuple]:
-    """{"module.name" or "module.Class.name": where it and a function's code lie} of all that is watched.
-
-    What lies there is put into `kept`, so that nothing new comes to lie in its place.
-    """
+def attributes() -> dict[str, tuple]:
+    """{"module.name" or "module.Class.name": what it is, and a function is made of} of what is watched."""
     found = {}
     for module_name, module in list(sys.modules.items()):
         if module_name not in WATCHED and module_name.partition(".")[0] != "tinytorch":
             continue
         for name, value in list(vars(module).items()):
-            found[f"{module_name}.{name}"] = _identity(value, kept)
+            found[f"{module_name}.{name}"] = _made_of(value)
             if isinstance(value, type) and value.__module__ == module_name:
                 for inner, part in list(vars(value).items()):
-                    found[f"{module_name}.{name}.{inner}"] = _identity(part, kept)
+                    found[f"{module_name}.{name}.{inner}"] = _made_of(part)
     return found
 
 
-def _identity(value, kept: list) -> tuple:
+def _made_of(value) -> tuple:
     function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
-    parts = (function,)
     if isinstance(function, types.FunctionType):
-        parts = function, function.__code__, function.__defaults__, function.__kwdefaults__
-    kept.append((value, parts))
-    return tuple(map(id, parts))
+        return function, function.__code__, function.__defaults__, function.__kwdefaults__
+    return (function,)
 
 
 def changes(before: dict[str, tuple], after: dict[str, tuple]) -> set[str]:
     """The names that were there before and are something else now, or gone."""
-    return {name for name, _ in before.items() - after.items()}
+    return {name for name, parts in before.items() if not _same(parts, after.get(name, ()))}
+
+
+def _same(one: tuple, other: tuple) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 if __name__ == "__main__":

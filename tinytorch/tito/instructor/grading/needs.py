@@ -63,8 +63,11 @@ def learn_needs(setup: Setup, jobs: int, tell: Callable[[], None] = lambda: None
             if not less.outcomes.get(name, (False, ""))[0]:
                 tests[name].append(number)
     cells = [setup.source["cells"][index]["metadata"]["nbgrader"]["grade_id"] for index, *_ in places]
-    changes = {name for _, less in [(report, checked), *runs] for name in less.changes}
-    return Needs(tests, parts, cells, sorted(changes))
+    every = [checked, *(less for _, less in runs)]
+    changes = {name for less in every for name in less.changes}
+    reached = {what for less in every for what in less.reached}
+    twins = [name for name, passed in checked.twins.items() if not passed]
+    return Needs(tests, parts, cells, sorted(changes), sorted(reached), twins)
 
 
 def known_needs(setup: Setup, course: Path) -> tuple[Needs | None, Path]:

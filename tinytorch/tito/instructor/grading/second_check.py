@@ -4,25 +4,32 @@ import ast
 import contextlib
 import hashlib
 import json
+import queue
 import random
 import re
 import secrets
 import threading
+import time
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinytorch.tito.instructor.grading.reach import reaching
-from tinytorch.tito.instructor.grading.setup import Needs, Setup
+from tinytorch.tito.instructor.grading.setup import Setup
+from tinytorch.tito.instructor.grading.stand_in import with_reference
 from tinytorch.tito.instructor.grading.submissions import Submission
+from tinytorch.tito.instructor.grading.twins import Shifter
 from tinytorch.tito.notebook.cells import OWN, SOLUTION
 from tinytorch.tito.notebook.files import fingerprint
 from tinytorch.tito.notebook.package import Export, ExportedModule
-from tinytorch.tito.notebook.python import parse
-from tinytorch.tito.process.outcomes import BLOCKED, PASSED, UNWRITTEN, Report
-from tinytorch.tito.process.sandbox import bounded_lines
+from tinytorch.tito.notebook.python import PARSER, parse
+from tinytorch.tito.process.outcomes import MAX_STUCK
+from tinytorch.tito.process.sandbox import PATIENCE, bounded_lines
 from tinytorch.tito.project import TitoError
 
 MAX_EXAMPLES = 25  # of one property; the checkpoint itself may ask for hundreds
+LOOKS = 6  # after one of so many tests, it is looked at what they have changed; and at the end
+TEST_SECONDS = 15.0  # of the processor, for one test
 
 
 # Tests that must fail, with numbers of each run's own. A pytest, an assert or a NumPy that lets them pass has
@@ -59,21 +66,34 @@ class Checked:
     """What became of the checkpoint tests."""
 
     outcomes: dict[str, tuple[bool, str]] = field(default_factory=dict)  # test -> passed, why not
+    twins: dict[str, bool] = field(default_factory=dict)  # twin of a test -> passed
     problem: str = ""  # why none of it counts
+    tampers: bool = False  # which is that the code turns on what checks it
+    stuck: list[str] = field(default_factory=list)  # tests that did not come to their end
     notes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)  # what of others' code was changed meanwhile
+    reached: set[str] = field(default_factory=set)  # what its code asked Python for
     withheld: dict[str, str] = field(default_factory=dict)  # solution cell that did not count -> why
-    broken_line: int | None = None  # the line at which the exported code cannot be imported
+    broken_line: int | None = None  # the line at which the exported code cannot be imported, or reaches
     broken_by: str = ""
 
 
-def run_checks(setup: Setup, submission: Submission, ended: dict[int, str]) -> Checked:
+def run_checks(
+    setup: Setup,
+    submission: Submission,
+    ended: dict[int, str],
+    replaced: Set[int] = frozenset(),
+    only: Set[str] | None = None,
+) -> Checked:
     """The checkpoint tests against the exported code, on top of the earlier modules.
 
     `ended`: the cells that did not come to their end when they were run, and why. They are withheld, like
-    those that reach for the machinery or break the import; the reference stands in for a withheld solution.
+    those that reach for the machinery or break the import, and the reference stands in for a withheld cell.
+    `replaced`: solutions for which it stands in without a word. `only`: these tests alone.
     """
     settled = submission.visible
+    if replaced:
+        settled = with_reference(settled, setup.source, setup.needs, replaced)
     export = Export(settled, Path(f"{setup.name}.ipynb"), None, setup.target, setup.source)
     for index, why in sorted({**ended, **reaching(export.of_student(), submission.reference)}.items()):
         if settled.cells[index].role in (SOLUTION, OWN):
@@ -82,7 +102,7 @@ def run_checks(setup: Setup, submission: Submission, ended: dict[int, str]) -> C
     def attempt(built: ExportedModule) -> Checked:
         with setup.package_folder() as root:
             built.write(root / "tinytorch")
-            return _run_tests(setup, root, fingerprint(settled.notebook()))
+            return _run_tests(setup, root, fingerprint(settled.notebook()), only)
 
     try:
         checked = export.until_it_imports(attempt)
@@ -94,127 +114,153 @@ def run_checks(setup: Setup, submission: Submission, ended: dict[int, str]) -> C
     return checked
 
 
-def _run_tests(setup: Setup, root: Path, salt: str) -> Checked:
-    source, real, canaries = disguised(setup.tests, setup.secret + salt.encode())
-    token = secrets.token_hex(16)
-    job = {"root": str(root), "target": setup.target, "token": token, "source": source}
-    job["name"] = f"test_checkpoint_{setup.label}.py"
-    checked, outcomes, ended = Checked(), {}, False
-    guarded = setup.sandbox.start("checks_script.py", root)
-    drain = threading.Thread(target=lambda: list(bounded_lines(guarded.process.stderr)), daemon=True)
-    drain.start()
-    try:
-        with contextlib.suppress(OSError):  # it is already dead, and the report says nothing
-            guarded.process.stdin.write(json.dumps(job) + "\n")
-            guarded.process.stdin.flush()
-        for line in bounded_lines(guarded.process.stdout):
-            if not line.startswith(f'["{token}", '):
-                continue  # nothing of ours
-            _, name, outcome, message = json.loads(line)
-            if name == "changed":
-                checked.changes = message
-            elif name == "import":
-                checked.broken_line, checked.broken_by = outcome, message
-                outcomes["collection"] = False, message
-            elif name == "end":
-                ended = True
-            else:
-                outcomes[name] = (outcome == "passed", message[:500])
-    finally:
-        guarded.close()
-        drain.join(timeout=5)
-    checked.problem = guarded.reason
-    collection = outcomes.pop("collection", None)
-    for name, (passed, message) in outcomes.items():
-        function, bracket, case = name.partition("[")
+def _run_tests(setup: Setup, root: Path, salt: str, only: Set[str] | None) -> Checked:
+    text, real, twins, canaries = disguised(setup.tests, setup.secret + salt.encode())
+    hidden = {old: new for new, old in real.items()}
+    wanted = None if only is None else sorted({hidden[name.partition("[")[0]] for name in only})
+    name = f"test_{secrets.token_hex(8)}.py"
+    job = {
+        "root": str(root),
+        "target": setup.target,
+        "name": name,
+        "source": text,
+        "only": wanted,
+        "look": random.Random(text).sample(sorted(real), len(real) // LOOKS),
+    }
+    checked, outcomes = Checked(), {}
+    for _ in range(MAX_STUCK):
+        stuck = _one_process(setup, root, job | {"skip": sorted(outcomes)}, checked, outcomes)
+        if stuck is None or checked.problem or checked.broken_line is not None:
+            break
+        function, bracket, case = stuck.partition("[")
+        checked.stuck += [real[function] + bracket + case] if function in real else []
+    else:
+        checked.problem = f"{MAX_STUCK} tests did not come to their end"
+    for test, (passed, message) in outcomes.items():
+        function, bracket, case = test.partition("[")
         if function in real:
             checked.outcomes[real[function] + bracket + case] = (passed, message)
-    changes = [name for name in checked.changes if setup.needs and name not in setup.needs.changes]
-    if collection and not checked.problem:
-        checked.problem = f"the exported code cannot be imported: {collection[1]}"
-    elif not ended and not checked.problem:
-        checked.problem = "Python ended before the tests did"
-    elif any(outcomes.get(name, (True, ""))[0] for name in canaries) and not checked.problem:
-        checked.problem = "tests that must fail did not: the code tampers with what checks it"
-    elif changes and not checked.problem:
-        checked.problem = f"the code tampers with what checks it: it changes `{changes[0]}`"
+        elif function in twins:
+            checked.twins[twins[function] + bracket + case] = passed
+    known = setup.needs
+    changes = [name for name in checked.changes if known and name not in known.changes]
+    tricked = any(passed and known and name in known.twins for name, passed in checked.twins.items())
+    checked.tampers = bool(tricked or changes or any(outcomes.get(name, (False, ""))[0] for name in canaries))
+    if checked.tampers and not checked.problem:
+        why = f"it changes `{changes[0]}`" if changes else "tests that must fail did not"
+        checked.problem = f"the code tampers with what checks it: {why}"
     return checked
 
 
-def disguised(source: str, secret: bytes) -> tuple[str, dict[str, str], set[str]]:
+def _one_process(setup: Setup, root: Path, job: dict, checked: Checked, outcomes: dict) -> str | None:
+    """Runs the tests that have no outcome yet -> the one that the process did not get past."""
+    token, limits = secrets.token_hex(16), setup.sandbox.limits
+    patience = min(TEST_SECONDS, limits.cell_seconds)
+    lines: queue.Queue[str | None] = queue.Queue()
+    current, ended, stop = None, False, False
+    guarded = setup.sandbox.start("checks_script.py", root)
+
+    def read() -> None:
+        for line in bounded_lines(guarded.process.stdout):
+            lines.put(line)
+        lines.put(None)
+
+    threads = [
+        threading.Thread(target=read, daemon=True),
+        threading.Thread(target=lambda: list(bounded_lines(guarded.process.stderr)), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        with contextlib.suppress(OSError):  # it is already dead, and the report says nothing
+            guarded.process.stdin.write(json.dumps(job | {"token": token}) + "\n")
+            guarded.process.stdin.flush()
+        began, used = time.monotonic(), 0.0
+        while not stop:
+            try:
+                line = lines.get(timeout=0.1)
+            except queue.Empty:
+                cpu, wall = guarded.cpu_seconds - used, time.monotonic() - began
+                if current and (cpu > patience or wall > PATIENCE * patience):
+                    outcomes[current] = False, f"it did not end within {patience:g} seconds"
+                    return current
+                continue
+            if line is None:
+                break
+            if not line.startswith(f"['{token}', "):
+                continue  # nothing of ours
+            with PARSER:
+                _, name, outcome, message = ast.literal_eval(line)
+            if name == "begin":
+                current, began, used = outcome, time.monotonic(), guarded.cpu_seconds
+            elif name == "changed":
+                checked.changes = message
+            elif name == "import":
+                checked.broken_line, checked.broken_by = outcome, message
+                checked.problem = f"the exported code cannot be imported: {message}"
+                return None
+            elif name == "reached":
+                checked.reached.add(message)
+                if setup.needs and message not in setup.needs.reached:
+                    checked.broken_line, checked.broken_by = outcome, f"it asks Python for `{message}`"
+                    checked.problem = f"the code {checked.broken_by}"
+                    return None
+            elif name == "collection":
+                checked.problem = f"the checkpoint cannot be read: {message}"
+            elif name == "end":
+                ended = True
+            else:
+                outcomes[name], current = (outcome == "passed", message[:500]), None
+    finally:
+        guarded.close()
+        for thread in threads:
+            thread.join(timeout=5)
+    if ended:
+        return None
+    if current is None:
+        checked.problem = guarded.reason or "Python ended before the tests did"
+        return None
+    outcomes[current] = False, guarded.reason or "Python ended in it"
+    return current
+
+
+def disguised(source: str, secret: bytes) -> tuple[str, dict[str, str], dict[str, str], set[str]]:
     """The test file under names that nobody can foresee, with tests among them that must fail.
 
-    -> its text, {new name: old name}, the names of those that must fail
+    -> its text, {new name: old name} of the tests, the same of their twins, the names of the canaries
     """
 
     def name_of(old: str) -> str:
         return "test_" + hashlib.blake2b(old.encode(), key=hashlib.sha256(secret).digest()).hexdigest()[:16]
 
     draw = random.Random(secret)
-
     lines = re.sub(r"max_examples=(\d+)", lambda m: f"max_examples={min(int(m[1]), MAX_EXAMPLES)}", source)
     lines = lines.split("\n")
-    real, canaries, starts = {}, {}, []
-    for node in parse(source).body:
+    tree = parse("\n".join(lines))
+    real, twins, extra, after, starts = {}, {}, {}, {}, []
+    shifter = Shifter(name_of("shift"), draw)
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             real[name_of(node.name)] = node.name
             lines[node.lineno - 1] = lines[node.lineno - 1].replace(node.name, name_of(node.name), 1)
             starts.append(min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1)
+            for kind, twin in shifter.twins(node):
+                old = f"{kind} of {node.name}"
+                twin.name = name_of(old)
+                twins[twin.name], extra[twin.name] = old, ast.unparse(twin) + "\n\n\n"
+                after[twin.name] = len(starts)  # what its decorators name stands above its test
+    canaries = set()
     for number, body in enumerate(CANARIES):
         name = name_of(f"canary {number}")
         low = round(draw.uniform(0.5, 4.0), 3)
         shape = tuple(draw.choices(range(1, 6), k=draw.randint(1, 4)))
         for word, value in (("SHAPE", shape), ("A", low), ("B", low + draw.randint(1, 9))):
             body = re.sub(rf"\b{word}\b", repr(value), body)
-        canaries[name] = f"def {name}():\n{IMPORTS}    {body}\n\n\n"
+        canaries.add(name)
+        extra[name] = f"def {name}():\n{IMPORTS}    {body}\n\n\n"
     starts.append(len(lines))
-    for place, name in sorted(
-        ((starts[int(name[5:13], 16) % len(starts)], name) for name in canaries), reverse=True
-    ):
-        lines.insert(place, canaries[name])
-    return "\n".join(lines) + "\n", real, set(canaries)
-
-
-def disagreements(needs: Needs, report: Report, checked: Checked) -> dict[str, str]:
-    """The parts whose cells pass although the checkpoint shows that they should not -> the reason."""
-    status = {part.grade_id: part.status for part in report.parts}
-    earned = {name for name in needs.parts if status.get(name) == PASSED}
-    if checked.problem:
-        return {name: f"the second check failed: {checked.problem}" for name in earned}
-    failing = {
-        name: checked.outcomes.get(name, (False, "it was not run"))[1]
-        for name in needs.tests
-        if not checked.outcomes.get(name, (False, ""))[0]
-    }
-    open_, surely = set(), set()  # solutions that the cells themselves call wrong: perhaps, and surely
-    lost: dict[str, str] = {}
-    for n, cell in enumerate(needs.cells):
-        name = needs.first_part(n)
-        if cell in checked.withheld and name in earned:
-            lost.setdefault(name, f"its cell was withheld from the second check: {checked.withheld[cell]}")
-    for n in range(len(needs.cells)):
-        parts = [name for name, needed in needs.parts.items() if n in needed]
-        if any(status.get(name) not in (PASSED, UNWRITTEN, BLOCKED) for name in parts):
-            open_.add(n)
-        if needs.first_part(n) not in earned:
-            open_.add(n)
-            surely.add(n)
-
-    def lose(solution: int, test: str) -> None:
-        name = needs.first_part(solution)
-        if name in earned:
-            lost.setdefault(name, f"its cell passes, but not the checkpoint's {test}: {failing[test]}")
-
-    def has_passing(n: int) -> bool:
-        return any(n in needed and test not in failing for test, needed in needs.tests.items())
-
-    for test in failing:
-        needed = needs.tests[test]
-        if not open_ & set(needed):
-            for n in [n for n in needed if not has_passing(n)] or needed:
-                lose(n, test)
-    for n in open_ - surely:
-        own = [test for test, needed in needs.tests.items() if n in needed and not surely & set(needed)]
-        if own and all(test in failing for test in own):
-            lose(n, own[0])
-    return lost
+    ways = {name: starts[after.get(name, 0) :] for name in extra}
+    places = ((ways[name][int(name[5:13], 16) % len(ways[name])], name) for name in extra)
+    for place, name in sorted(places, reverse=True):
+        lines.insert(place, extra[name])
+    return "\n".join([*lines, shifter.helper(), ""]), real, twins, canaries

@@ -31,6 +31,11 @@ class Needs:
     parts: dict[str, list[int]]  # graded part -> the solutions without which it fails
     cells: list[str]  # solution -> the grade_id of its cell
     changes: list[str]  # what of others' code the reference itself changes while it is tested
+    reached: list[str]  # what the reference asks Python for
+    twins: list[str]  # of the tests, those that the reference fails, as it must
+
+    def solutions_in(self, cell: str | None) -> list[int]:
+        return [n for n, grade_id in enumerate(self.cells) if grade_id == cell]
 
     def first_part(self, solution: int) -> str | None:
         return next((name for name, needed in self.parts.items() if solution in needed), None)

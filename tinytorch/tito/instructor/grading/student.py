@@ -1,13 +1,15 @@
 """One student's submission through both checks."""
 
 import time
+from collections.abc import Set
 from dataclasses import dataclass
 
 from tinytorch.tito.instructor.grading import submissions
+from tinytorch.tito.instructor.grading.blame import blame, failing_tests, without_points
 from tinytorch.tito.instructor.grading.handed_in import Refused
 from tinytorch.tito.instructor.grading.harmless import harmless
 from tinytorch.tito.instructor.grading.results import CRASHED, GRADED, REJECTED, TIMED_OUT, PartResult, Result
-from tinytorch.tito.instructor.grading.second_check import disagreements, run_checks
+from tinytorch.tito.instructor.grading.second_check import Checked, run_checks
 from tinytorch.tito.instructor.grading.setup import Setup
 from tinytorch.tito.instructor.grading.submissions import Submission
 from tinytorch.tito.notebook.settle import Settled
@@ -58,16 +60,7 @@ def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
         shown, _ = run_cells(setup, submission.visible)
     lost: dict[str, str] = {}
     if setup.tests and setup.needs and report.earned:
-        wrong = {i: o.message for i, o in report.outcomes.items() if o.error in ("Timeout", "Crash")}
-        checked = run_checks(setup, submission, wrong)
-        lost = disagreements(setup.needs, report, checked)
-        if lost and "tamper" not in checked.problem:  # a test of time may fail on a busy machine
-            again = run_checks(setup, submission, wrong)
-            for name, (passed, message) in again.outcomes.items():
-                if passed:
-                    checked.outcomes[name] = (passed, message)
-            checked.problem = again.problem
-            lost = disagreements(setup.needs, report, checked)
+        checked, lost = _confirm(setup, submission, report)
         result.flags += checked.notes
         if checked.problem:
             result.flags.append(f"second check: {checked.problem[:200]}")
@@ -103,6 +96,41 @@ def _grade(setup: Setup, student: str, data: bytes, result: Result) -> dict:
         result.status = CRASHED
         result.reason = ended[0] if ended else "Python itself ended in one of its cells"
     return _score(setup, submission, report, result)
+
+
+def _confirm(setup: Setup, submission: Submission, report: Report) -> tuple[Checked, dict[str, str]]:
+    """The second check of what the cells earn, and the parts that it takes away -> why."""
+    wrong = {i: o.message for i, o in report.outcomes.items() if o.error in ("Timeout", "Crash")}
+    replaced = without_points(setup.needs, report)
+
+    def again(more: Set[int], tests: Set[str]) -> Checked:
+        return run_checks(setup, submission, wrong, replaced | more, tests)
+
+    checked = run_checks(setup, submission, wrong, replaced)
+    if checked.tampers or (checked.problem and checked.stuck):
+        checked = _without_the_culprit(setup, submission, checked, wrong, replaced) or checked
+    failing = failing_tests(setup.needs, checked)
+    if failing and not checked.problem:  # a test of time may fail on a busy machine
+        checked.outcomes |= again(set(), set(failing)).outcomes
+    return checked, blame(setup, submission, report, checked, again)
+
+
+def _without_the_culprit(
+    setup: Setup, submission: Submission, checked: Checked, wrong: dict[int, str], replaced: set[int]
+) -> Checked | None:
+    """The second check without the one cell that makes it fail as a whole; None if there is no such cell."""
+    why = "it tampers with what checks it" if checked.tampers else "with it, tests do not come to their end"
+    only = set(checked.stuck[:1]) or None
+
+    def mended(cells: list[int], tests: set[str] | None) -> Checked | None:
+        tried = run_checks(setup, submission, wrong | dict.fromkeys(cells, why), replaced, tests)
+        return None if tried.problem or (tests and tried.stuck) else tried
+
+    suspects = [index for index in submission.visible.of_student() if index not in wrong]
+    while len(suspects) > 1:
+        half = suspects[: len(suspects) // 2]
+        suspects = half if mended(half, only) else suspects[len(half) :]
+    return mended(suspects, None)
 
 
 def _first(reaching: dict[int, str]) -> str:

@@ -1,0 +1,128 @@
+"""Which solution is to blame for a checkpoint's test that fails: the one whose replacement mends it."""
+
+import ast
+from collections.abc import Callable, Sequence, Set
+
+from tinytorch.tito.instructor.grading.second_check import Checked
+from tinytorch.tito.instructor.grading.setup import Needs, Setup
+from tinytorch.tito.instructor.grading.submissions import Submission
+from tinytorch.tito.notebook.cells import SOLUTION
+from tinytorch.tito.notebook.python import parsed
+from tinytorch.tito.process.outcomes import PASSED, Report
+
+Solutions = frozenset[int]
+Again = Callable[[Set[int], Set[str]], Checked]  # with these solutions replaced too, these tests alone
+
+
+def earned_parts(needs: Needs, report: Report) -> set[str]:
+    status = {part.grade_id: part.status for part in report.parts}
+    return {name for name in needs.parts if status.get(name) == PASSED}
+
+
+def without_points(needs: Needs, report: Report) -> set[int]:
+    """The solutions that earn nothing anyhow: the reference stands in for them in the second check."""
+    earned = earned_parts(needs, report)
+    lasting = {n for n in range(len(needs.cells)) if needs.first_part(n) in earned}
+    open_cells = {needs.cells[n] for n in lasting}
+    every = set(range(len(needs.cells))) - lasting
+    return {n for n in every if needs.first_part(n) or needs.cells[n] not in open_cells}
+
+
+def failing_tests(needs: Needs, checked: Checked) -> dict[str, str]:
+    """{test that fails: why}; one that was not run fails."""
+    outcomes = {name: checked.outcomes.get(name, (False, "it was not run")) for name in needs.tests}
+    return {name: message for name, (passed, message) in outcomes.items() if not passed}
+
+
+def blame(
+    setup: Setup, submission: Submission, report: Report, checked: Checked, again: Again
+) -> dict[str, str]:
+    """The parts whose solutions pass although the checkpoint shows that they should not -> the reason."""
+    needs = setup.needs
+    earned = earned_parts(needs, report)
+    if checked.problem:
+        return {name: f"the second check failed: {checked.problem}" for name in earned}
+    lost: dict[str, str] = {}
+
+    def lose(solutions: Set[int], why: str) -> None:
+        for name in earned.intersection(needs.first_part(n) for n in solutions):
+            lost.setdefault(name, why)
+
+    for cell, why in checked.withheld.items():
+        lose(set(needs.solutions_in(cell)), f"its cell was withheld from the second check: {why}")
+    failing = failing_tests(needs, checked)
+    trials = _Trials(set(failing), again)
+    suspects = [frozenset(needs.solutions_in(cell)) for cell in _suspects(setup, submission, earned, checked)]
+    every = frozenset().union(*suspects)
+    for test, message in failing.items():
+        needed = frozenset(needs.tests[test])
+        guilty = trials.guilty(test, suspects)
+        found = [_within(trials, test, cell, every - cell, needed, needs, earned) for cell in guilty]
+        lose(needed.union(*found) if not found else frozenset().union(*found), _why(test, message))
+    return lost
+
+
+def _why(test: str, message: str) -> str:
+    return f"its cell passes, but not the checkpoint's {test}: {message}"
+
+
+def _within(
+    trials: "_Trials", test: str, cell: Solutions, others: Solutions, needed: Solutions, needs: Needs, earned
+) -> Solutions:
+    """Of a guilty cell, the solutions that are to blame: those that the test needs if it cannot be told."""
+    counted = frozenset(n for n in cell if needs.first_part(n) in earned)
+    if len(counted) < 2:
+        return counted
+    guilty = trials.guilty(test, [frozenset({n}) for n in sorted(counted)], others)
+    told = frozenset().union(*guilty)
+    return (told & needed) or (counted & needed) or counted
+
+
+class _Trials:
+    """The failing tests again, with some solutions replaced; each way once."""
+
+    def __init__(self, tests: Set[str], again: Again):
+        self.tests, self.again = tests, again
+        self.passed: dict[Solutions, set[str]] = {}
+
+    def passes(self, test: str, replaced: Solutions) -> bool:
+        if replaced not in self.passed:
+            outcomes = self.again(replaced, self.tests).outcomes
+            self.passed[replaced] = {name for name, (passed, _) in outcomes.items() if passed}
+        return test in self.passed[replaced]
+
+    def guilty(
+        self, test: str, groups: Sequence[Solutions], others: Solutions = frozenset()
+    ) -> list[Solutions]:
+        """The groups to blame for a failing test, where the reference stands in for `others`.
+
+        That is the one whose replacement mends the test. If there are several, or none, it is those that fail
+        it where everything else is the reference's.
+        """
+        mending = [group for group in groups if self.passes(test, others | group)]
+        if len(mending) == 1:
+            return mending
+        every = others.union(*groups)
+        alone = [group for group in mending or groups if not self.passes(test, every - group)]
+        return alone or mending
+
+
+def _suspects(setup: Setup, submission: Submission, earned: set[str], checked: Checked) -> list[str]:
+    """The solution cells that count in the second check and are not what the reference has."""
+    needs = setup.needs
+    reference = {
+        cell["metadata"].get("nbgrader", {}).get("grade_id"): cell["source"] for cell in setup.source["cells"]
+    }
+    return [
+        cell.grade_id
+        for cell in submission.visible.cells
+        if cell.role == SOLUTION
+        and cell.grade_id not in checked.withheld
+        and not earned.isdisjoint(needs.first_part(n) for n in needs.solutions_in(cell.grade_id))
+        and _code(cell.source) != _code(reference[cell.grade_id])
+    ]
+
+
+def _code(source: str) -> str:
+    tree = parsed(source)
+    return source if tree is None else ast.dump(tree)

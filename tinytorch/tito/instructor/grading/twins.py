@@ -1,0 +1,105 @@
+"""Twins of a checkpoint's tests that expect something else, and so must fail whatever the code is."""
+
+# A twin calls the student's functions as its test does. Code that turns failures into passes, or that finds
+# the expected value in the test and hands it back, lets the twin pass too.
+
+import ast
+import copy
+import random
+from collections.abc import Iterator
+
+HELPER = '''
+def NAME(value, by):
+    """Another value of the same kind; where there is none to be had, one that equals nothing."""
+    if isinstance(value, (bool, np.bool_, str, bytes, type(None))):
+        return ("not", value, by)
+    if isinstance(value, (list, tuple)):
+        return type(value)([NAME(one, by) for one in value]) if value and type(value) in (list, tuple) else by
+    data = np.asarray(getattr(value, "data", value))
+    return value + by if data.dtype.kind in "iuf" and data.size else ("not", by)
+'''
+COMPARING = {"allclose", "array_equal", "isclose", "approx"}
+
+
+class Shifter:
+    """Makes twins; `name` is that of the helper, `draw` where the secret numbers come from."""
+
+    def __init__(self, name: str, draw: random.Random):
+        self.name, self.draw = name, draw
+
+    def helper(self) -> str:
+        return HELPER.replace("NAME", self.name)
+
+    def twins(self, test: ast.FunctionDef) -> Iterator[tuple[str, ast.FunctionDef]]:
+        """(kind, twin) for each way in which something of the test can be expected otherwise."""
+        for kind, change in (("assertion", _Assertions), ("want", _Wants)):
+            twin = copy.deepcopy(test)
+            changer = change(self)
+            for statement in twin.body:
+                changer.visit(statement)
+            if changer.changed:
+                yield kind, ast.fix_missing_locations(twin)
+
+    def shifted(self, value: ast.expr) -> ast.expr:
+        by = ast.Constant(self.draw.randint(1000, 9999) + round(self.draw.random(), 3))
+        return ast.Call(ast.Name(self.name, ast.Load()), [value, by], [])
+
+
+class _Assertions(ast.NodeTransformer):
+    """Other values in assertions that two things are equal or alike, and another exception."""
+
+    def __init__(self, shifter: Shifter):
+        self.shifter, self.changed = shifter, 0
+
+    def shift(self, value: ast.expr) -> ast.expr:
+        self.changed += 1
+        return self.shifter.shifted(value)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        return node if isinstance(node.op, ast.Not) else self.generic_visit(node)
+
+    def visit_Assert(self, node: ast.Assert) -> ast.Assert:
+        node.test = _Equalities(self).visit(node.test)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        name = getattr(node.func, "attr", "")
+        if name.startswith("assert_") and len(node.args) > 1:
+            node.args[1] = self.shift(node.args[1])
+        elif name == "raises" and node.args:
+            self.changed += 1
+            node.args[0] = ast.Name("MemoryError", ast.Load())
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "match"]
+        return node
+
+
+class _Equalities(ast.NodeTransformer):
+    def __init__(self, owner: _Assertions):
+        self.owner = owner
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        return node if isinstance(node.op, ast.Not) else self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        if isinstance(node.ops[0], ast.Eq):
+            node.comparators[0] = self.owner.shift(node.comparators[0])
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in COMPARING and len(node.args) > 1:
+            node.args[1] = self.owner.shift(node.args[1])
+        return node
+
+
+class _Wants(ast.NodeTransformer):
+    """Another value where the test computes what it wants."""
+
+    def __init__(self, shifter: Shifter):
+        self.shifter, self.changed = shifter, 0
+
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        if any(isinstance(target, ast.Name) and target.id.startswith("want") for target in node.targets):
+            self.changed += 1
+            node.value = self.shifter.shifted(node.value)
+        return node
