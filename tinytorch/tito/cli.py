@@ -35,7 +35,11 @@ COMMANDS = {
         "tinytorch.tito.student.commands", "module", "Work through a module: start, test, complete."
     ),
     "cache-report": Place("tinytorch.caches.report", "command", "Measure every cache on a model and a text."),
+    "collect": Place(
+        "tinytorch.tito.instructor.collect", "command", "Bring in what a learning platform lets one download."
+    ),
     "grade": Place("tinytorch.tito.instructor.grading.command", "command", "Grade what students handed in."),
+    "return": Place("tinytorch.tito.instructor.hand_back", "command", "Lay out the feedback for upload."),
     "doctor": Place("tinytorch.tito.student.doctor", "command", "Say what is wrong with the installation."),
 }
 FROM_DEV_FILES = ("export", "notebooks")  # a student's bundle has none

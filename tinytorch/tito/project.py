@@ -138,9 +138,14 @@ def need_project(start: Path | None = None) -> Project:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces the file in one step (readers see the old text or the new), line ends \\n on every system."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces the file in one step."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        new.write_bytes(text.encode())
+        new.write_bytes(data)
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)

@@ -20,6 +20,8 @@ from tinytorch.tito.instructor.grading.setup import Setup, set_up
 from tinytorch.tito.process.sandbox import Limits, Sandbox, find_bwrap
 from tinytorch.tito.project import Module, Project, TitoError, need_package, need_project, write_text
 
+SHOWN = 3  # so many of those who are being graded are named beside the bar, the longest first
+
 # The first judge is nbgrader's: the test cells, hidden ones included, scored by its own rules into its own
 # gradebook. They run beside the student's code, so they can be deceived. The second judge runs the checkpoint
 # tests against the exported code in a process that has seen nothing of the notebook's other cells. What the
@@ -80,11 +82,16 @@ def command(
 
                 def done(result: Result, setup=setup, task=task, bar=bar, table=table) -> None:
                     write_grades(table, setup.label, [result], {result.student})
-                    bar.update(task, advance=1, description=f"{setup.label}, {result.student} is done")
+                    bar.update(task, advance=1)
+
+                def busy(running: dict[str, float], setup=setup, task=task, bar=bar) -> None:
+                    longest = sorted(running, key=running.__getitem__, reverse=True)[:SHOWN]
+                    names = ", ".join(f"{name} {running[name]:.0f} s" for name in longest)
+                    bar.update(task, description=f"{setup.label}: {names}" if names else setup.label)
 
                 with dask_pool(scheduler) if scheduler else local_pool(jobs) as pool:
                     students = sorted(found[module.label])
-                    results = grade_course(setup, course, students, pool, module, again, done)
+                    results = grade_course(setup, course, students, pool, module, again, done, busy)
                 write_grades(table, setup.label, results, {student} if student else None)
         except KeyboardInterrupt:
             raise TitoError(

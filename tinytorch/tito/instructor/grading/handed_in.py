@@ -43,7 +43,7 @@ def collect(folder: Path, module: Module) -> HandedIn:
         if path is None:
             return found
         found.data = _read_bytes(path)
-        found.when = _timestamp(folder / TIMESTAMP, found.flags)
+        found.when = timestamp(folder / TIMESTAMP, found.flags)
         return found
     except OSError as error:
         raise Refused(f"the submission cannot be read: {error.strerror or error}") from None
@@ -143,7 +143,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _timestamp(path: Path, flags: list[str]) -> datetime | None:
+def timestamp(path: Path, flags: list[str]) -> datetime | None:
     """When it was handed in, from the file that nbgrader's `collect` and `zip_collect` write."""
     from nbgrader.utils import parse_utc
 

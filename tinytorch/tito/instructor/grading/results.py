@@ -2,14 +2,14 @@
 
 import csv
 import io
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinytorch.tito.console import count
 from tinytorch.tito.instructor.grading.harmless import plain_text
+from tinytorch.tito.instructor.table import read_table
 from tinytorch.tito.instructor.templating import render
-from tinytorch.tito.project import TitoError, write_text
+from tinytorch.tito.project import write_text
 
 GRADED, MANUAL, ABSENT = "graded", "needs manual marks", "not submitted"
 TIMED_OUT, CRASHED, REJECTED = "timed out", "crashed", "rejected"
@@ -57,37 +57,8 @@ class Result:
 
 
 def read_grades(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """grades.csv -> its columns and rows, as a spreadsheet may have saved it; nothing if there is no file.
-
-    That is with a byte order mark, with semicolons or tabs, and then perhaps with decimal commas.
-    TitoError if it cannot be read or has not the columns of a table of grades.
-    """
-    if not path.is_file():
-        return list(GRADE_COLUMNS), []
-    advice = "move it away, or save it as CSV in UTF-8"
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TitoError(f"{path} is not UTF-8 text (byte {error.start}); {advice}.") from None
-    first, _, rest = text.partition("\n")
-    if first.lower().startswith("sep="):  # a line of Excel's own
-        first, text = rest.partition("\n")[0], rest
-    mark = max(",;\t", key=first.count)
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, restval="", strict=True)
-        rows, columns = list(reader), list(reader.fieldnames or ())
-    except csv.Error as error:
-        raise TitoError(f"{path} is not a table that can be read ({error}); {advice}.") from None
-    missing = [name for name in ("module", "student") if name not in columns]
-    if missing:
-        raise TitoError(f"{path} has no column {' and no column '.join(missing)}; {advice}.")
-    longer = [number for number, row in enumerate(rows, 2) if None in row]
-    if longer:
-        raise TitoError(f"Row {longer[0]} of {path} has more than {len(columns)} values; {advice}.")
-    if mark == ";":
-        for row in rows:
-            row |= {name: re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", value) for name, value in row.items()}
-    return columns, [row for row in rows if any(row.values())]
+    """grades.csv -> its columns and rows; nothing if there is no file."""
+    return read_table(path, ("module", "student")) if path.is_file() else (list(GRADE_COLUMNS), [])
 
 
 def write_grades(path: Path, label: str, results: list[Result], fresh: set[str] | None = None) -> None:
