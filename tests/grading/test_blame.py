@@ -101,7 +101,7 @@ def own_parts(course: Course, cell: str) -> set[str]:
     """What a solution cell earns, as the grader has learnt it."""
     (file,) = (course.folder / ".tito" / "reference").glob("*.json")
     needs = Needs(**json.loads(file.read_text(encoding="utf-8"))["needs"])
-    return {needs.first_part(n) for n in needs.solutions_in(cell)}
+    return {name for n in needs.solutions_in(cell) for name in needs.parts_of(n)}
 
 
 FRAMES = """

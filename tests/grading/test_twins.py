@@ -2,12 +2,13 @@
 
 import ast
 import random
+import re
 
 import numpy as np
 import pytest
 
 from tinytorch.tito.instructor.grading.second_check import disguised
-from tinytorch.tito.instructor.grading.twins import Shifter
+from tinytorch.tito.instructor.grading.twins import FAR, HALF, NEAR, Shifter
 from toy import REPO
 
 pytestmark = pytest.mark.grading
@@ -66,6 +67,23 @@ def test_another_value_of_the_same_kind(value):
     made = other()(value, 1234.5)
     assert np.shape(made) == np.shape(value)
     assert not np.any(np.isclose(made, value))
+
+
+def test_infinities_stay_and_the_others_are_shifted():
+    made = other()(np.array([-np.inf, 1, 0]), 0.1)
+    assert np.allclose(made, [-np.inf, 1.2, 0.1])
+
+
+def test_no_answer_is_right_in_a_test_and_in_its_twin():
+    """Within a tolerance that the reference fails with half of the shift, none lies between both."""
+    assert 2 * HALF <= min(NEAR)
+    (test,) = ast.parse("def test_it():\n    assert f(1) == 2\n    want = 3").body
+    for half in (True, False):
+        found = [ast.unparse(twin) for _, twin in Shifter("other", random.Random(0), half).twins(test)]
+        (near,) = re.findall(r"other\(2, ([\d.]+)\)", found[0])
+        (far,) = re.findall(r"other\(3, ([\d.]+)\)", found[1])
+        assert FAR[0] <= float(far) <= FAR[1]
+        assert float(near) == HALF if half else NEAR[0] <= float(near) <= NEAR[1]
 
 
 @pytest.mark.parametrize("value", [True, False, None, "text", b"", [], (), np.ones((0, 3)), np.array([True])])

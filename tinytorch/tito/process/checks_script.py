@@ -42,10 +42,19 @@ EVENTS = {
     *("compile", "function.__new__", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn"),
     *("os.system", "os.kill", "subprocess.Popen", "socket.__new__", "cpython.run_command"),
 }
-ATTRIBUTES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "gi_code", "f_code", "f_back", "__code__"}
+ATTRIBUTES = {
+    "object.__getattr__": {
+        *("tb_frame", "gi_frame", "cr_frame", "ag_frame", "gi_code", "f_code", "f_back", "__code__"),
+    },
+    "object.__setattr__": {"__code__", "__defaults__", "__kwdefaults__"},
+}
 DEPTH = 12  # so many calls of a library may lie between a student's code and what it asks for
-# of the standard library, what asks such things on behalf of honest code: for a namedtuple or a dataclass
-AT_WORK = {"collections", "contextlib", "dataclasses", "enum", "functools", "importlib", "logging", "typing"}
+# files of the standard library that ask such things on behalf of honest code (for a namedtuple, a dataclass),
+# and so many of their calls lie between
+AT_WORK = {
+    **dict.fromkeys(("collections/__init__", "contextlib", "dataclasses", "enum", "functools", "typing"), 1),
+    **{"importlib": 1, "logging/__init__": 2},
+}
 
 
 def main() -> None:
@@ -128,6 +137,9 @@ def main() -> None:
         send("changed", "", sorted(changed))
         send("end", "", "")
 
+    # What pytest keeps in modules of its own would lead to the tests: its assertions' and debugger's
+    # configuration, and what other packages plug in.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path.insert(0, job["root"])
     folder = Path(tempfile.mkdtemp())
     file = folder / job["name"]
@@ -137,8 +149,7 @@ def main() -> None:
         str(file),
         f"--rootdir={folder}",
         "-q",
-        "-p",
-        "no:cacheprovider",
+        *("-p", "no:cacheprovider", "-p", "no:assertion", "-p", "no:debugging"),
         "--tb=line",
         "-c",
         os.devnull,
@@ -172,29 +183,32 @@ def watch(file: str, send: Callable) -> None:
     busy = []
 
     def look(event, arguments, getframe=sys._getframe, events=EVENTS, names=ATTRIBUTES, at_work=AT_WORK):
-        if event not in events and event != "object.__getattr__" and not event.startswith("ctypes."):
+        if event in names:
+            if arguments[1] not in names[event]:
+                return
+        elif event not in events and not event.startswith("ctypes."):
             return
-        if busy or (event == "object.__getattr__" and arguments[1] not in names):
+        if busy:
             return
         busy.append(event)
         try:
-            frame, library = getframe(1), None
+            frame, calls = getframe(1), []
             for _ in range(DEPTH):
                 if frame is None:
                     return
                 name = frame.f_code.co_filename
                 if name == file:
-                    if library not in at_work:
-                        send(
-                            "reached", frame.f_lineno, arguments[1] if event.startswith("object.") else event
-                        )
+                    if not calls or not len(calls) >= at_work.get(calls[0], DEPTH):
+                        send("reached", frame.f_lineno, arguments[1] if event in names else event)
                     return
-                if not name.startswith((*libraries, "<")):
+                if name.startswith("<frozen importlib"):
+                    calls.append("importlib")
+                elif name.startswith("<"):
+                    calls.append(name)  # code that was made of a text: what it asks for is nobody's else
+                elif name.startswith(libraries):
+                    calls.append(module_of(name, libraries))
+                else:
                     return  # a test, or an earlier module
-                if library is None and not name.startswith("<"):
-                    library = module_of(name, libraries)
-                elif library is None and name.startswith("<frozen importlib"):
-                    library = "importlib"
                 frame = frame.f_back
         finally:
             busy.clear()
@@ -203,9 +217,9 @@ def watch(file: str, send: Callable) -> None:
 
 
 def module_of(file: str, libraries: tuple[str, ...]) -> str:
-    """The name of a library's module, without what it is a part of: numpy, collections, inspect."""
+    """A library's file without where it is installed: numpy/linalg/_linalg, collections/__init__, inspect."""
     inner = next(file.removeprefix(folder) for folder in libraries if file.startswith(folder))
-    return inner.strip(os.sep).split(os.sep)[0].removesuffix(".py")
+    return inner.strip(os.sep).replace(os.sep, "/").removesuffix(".py")
 
 
 def _reason(report) -> str:

@@ -22,10 +22,10 @@ def earned_parts(needs: Needs, report: Report) -> set[str]:
 def without_points(needs: Needs, report: Report) -> set[int]:
     """The solutions that earn nothing anyhow: the reference stands in for them in the second check."""
     earned = earned_parts(needs, report)
-    lasting = {n for n in range(len(needs.cells)) if needs.first_part(n) in earned}
-    open_cells = {needs.cells[n] for n in lasting}
-    every = set(range(len(needs.cells))) - lasting
-    return {n for n in every if needs.first_part(n) or needs.cells[n] not in open_cells}
+    every = range(len(needs.cells))
+    lasting = {n for n in every if needs.parts_of(n) & earned}
+    cells = {needs.cells[n] for n in lasting}
+    return {n for n in every if n not in lasting and (needs.parts_of(n) or needs.cells[n] not in cells)}
 
 
 def failing_tests(needs: Needs, checked: Checked) -> dict[str, str]:
@@ -45,8 +45,8 @@ def blame(
     lost: dict[str, str] = {}
 
     def lose(solutions: Set[int], why: str) -> None:
-        for name in earned.intersection(needs.first_part(n) for n in solutions):
-            lost.setdefault(name, why)
+        for n in solutions:
+            lost.update({name: why for name in needs.parts_of(n) & earned if name not in lost})
 
     for cell, why in checked.withheld.items():
         lose(set(needs.solutions_in(cell)), f"its cell was withheld from the second check: {why}")
@@ -58,19 +58,27 @@ def blame(
         needed = frozenset(needs.tests[test])
         guilty = trials.guilty(test, suspects)
         found = [_within(trials, test, cell, every - cell, needed, needs, earned) for cell in guilty]
-        lose(needed.union(*found) if not found else frozenset().union(*found), _why(test, message))
+        to_blame = frozenset().union(*found) if found else needed
+        explained = {n for n in to_blame if _explained(needs, n, earned, set(failing))}
+        lose(to_blame - explained, f"its cell passes, but not the checkpoint's {test}: {message}")
+        for n in sorted(explained):
+            names = " and ".join(f"`{name}`" for name in sorted(needs.parts_of(n) & earned))
+            note = f"worth a look: {names} passes in `{needs.cells[n]}`, but not all of the checkpoint does"
+            checked.notes += [note] if note not in checked.notes else []
     return lost
 
 
-def _why(test: str, message: str) -> str:
-    return f"its cell passes, but not the checkpoint's {test}: {message}"
+def _explained(needs: Needs, solution: int, earned: set[str], failing: set[str]) -> bool:
+    """Whether a part that fails anyhow tells why tests of this solution fail: if not all of them do."""
+    tests = {test for test, needed in needs.tests.items() if solution in needed}
+    return not needs.parts_of(solution) <= earned and not tests <= failing
 
 
 def _within(
     trials: "_Trials", test: str, cell: Solutions, others: Solutions, needed: Solutions, needs: Needs, earned
 ) -> Solutions:
     """Of a guilty cell, the solutions that are to blame: those that the test needs if it cannot be told."""
-    counted = frozenset(n for n in cell if needs.first_part(n) in earned)
+    counted = frozenset(n for n in cell if needs.parts_of(n) & earned)
     if len(counted) < 2:
         return counted
     guilty = trials.guilty(test, [frozenset({n}) for n in sorted(counted)], others)
@@ -118,7 +126,7 @@ def _suspects(setup: Setup, submission: Submission, earned: set[str], checked: C
         for cell in submission.visible.cells
         if cell.role == SOLUTION
         and cell.grade_id not in checked.withheld
-        and not earned.isdisjoint(needs.first_part(n) for n in needs.solutions_in(cell.grade_id))
+        and any(needs.parts_of(n) & earned for n in needs.solutions_in(cell.grade_id))
         and _code(cell.source) != _code(reference[cell.grade_id])
     ]
 

@@ -115,7 +115,7 @@ def run_checks(
 
 
 def _run_tests(setup: Setup, root: Path, salt: str, only: Set[str] | None) -> Checked:
-    text, real, twins, canaries = disguised(setup.tests, setup.secret + salt.encode())
+    text, real, twins, canaries = disguised(setup.tests, setup.secret + salt.encode(), setup.needs is None)
     hidden = {old: new for new, old in real.items()}
     wanted = None if only is None else sorted({hidden[name.partition("[")[0]] for name in only})
     name = f"test_{secrets.token_hex(8)}.py"
@@ -144,12 +144,18 @@ def _run_tests(setup: Setup, root: Path, salt: str, only: Set[str] | None) -> Ch
             checked.twins[twins[function] + bracket + case] = passed
     known = setup.needs
     changes = [name for name in checked.changes if known and name not in known.changes]
-    tricked = any(passed and known and name in known.twins for name, passed in checked.twins.items())
+    both = [name for name, passed in checked.twins.items() if passed and _passed(checked, name)]
+    tricked = any(known and name in known.twins for name in both)
     checked.tampers = bool(tricked or changes or any(outcomes.get(name, (False, ""))[0] for name in canaries))
     if checked.tampers and not checked.problem:
         why = f"it changes `{changes[0]}`" if changes else "tests that must fail did not"
         checked.problem = f"the code tampers with what checks it: {why}"
     return checked
+
+
+def _passed(checked: Checked, twin: str) -> bool:
+    """Whether the test of a twin passed too."""
+    return checked.outcomes.get(twin.partition(" of ")[2], (False, ""))[0]
 
 
 def _one_process(setup: Setup, root: Path, job: dict, checked: Checked, outcomes: dict) -> str | None:
@@ -224,7 +230,9 @@ def _one_process(setup: Setup, root: Path, job: dict, checked: Checked, outcomes
     return current
 
 
-def disguised(source: str, secret: bytes) -> tuple[str, dict[str, str], dict[str, str], set[str]]:
+def disguised(
+    source: str, secret: bytes, learning: bool = False
+) -> tuple[str, dict[str, str], dict[str, str], set[str]]:
     """The test file under names that nobody can foresee, with tests among them that must fail.
 
     -> its text, {new name: old name} of the tests, the same of their twins, the names of the canaries
@@ -238,7 +246,7 @@ def disguised(source: str, secret: bytes) -> tuple[str, dict[str, str], dict[str
     lines = lines.split("\n")
     tree = parse("\n".join(lines))
     real, twins, extra, after, starts = {}, {}, {}, {}, []
-    shifter = Shifter(name_of("shift"), draw)
+    shifter = Shifter(name_of("shift"), draw, half=learning)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             real[name_of(node.name)] = node.name

@@ -37,8 +37,11 @@ class Needs:
     def solutions_in(self, cell: str | None) -> list[int]:
         return [n for n, grade_id in enumerate(self.cells) if grade_id == cell]
 
-    def first_part(self, solution: int) -> str | None:
-        return next((name for name, needed in self.parts.items() if solution in needed), None)
+    def parts_of(self, solution: int) -> set[str]:
+        """The parts that a solution earns: those that need it and no later cell; else the first of all."""
+        needing = [name for name, needed in self.parts.items() if solution in needed]
+        own = {name for name in needing if self.cells[max(self.parts[name])] == self.cells[solution]}
+        return own or set(needing[:1])
 
 
 @dataclass(frozen=True)

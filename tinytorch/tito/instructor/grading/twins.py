@@ -16,16 +16,26 @@ def NAME(value, by):
     if isinstance(value, (list, tuple)):
         return type(value)([NAME(one, by) for one in value]) if value and type(value) in (list, tuple) else by
     data = np.asarray(getattr(value, "data", value))
-    return value + by if data.dtype.kind in "iuf" and data.size else ("not", by)
+    if data.dtype.kind not in "iuf" or not data.size:
+        return ("not", by)
+    return value + by * (1 + np.abs(np.where(np.isfinite(data), data, 0)))
 '''
+FAR = 1000, 9999  # times what is expected: what is stolen from the test and handed back
+# The same of comparisons, which something in between might find alike. A test whose tolerance lets the
+# reference pass with half as much has no such twin, so no answer can be right in both.
+NEAR = 0.06, 0.12
+HALF = 0.03
 COMPARING = {"allclose", "array_equal", "isclose", "approx"}
 
 
 class Shifter:
-    """Makes twins; `name` is that of the helper, `draw` where the secret numbers come from."""
+    """Makes twins; `name` is that of the helper, `draw` where the secret numbers come from.
 
-    def __init__(self, name: str, draw: random.Random):
-        self.name, self.draw = name, draw
+    `half`: to learn of the reference which twins are any good.
+    """
+
+    def __init__(self, name: str, draw: random.Random, half: bool = False):
+        self.name, self.draw, self.half = name, draw, half
 
     def helper(self) -> str:
         return HELPER.replace("NAME", self.name)
@@ -40,9 +50,9 @@ class Shifter:
             if changer.changed:
                 yield kind, ast.fix_missing_locations(twin)
 
-    def shifted(self, value: ast.expr) -> ast.expr:
-        by = ast.Constant(self.draw.randint(1000, 9999) + round(self.draw.random(), 3))
-        return ast.Call(ast.Name(self.name, ast.Load()), [value, by], [])
+    def shifted(self, value: ast.expr, between: tuple[float, float]) -> ast.expr:
+        by = HALF if self.half and between == NEAR else self.draw.uniform(*between)
+        return ast.Call(ast.Name(self.name, ast.Load()), [value, ast.Constant(round(by, 4))], [])
 
 
 class _Assertions(ast.NodeTransformer):
@@ -53,7 +63,7 @@ class _Assertions(ast.NodeTransformer):
 
     def shift(self, value: ast.expr) -> ast.expr:
         self.changed += 1
-        return self.shifter.shifted(value)
+        return self.shifter.shifted(value, NEAR)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         return node if isinstance(node.op, ast.Not) else self.generic_visit(node)
@@ -101,5 +111,5 @@ class _Wants(ast.NodeTransformer):
     def visit_Assign(self, node: ast.Assign) -> ast.Assign:
         if any(isinstance(target, ast.Name) and target.id.startswith("want") for target in node.targets):
             self.changed += 1
-            node.value = self.shifter.shifted(node.value)
+            node.value = self.shifter.shifted(node.value, FAR)
         return node
