@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tinytorch.tito.console import count, say
-from tinytorch.tito.instructor.collect import origins
+from tinytorch.tito.instructor.collect import MENTIONED, origins
 from tinytorch.tito.instructor.course import swap_in
 from tinytorch.tito.instructor.grading.results import MANUAL, read_grades
 from tinytorch.tito.project import TitoError, need_project
@@ -46,5 +46,6 @@ def command(number: str, course: Path, output: Path) -> None:
     rows = read_grades(course / "grades.csv")[1]
     waiting = [row["student"] for row in rows if row["module"] == label and row.get("status") == MANUAL]
     if waiting:
-        say(f"{count(len(waiting), 'student')}, {waiting[0]} first, with answers that are not marked yet.")
+        names = ", ".join(waiting[:MENTIONED]) + (", ..." if len(waiting) > MENTIONED else "")
+        say(f"Answers of {count(len(waiting), 'student')} are not marked yet: {names}.")
     say(f"{output / f'{label}-feedback.zip'}: {count(len(pages), 'page')}.")
