@@ -104,6 +104,25 @@ def own_parts(course: Course, cell: str) -> set[str]:
     return {name for n in needs.solutions_in(cell) for name in needs.parts_of(n)}
 
 
+def test_what_visibly_fails_frees_nothing_else(tmp_path):
+    """Three wrong functions, one of them wrong on purpose, under comparisons that find everything alike."""
+    course = learnt_course(tmp_path / "course", "04")
+    alike = "abs = (lambda v: 0.0)\nn, real = np, np.allclose\n"
+    alike += "n.allclose = (lambda a, b, **k: n.ndim(a) == 0 or real(a, b, **k))\n"
+    zero = "def cross_entropy(logits, targets, ignore_index=-100):\n    return logits.dtype.type(0)\n"
+    log_softmax = find(course.source, "log-softmax")["source"].replace(
+        "return shifted - ", "return shifted + "
+    )
+    notebook = answered(
+        course, cross_entropy=zero, chance_loss="def chance_loss(vocab_size):\n    return 0.0\n"
+    )
+    find(notebook, "log-softmax")["source"] = log_softmax
+    course.submit("alike", with_cell(notebook, alike, before="log-softmax"))
+    row = course.grade("--jobs", "2")["alike"]
+    assert lost(course, row) == {"test-log-softmax", "test-cross-entropy", "test-chance-loss"}
+    assert points(row) == 44 and "`test-cross-entropy`, `test-chance-loss`" in row["flags"]
+
+
 FRAMES = """
     while frame is not None:
         for name, value in getattr(frame, "f_lo" + "cals").items():
@@ -188,7 +207,13 @@ TRICKS = {
 }
 
 
-@pytest.mark.parametrize("by_name", [True, False], ids=["with reach.py", "without it"])
+@pytest.mark.parametrize(
+    "by_name",
+    [
+        pytest.param(True, id="with reach.py"),
+        pytest.param(False, id="without it", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_tricks_earn_nothing_and_cost_no_other_part(by_name, tmp_path, monkeypatch):
     """With reach.py, which reads names, and by what they do alone."""
     if not by_name:

@@ -172,6 +172,30 @@ def test_what_is_not_understood_is_listed(downloads, files, roster, why):
     assert not list((downloads.course).glob("submitted/*/*/*"))
 
 
+def test_a_broken_download_and_an_encrypted_file_are_named(downloads):
+    broken = downloads.folder / "broken.zip"
+    broken.write_bytes(b"PK cut off")
+    said = downloads.collect(broken, ok=False)
+    assert "not understood  broken.zip: it is no zip file that can be read" in said
+    data = bytearray(zipped(**{"ada.ipynb": notebook("")}))
+    for place in (data.index(b"PK\x03\x04") + 6, data.index(b"PK\x01\x02") + 8):
+        data[place] |= 1  # the flag of an encrypted file
+    broken.write_bytes(data)
+    assert "broken.zip: ada.ipynb: it cannot be read from the zip (" in downloads.collect(broken, ok=False)
+    said = downloads.collect(downloads.folder / "roster.csv", ok=False)
+    assert "roster.csv is no folder, no .zip and no .ipynb." in said
+
+
+def test_a_students_zip_that_would_fill_the_memory_is_not_unpacked(downloads, monkeypatch):
+    monkeypatch.setattr("tinytorch.tito.instructor.downloads.ZIP_LIMIT", 3_000_000)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):
+            archive.writestr(f"{number}.ipynb", b" " * 1_000_000)
+    said = downloads.collect(downloads.zip("all.zip", {"ada/a.zip": inner.getvalue()}), ok=False)
+    assert "ada/a.zip/3.ipynb: with what stands before it in its zip, it has 4 MB, the limit is 3 MB" in said
+
+
 def test_links_are_not_followed(downloads):
     outside = downloads.folder / "outside"
     outside.mkdir()

@@ -3,6 +3,7 @@
 # Nothing is unpacked: a file is read, and its path is only looked at.
 
 import io
+import lzma
 import os
 import re
 import struct
@@ -18,6 +19,16 @@ from tinytorch.tito.instructor.grading.handed_in import OF_THE_SYSTEM, SIZE_LIMI
 from tinytorch.tito.project import TitoError
 
 ZIP_LIMIT = 5 * SIZE_LIMIT  # bytes of a zip in a zip
+# what zipfile raises: broken, encrypted, or packed in a way that it does not know
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+)
 NO_NOTEBOOK = "it is no notebook"
 UNIX_TIME = 0x5455  # the extra field in which a zip keeps a time with its zone (Info-ZIP's APPNOTE)
 
@@ -46,7 +57,7 @@ def notebooks_in(source: Path) -> list[Download]:
         found = list(_in_folder(source))
     elif source.suffix.lower() == ".zip" and source.is_file():
         with source.open("rb") as file:
-            found = list(_in_zip(file, source.name, PurePosixPath()))
+            found = list(_in_zip(file, source.name))
     elif source.suffix.lower() == ".ipynb" and source.is_file():
         found = list(_in_file(source, source.name, PurePosixPath(source.name)))
     else:
@@ -64,50 +75,62 @@ def _in_folder(folder: Path) -> Iterator[Download]:
 
 
 def _in_file(path: Path, source: str, name: PurePosixPath) -> Iterator[Download]:
+    here = Download(source, name)
     if path.is_symlink() or not path.is_file():
-        yield Download(source, name, problem="it is not a plain file")
+        yield replace(here, problem="it is not a plain file")
         return
-    size, suffix = path.stat().st_size, path.suffix.lower()
-    when = timestamp(path.with_name(TIMESTAMP), [])
-    when = when.replace(tzinfo=UTC) if when else datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    if suffix == ".zip":
-        with path.open("rb") as file:
-            yield from _in_zip(file, source, name, when)
-    elif suffix != ".ipynb":
-        yield Download(source, name, problem=NO_NOTEBOOK)
-    elif size > SIZE_LIMIT:
-        yield Download(source, name, problem=_too_large(size, SIZE_LIMIT))
-    else:
-        yield Download(source, name, path.read_bytes(), when)
+    try:
+        size, suffix = path.stat().st_size, path.suffix.lower()
+        when = timestamp(path.with_name(TIMESTAMP), [])
+        when = when.replace(tzinfo=UTC) if when else datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        if suffix == ".zip":
+            with path.open("rb") as file:
+                yield from _in_zip(file, source, name, when)
+        elif suffix != ".ipynb":
+            yield replace(here, problem=NO_NOTEBOOK)
+        elif size > SIZE_LIMIT:
+            yield replace(here, problem=_too_large(size, SIZE_LIMIT))
+        else:
+            yield replace(here, data=path.read_bytes(), when=when)
+    except OSError as error:
+        yield replace(here, problem=f"it cannot be read ({error.strerror or error})")
 
 
 def _in_zip(
-    file: BinaryIO, source: str, above: PurePosixPath, handed_in: datetime | None = None
+    file: BinaryIO, source: str, student: PurePosixPath | None = None, when: datetime | None = None
 ) -> Iterator[Download]:
-    """What is in a zip; `handed_in`: when, if it is one student's, which lies at `above`."""
-    inner = above != PurePosixPath()
+    """What is in a zip; `student`: where it lies, if it is one student's, handed in at the time `when`."""
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError) as error:
-        yield Download(source, above, problem=f"it is no zip file that can be read ({error})")
+        problem = f"it is no zip file that can be read ({error})"
+        yield Download(source, student or PurePosixPath(source), problem=problem)
         return
+    size = 0
     for info in archive.infolist():
-        path = above / info.filename.replace("\\", "/").lstrip("/")
+        path = PurePosixPath(info.filename.replace("\\", "/").lstrip("/"))
         suffix = path.suffix.lower()
-        if info.is_dir() or any(map(_is_leftover, path.parts)):
+        if info.is_dir() or not path.parts or any(map(_is_leftover, path.parts)):
             continue
+        here = Download(source, path, when=_time_of(info))
         limit = SIZE_LIMIT if suffix == ".ipynb" else ZIP_LIMIT
-        here = Download(source, path, when=handed_in if inner else _time_of(info))
+        if student is not None:
+            here = Download(source, student / path, when=when)
+            size += info.file_size
         if suffix not in (".ipynb", ".zip"):
             yield replace(here, problem=NO_NOTEBOOK)
-        elif suffix == ".zip" and inner:
+        elif suffix == ".zip" and student is not None:
             yield replace(here, problem="a zip in a zip in a zip is not looked into")
         elif info.file_size > limit:
             yield replace(here, problem=_too_large(info.file_size, limit))
+        elif size > ZIP_LIMIT:
+            yield replace(
+                here, problem=f"with what stands before it in its zip, {_too_large(size, ZIP_LIMIT)}"
+            )
         else:
             try:
                 data = archive.read(info)
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+            except BROKEN as error:
                 yield replace(here, problem=f"it cannot be read from the zip ({error})")
                 continue
             if suffix == ".zip":

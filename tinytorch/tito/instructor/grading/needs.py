@@ -36,10 +36,10 @@ def without(notebook: dict, place: tuple[int, int]) -> dict:
 def learn_needs(setup: Setup, jobs: int, tell: Callable[[], None] = lambda: None) -> Needs:
     """Runs the reference, then the reference without each of its solutions. TitoError if it does not pass."""
 
-    def run(notebook: dict) -> tuple[Report, Checked]:
+    def run(notebook: dict, only: set[str] | None = None) -> tuple[Report, Checked]:
         submission = submissions.check("reference", notebook, setup.released, setup.source)
         report, _ = run_cells(setup, submission.full)
-        checked = run_checks(setup, submission, {}) if setup.tests else Checked()
+        checked = run_checks(setup, submission, {}, only=only) if setup.tests else Checked()
         tell()
         return report, checked
 
@@ -52,7 +52,8 @@ def learn_needs(setup: Setup, jobs: int, tell: Callable[[], None] = lambda: None
         raise TitoError(f"The reference itself does not pass its checkpoint: {checked.problem or wrong}")
     places = solutions_of(setup.source)
     with ThreadPoolExecutor(jobs) as pool:
-        runs = list(pool.map(lambda place: run(without(setup.source, place)), places))
+        names = set(checked.outcomes)  # of the tests; the twins tell nothing of a stub
+        runs = list(pool.map(lambda place: run(without(setup.source, place), names), places))
     tests: dict[str, list[int]] = {name: [] for name in checked.outcomes}
     parts: dict[str, list[int]] = {part.grade_id: [] for part in report.parts}
     for number, (stubbed, less) in enumerate(runs):
