@@ -220,21 +220,24 @@ def test_a_submission_that_is_gone_is_gone_everywhere(course):
 
 
 def test_a_resubmission_that_is_worse_is_flagged_and_both_results_are_kept(course):
-    good, best = course.notebook("Because."), course.folder / ".tito" / "graded" / MODULE / "ada.best.json"
+    good, best = (
+        course.notebook("Because."),
+        course.folder / ".tito" / "graded" / MODULE / "best" / "ada.json",
+    )
     worse = course.notebook("Because.")
     find(worse, "tensor")["source"] = "#| export\nclass Tensor:\n    pass\n"
     said = "earlier earned 115 points by machine, this 0; that result is kept in .tito/graded/01_tensor/"
     course.submit("ada", worse)
     for _ in range(2):  # graded, and repeated
         row = course.rows()["ada"]
-        assert row["score"] == "0" and f"{said}ada.best.json" in row["flags"]
+        assert row["score"] == "0" and f"{said}best/ada.json" in row["flags"]
         assert (
             sum(part["auto"] or 0 for part in json.loads(best.read_text())["result"]["parts"].values()) == 115
         )
     for unreadable in ("{", ""):  # rejected, by what it holds and before that
         course.submit("ada", {}).write_text(unreadable, encoding="utf-8")
         row = course.rows()["ada"]
-        assert row["status"] == "rejected" and f"{said}ada.best.json" in row["flags"]
+        assert row["status"] == "rejected" and f"{said}best/ada.json" in row["flags"]
     course.submit("ada", good)
     assert (course.rows()["ada"]["score"], course.rows()["ada"]["flags"]) == ("115", "")
 

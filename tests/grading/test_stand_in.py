@@ -44,7 +44,11 @@ UP, FULL, COUNT = 0, 1, 2
 def replaced(mine: str, *solutions: int) -> dict:
     """The names of a student's cell in which the reference stands in for some solutions."""
     cell = Cell(0, 1, mine, grade_id="counter", solution=True, role=SOLUTION)
-    source = {"cells": [{"source": REFERENCE, "metadata": {"nbgrader": {"grade_id": "counter"}}}]}
+    source = {
+        "cells": [
+            {"cell_type": "code", "source": REFERENCE, "metadata": {"nbgrader": {"grade_id": "counter"}}}
+        ]
+    }
     (made,) = with_reference(Settled([cell], {"cells": []}), source, NEEDS, set(solutions)).cells
     assert cell.source == mine, "the student's own stays as it is"
     names: dict = {}
@@ -108,5 +112,9 @@ def test_where_there_is_no_place_for_it_the_whole_cell_is_the_references():
 
 def test_what_is_no_python_stays():
     cell = Cell(0, 1, "def count(:", grade_id="counter", solution=True, role=SOLUTION)
-    source = {"cells": [{"source": REFERENCE, "metadata": {"nbgrader": {"grade_id": "counter"}}}]}
+    source = {
+        "cells": [
+            {"cell_type": "code", "source": REFERENCE, "metadata": {"nbgrader": {"grade_id": "counter"}}}
+        ]
+    }
     assert with_reference(Settled([cell], {"cells": []}), source, NEEDS, {UP}).cells[0].source == cell.source

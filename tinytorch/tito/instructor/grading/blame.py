@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence, Set
 
 from tinytorch.tito.instructor.grading.second_check import Checked
 from tinytorch.tito.instructor.grading.setup import Needs, Setup
+from tinytorch.tito.instructor.grading.stand_in import sources_of
 from tinytorch.tito.instructor.grading.submissions import Submission
 from tinytorch.tito.notebook.cells import SOLUTION
 from tinytorch.tito.notebook.python import parsed
@@ -117,10 +118,7 @@ class _Trials:
 
 def _suspects(setup: Setup, submission: Submission, earned: set[str], checked: Checked) -> list[str]:
     """The solution cells that count in the second check and are not what the reference has."""
-    needs = setup.needs
-    reference = {
-        cell["metadata"].get("nbgrader", {}).get("grade_id"): cell["source"] for cell in setup.source["cells"]
-    }
+    needs, reference = setup.needs, sources_of(setup.source)
     return [
         cell.grade_id
         for cell in submission.visible.cells

@@ -18,7 +18,7 @@ def _hash(data: bytes) -> str:
 
 @dataclass
 class Kept:
-    """One module's results: ID.json of the last notebook, ID.best.json of an earlier one that earned more."""
+    """One module's results: ID.json of the last notebook, best/ID.json of an earlier one that earned more."""
 
     folder: Path
     shared: bytes  # what every student's result depends on: the checks, the grader
@@ -37,8 +37,8 @@ class Kept:
         return answers_in(kept["notebook"]) if kept and kept["notebook"] else {}
 
     def write(self, data: bytes, graded: Graded) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        last, best = f"{graded.result.student}.json", f"{graded.result.student}.best.json"
+        (self.folder / "best").mkdir(parents=True, exist_ok=True)
+        last, best = self._names(graded.result.student)
         before = self._record(last)
         if (
             before
@@ -52,8 +52,7 @@ class Kept:
 
     def better(self, result: Result, data: bytes | None) -> str:
         """What an instructor should know if an earlier notebook of the student earned more; else ""."""
-        names = [f"{result.student}.json", f"{result.student}.best.json"]
-        earlier = {name: kept for name in names if (kept := self._record(name))}
+        earlier = {name: kept for name in self._names(result.student) if (kept := self._record(name))}
         other = [name for name, kept in earlier.items() if kept["notebook_hash"] != _hash(data or b"")]
         best = max(other, key=lambda name: _points(earlier[name]), default="")
         if not best or _points(earlier[best]) <= _points({"result": asdict(result)}):
@@ -63,6 +62,9 @@ class Kept:
             f"{_points({'result': asdict(result)}):g}; that result is kept in "
             f".tito/graded/{self.folder.name}/{best}"
         )
+
+    def _names(self, student: str) -> tuple[str, str]:
+        return f"{student}.json", f"best/{student}.json"
 
     def _record(self, name: str, of_these_checks: bool = True) -> dict | None:
         """What a file holds; None if there is none, or one of another version or of other checks."""

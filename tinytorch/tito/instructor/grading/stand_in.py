@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tinytorch.tito.instructor.grading.setup import Needs
-from tinytorch.tito.notebook.cells import SOLUTION, Cell
+from tinytorch.tito.notebook.cells import SOLUTION, Cell, cells_of
 from tinytorch.tito.notebook.markers import regions
 from tinytorch.tito.notebook.python import FUNCTIONS, as_python, parsed
 from tinytorch.tito.notebook.settle import Settled
@@ -18,9 +18,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 def with_reference(settled: Settled, source: dict, needs: Needs, solutions: Set[int]) -> Settled:
     """The notebook with the reference's code instead of these solutions; `source` is the instructor's."""
-    reference = {
-        cell["metadata"].get("nbgrader", {}).get("grade_id"): cell["source"] for cell in source["cells"]
-    }
+    reference = sources_of(source)
 
     def changed(cell: Cell) -> Cell:
         own = needs.solutions_in(cell.grade_id)
@@ -38,6 +36,11 @@ def with_reference(settled: Settled, source: dict, needs: Needs, solutions: Set[
         return replace(cell, source=text)
 
     return replace(settled, cells=[changed(cell) for cell in settled.cells])
+
+
+def sources_of(notebook: dict) -> dict[str | None, str]:
+    """{grade_id: text of the cell}."""
+    return {cell.grade_id: cell.source for cell in cells_of(notebook)}
 
 
 def _path_to(source: str, line: int) -> tuple[str, ...]:
