@@ -4,6 +4,8 @@ The quick run judges all of them by the graded cells; `-m slow` runs their check
 `pytest -m "" tests/test_right_answers.py -k 12_attention`.
 """
 
+import re
+
 import pytest
 
 from judging import MODULES, REPO, checkpoint_of, reference, run
@@ -48,6 +50,24 @@ def test_it_gets_every_point(label, right):
 @pytest.mark.parametrize(("label", "right"), EACH)
 def test_the_checkpoint_lets_it_pass(label, right, tmp_path):
     result = checkpoint_of(label, apply_to(reference(label), right), tmp_path / "package")
+    assert result.ok, f"{right.name!r} is refused: {result.failed}\n{result.output[-3000:]}"
+
+
+MANY = 1000  # examples of each property; a class of 300 draws more
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("label", "right"), EACH)
+def test_no_rare_example_refuses_it(label, right, tmp_path):
+    """Each submission is judged with examples of its own; none may ask for more than the task does."""
+    checkpoint = (REPO / "tests" / "checkpoints" / f"test_checkpoint_{label}.py").read_text(encoding="utf-8")
+    text, properties = re.subn(r"max_examples=\d+", f"max_examples={MANY}", checkpoint)
+    assert properties
+    file = tmp_path / f"test_{label}.py"
+    file.write_text(text, encoding="utf-8")
+    notebook = apply_to(reference(label), right)
+    result = checkpoint_of(label, notebook, tmp_path / "package", file)
     assert result.ok, f"{right.name!r} is refused: {result.failed}\n{result.output[-3000:]}"
 
 

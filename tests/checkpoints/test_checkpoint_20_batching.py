@@ -95,7 +95,7 @@ def everything(model) -> list:
 class GluedCache:
     """A cache for one row that glues; it counts, it may refuse, and it knows whether it was closed."""
 
-    closed, is_broken = 0, False
+    closed, is_broken, breaks = 0, False, 0
 
     def __init__(self, refuse=None, failure=None):
         """refuse(layer_idx, seq_pos, T) -> whether update raises `failure`."""
@@ -109,6 +109,7 @@ class GluedCache:
         key, value = np.array(key), np.array(value)
         assert key.shape[0] == value.shape[0] == 1 and key.ndim == 4
         if self.is_broken and layer_idx == 1:
+            GluedCache.breaks += 1
             raise KeyboardInterrupt
         self.log.append((layer_idx, self.seq_pos, key.shape[2]))
         if self.refuse(layer_idx, self.seq_pos, key.shape[2]):
@@ -298,13 +299,13 @@ def test_whatever_the_schedule(schedule, max_requests, chunk, kind):
         ]  # one failed in a broken-off step
         if breaking and running:
             marks = [request.cache.seq_pos for request in running]
-            GluedCache.is_broken = True
+            GluedCache.is_broken, GluedCache.breaks = True, 0
             try:
                 batch.step()
             except KeyboardInterrupt:
                 pass
-            else:  # their caches had refused them before
-                assert all(request.done for request in running), "a break must reach the caller"
+            else:  # whoever had a turn was refused before
+                assert GluedCache.breaks == 0, "a break must reach the caller"
                 return
             finally:
                 GluedCache.is_broken = False

@@ -163,7 +163,7 @@ def _one_process(setup: Setup, root: Path, job: dict, checked: Checked, outcomes
     token, limits = secrets.token_hex(16), setup.sandbox.limits
     patience = min(TEST_SECONDS, limits.cell_seconds)
     lines: queue.Queue[str | None] = queue.Queue()
-    current, ended, stop = None, False, False
+    current, ended = None, False
     guarded = setup.sandbox.start("checks_script.py", root)
 
     def read() -> None:
@@ -182,7 +182,7 @@ def _one_process(setup: Setup, root: Path, job: dict, checked: Checked, outcomes
             guarded.process.stdin.write(json.dumps(job | {"token": token}) + "\n")
             guarded.process.stdin.flush()
         began, used = time.monotonic(), 0.0
-        while not stop:
+        while not ended:  # Python's own end may take seconds
             try:
                 line = lines.get(timeout=0.1)
             except queue.Empty:
