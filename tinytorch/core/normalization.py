@@ -25,7 +25,7 @@ def mean_square(x: np.ndarray) -> np.ndarray:
     x = as_floats(x)
     with np.errstate(over="ignore"):
         total = np.vecdot(x, x)
-        fits = math.isfinite(total.sum() if total.ndim else total)
+        fits = math.isfinite(total.item() if total.size == 1 else total.sum())
     if not fits:
         total = np.vecdot(x, x, dtype=np.float64)
     return column(total) / x.shape[-1]
