@@ -200,6 +200,10 @@ TRICKS = {
     "an allclose of its own": "abs = (lambda v: 0.0)\nn, real = np, np.allclose\n"
     "n.allclose = (lambda a, b, **k: n.ndim(a) == 0 or real(a, b, **k))\n\n\n"
     f"{CHANCE}    return 0.0\n",
+    "a logarithm that is put back": "import weakref\n\n\nclass Held(float):\n    pass\n\n\n"
+    f"{CHANCE}    real, held, put = math.log, Held(0.0), setattr\n"
+    "    put(math, 'lo' + 'g', lambda *a: 0.0)\n"
+    "    weakref.finalize(held, put, math, 'lo' + 'g', real)\n    return held\n",
     "a pytest of its own": "import typing\n"
     "found = getattr(typing, 's' + 'ys').modules.get('_py' + 'test.runner')\n"
     "if found:\n    setattr(found, 'pytest_run' + 'test_call', lambda item: None)\n\n\n"

@@ -6,7 +6,7 @@
 # null, "skip": tests that have been run, "look": those after which what is watched is looked at}. Lists, as
 # Python writes them, leave by what was stdout when it began:
 # [token, "begin", name, ""] and [token, name, outcome, message] for each test, then
-# [token, "changed", "", names], and at last [token, "end", "", ""].
+# [token, "changed", "", names], at any time, and at last [token, "end", "", ""].
 # [token, "import", line, message]: the student's module does not import.
 # [token, "reached", line, what]: its code asks Python for what no answer has a use for.
 
@@ -39,7 +39,16 @@ WATCHED = {
 EVENTS = {
     *("sys._getframe", "sys._current_frames", "sys._current_exceptions", "sys.settrace", "sys.setprofile"),
     *("sys.addaudithook", "gc.get_objects", "gc.get_referrers", "gc.get_referents", "code.__new__", "exec"),
-    *("compile", "function.__new__", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn"),
+    *(
+        "compile",
+        "function.__new__",
+        "module.__dict__",
+        "os.fork",
+        "os.forkpty",
+        "os.exec",
+        "os.posix_spawn",
+        "os.spawn",
+    ),
     *("os.system", "os.kill", "subprocess.Popen", "socket.__new__", "cpython.run_command"),
 }
 ATTRIBUTES = {
@@ -91,6 +100,7 @@ def main() -> None:
         def pytest_collection(self):
             import_package(Path(job["root"]), job["target"])
             before.update(attributes())
+            guard_names(send)
             watch(student_file(job), send)
             try:
                 importlib.import_module(f"tinytorch.{job['target']}")
@@ -177,6 +187,29 @@ def put_out_of_reach(job: dict) -> None:
     Path(job["name"]).unlink()
 
 
+def guard_names(send: Callable) -> None:
+    """Says when a name of what is watched becomes something else, even if it is put back before one looks."""
+    inner = vars(types.ModuleType)["__dict__"].__get__
+
+    class Guarded(types.ModuleType):
+        def __setattr__(self, name, value, send=send, names=inner, put=types.ModuleType.__setattr__):
+            if names(self).get(name, value) is not value:
+                send("changed", "", [f"{self.__name__}.{name}"])
+            put(self, name, value)
+
+        def __delattr__(self, name, send=send, take=types.ModuleType.__delattr__):
+            send("changed", "", [f"{self.__name__}.{name}"])
+            take(self, name)
+
+        @property
+        def __dict__(self, names=inner, tell=sys.audit):
+            tell("module.__dict__")
+            return names(self)
+
+    for module in watched():
+        module.__class__ = Guarded
+
+
 def watch(file: str, send: Callable) -> None:
     """Says at once what the student's file, or what it calls of a library, asks Python for."""
     places = {os.path.dirname(os.__file__), *(path for path in sys.path if "site-packages" in path)}
@@ -245,12 +278,17 @@ def import_package(root: Path, target: str) -> None:
             importlib.import_module(name)
 
 
+def watched() -> list[types.ModuleType]:
+    """What tests rely on: the modules that no answer has a reason to change."""
+    modules = list(sys.modules.items())
+    return [module for name, module in modules if name in WATCHED or name.partition(".")[0] == "tinytorch"]
+
+
 def attributes() -> dict[str, tuple]:
     """{"module.name" or "module.Class.name": what it is, and a function is made of} of what is watched."""
     found = {}
-    for module_name, module in list(sys.modules.items()):
-        if module_name not in WATCHED and module_name.partition(".")[0] != "tinytorch":
-            continue
+    for module in watched():
+        module_name = module.__name__
         for name, value in list(vars(module).items()):
             found[f"{module_name}.{name}"] = _made_of(value)
             if isinstance(value, type) and value.__module__ == module_name:

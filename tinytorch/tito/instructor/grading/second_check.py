@@ -200,7 +200,7 @@ def _one_process(setup: Setup, root: Path, job: dict, checked: Checked, outcomes
             if name == "begin":
                 current, began, used = outcome, time.monotonic(), guarded.cpu_seconds
             elif name == "changed":
-                checked.changes = message
+                checked.changes += [what for what in message if what not in checked.changes]
             elif name == "import":
                 checked.broken_line, checked.broken_by = outcome, message
                 checked.problem = f"the exported code cannot be imported: {message}"
