@@ -2,19 +2,19 @@
 """
 # Module 01: Tensor
 
-A language model is a few hundred arrays of numbers and a handful of operations on them: add, multiply, matrix product, sum, exponential. This module builds the object that carries such an array through all of them. NumPy does the arithmetic; you decide which numbers get in, which shapes may meet, what is copied and what is not, and you put one door in front of every operation, so that a single place knows what ran.
+A language model is a few hundred arrays of numbers and a handful of operations on them: add, multiply, matrix product, sum, exponential. In this module you build the object that carries such an array through all of them. NumPy does the arithmetic. You decide which numbers are accepted, which shapes fit together and what is copied, and you send every operation through one door, so that a single place knows what ran.
 
-It stays thin on purpose. A model that writes one word calls these operations hundreds of times, so every microsecond that the class adds is paid hundreds of times per word.
+The class stays thin on purpose. To write one word, a model calls these operations hundreds of times, and it pays for every microsecond that the class adds just as often.
 
 After this module you will be able to
 
-- say of any data which type its tensor will have, and why 32-bit floats are the house rule;
+- say which type the tensor of any data will have, and why 32-bit floats are the rule here;
 - tell a view from a copy by looking at strides, and prove it;
 - predict the shape of any sum and of any matrix product, or name the two sizes that do not fit;
-- write a class whose objects mix with arrays and plain numbers, on the left and on the right;
-- send every operation through one function, watch what passes there, and measure what that costs.
+- write a class whose objects mix with arrays and plain numbers on either side of an operator;
+- send every operation through one function, observe what passes through it, and measure what that costs.
 
-You need Python classes and the basics of NumPy arrays (creating, indexing). Plan two hours. Each part is graded alone: in the final grading a part runs with correct versions of the parts before it, so a mistake costs the points of its own part and no others.
+You need Python classes and the basics of NumPy arrays (creating, indexing). Each part is graded alone: in the final grading it runs with correct versions of the parts before it, so a mistake costs only the points of its own part.
 """
 
 # %%
@@ -40,7 +40,7 @@ from numpy.typing import ArrayLike, DTypeLike
 """
 ## Which numbers get in
 
-Python's floats have 64 bits, and so has every NumPy array made from them. Models are computed with 32: half the memory, and a processor handles twice as many at a time. Seven decimal digits remain, which is plenty for a model. Look at what is lost.
+Python's floats have 64 bits, and so do the entries of a NumPy array made from them. Models use 32: they need half the memory, and a processor handles twice as many numbers per instruction. About seven decimal digits remain, which is plenty for a model. Look at what is lost.
 """
 
 # %%
@@ -52,23 +52,23 @@ one_third = np.array(1 / 3)
 
 # %% [markdown]
 """
-One float64 is enough to undo this: NumPy gives `float32 + float64` in float64, and everything computed from the result is float64 again. Hence a guard at the entrance. Integers and booleans pass unchanged, because they are not rough quantities but names and choices: token 50,256 must not become 50,256.0.
+A single float64 array undoes this: for NumPy, `float32 + float64` is float64, and so is everything computed from the result. So you guard the entrance. Integers and booleans pass unchanged, because they are not measurements but names and choices: token 50,256 must not become 50,256.0.
 
 **Task (10 points).** Write `as_array(data, dtype=None)`. Make an array of `data` with `np.asarray`, then:
 
 - without `dtype`, floats of any width become float32; integers and booleans stay what they are;
-- with `dtype`, the array gets that type (`np.float64`, when somebody needs the digits);
+- with `dtype`, the array gets that type (`np.float64`, where the extra digits are needed);
 - an array that already has the right type is returned without a copy: `astype(..., copy=False)`;
-- text, `None`, complex numbers and other objects raise a `TypeError` that names the type found. `array.dtype.kind` is `"f"` for floats, `"i"` and `"u"` for integers, `"b"` for booleans. The same holds for the `dtype` asked for.
+- text, `None`, complex numbers and other objects raise a `TypeError` that names the type found, and so does a `dtype` of such a kind. `array.dtype.kind` is `"f"` for floats, `"i"` and `"u"` for integers, `"b"` for booleans.
 
-About 6 lines. One check is given: a list of tensors that want gradients, which you will meet in module 05, would lose them here without a word.
+About 6 lines. One check is given: tensors in a list would silently lose their gradients here, which you will meet in module 05.
 """
 
 
 # %%
 #| export
 def check_gradients(data: Any) -> None:
-    """Raises TypeError for a list of tensors that want gradients: an array of their numbers has none."""
+    """Raises TypeError for a list of tensors that require gradients: an array of their numbers has none."""
     if set(map(type, data)) <= {int, float, bool}:
         return
     for item in data:
@@ -86,8 +86,8 @@ def check_gradients(data: Any) -> None:
 def as_array(data: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:
     """Any numbers -> an array: floats in float32, integers and booleans as they are.
 
-    dtype: asks for another type, np.float64 for instance. An array that has the right type is not copied.
-    Raises TypeError for anything that is not real numbers and for lists of tensors that want gradients,
+    dtype: asks for another type, such as np.float64. An array that already has the right type is not copied.
+    Raises TypeError for anything other than real numbers and for lists of tensors that require gradients,
     ValueError for rows of different lengths.
     """
     if isinstance(data, (list, tuple)):
@@ -105,7 +105,7 @@ def as_array(data: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:
 
 # %% [markdown]
 """
-Four inputs, four types. Say them before you run the cell.
+Four inputs, four types. Predict them before you run the cell.
 """
 
 # %%
@@ -120,7 +120,7 @@ assert as_array([3, 4]).dtype.kind == "i", f"integers stay integers, yours are {
 assert as_array([True]).dtype == bool, f"booleans stay booleans, yours are {as_array([True]).dtype}"
 wide = as_array([1 / 3], dtype=np.float64)
 assert wide.dtype == np.float64, f"dtype=np.float64 asks for float64, yours is {wide.dtype}"
-assert wide[0] == 1 / 3, "float64 was asked for, but digits are gone: was the number float32 on the way?"
+assert wide[0] == 1 / 3, "float64 was asked for, but digits are lost: was the number float32 in between?"
 right = np.ones(4, np.float32)
 assert as_array(right) is right or np.shares_memory(as_array(right), right), "float32 needs no copy"
 for wrong in ("three", None, [1j], [object()]):
@@ -128,7 +128,7 @@ for wrong in ("three", None, [1j], [object()]):
         as_array(wrong)
     except TypeError:
         continue
-    raise AssertionError(f"{wrong!r} is not real numbers: as_array should raise a TypeError")
+    raise AssertionError(f"{wrong!r} does not hold real numbers: as_array should raise a TypeError")
 ### BEGIN HIDDEN TESTS
 for kind in (np.int8, np.uint16, np.int32, np.int64, np.bool_):
     data = np.ones((2, 3), kind)
@@ -154,23 +154,23 @@ try:
 except ValueError:
     pass
 else:
-    raise AssertionError("rows of different lengths are no array: ValueError")
+    raise AssertionError("rows of different lengths do not make an array: raise a ValueError")
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-## Where the numbers lie
+## Where the numbers are stored
 
-An array is a block of memory, numbered from 0, and a rule that says where entry `[i, j, k]` stands in it. The rule is one step size per axis, the *strides*: entry `[i, j, k]` stands at `i * s0 + j * s1 + k * s2`. In a new array the last axis lies side by side, so its step is 1; the step of the axis before it is the length of a row; and so on.
+An array is a block of memory, whose entries are numbered from 0, and a rule that says where entry `[i, j, k]` is. The rule is one step size per axis, the *strides*: entry `[i, j, k]` is at `i * s0 + j * s1 + k * s2`. In a new array the entries along the last axis are neighbours, so its step is 1; the step of the axis before it is the length of a row; and so on.
 
-**Task (6 points).** Write `row_major_strides(shape)`: the strides of a new array of that shape, counted in entries, as a tuple. `(2, 3, 4)` gives `(12, 4, 1)`: from one `j` to the next are 4 entries, from one `i` to the next 3 times 4. Axes may have length 0; the sizes are just multiplied. About 5 lines, from the last axis to the first.
+**Task (6 points).** Write `row_major_strides(shape)`: the strides of a new array of that shape, counted in entries, as a tuple. `(2, 3, 4)` gives `(12, 4, 1)`: the next `j` is 4 entries further on, the next `i` 3 times 4. Axes may have length 0; the sizes are multiplied as usual. About 5 lines, from the last axis to the first.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "row-major-strides", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def row_major_strides(shape: tuple) -> tuple:
-    """How many entries further the next index of each axis stands, in a new array of `shape`."""
+    """For each axis, how many entries apart two neighbouring indices are in a new array of `shape`."""
     ### BEGIN SOLUTION
     strides, step = [], 1
     for size in reversed(shape):
@@ -182,7 +182,7 @@ def row_major_strides(shape: tuple) -> tuple:
 
 # %% [markdown]
 """
-NumPy counts its strides in bytes, and a float32 has 4 of them. Do the two agree?
+NumPy counts its strides in bytes, and a float32 takes 4 of them. Do the two agree?
 """
 
 # %%
@@ -191,9 +191,9 @@ row_major_strides((2, 3, 4)), tuple(step // 4 for step in np.zeros((2, 3, 4), np
 # %% nbgrader={"grade": true, "grade_id": "test-row-major-strides", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 found = row_major_strides((2, 3, 4))
 assert isinstance(found, tuple), f"the strides are a tuple, yours are a {type(found).__name__}"
-assert found[-1] == 1, f"entries of the last axis lie side by side: its step is 1, yours is {found[-1]}"
+assert found[-1] == 1, f"entries along the last axis are neighbours: its step is 1, yours is {found[-1]}"
 assert found == (12, 4, 1), f"(2, 3, 4) has the strides (12, 4, 1), yours are {found}"
-assert row_major_strides((5,)) == (1,), "one axis has the step 1"
+assert row_major_strides((5,)) == (1,), "an only axis has the step 1"
 ### BEGIN HIDDEN TESTS
 assert row_major_strides(()) == (), "no axes, no steps"
 for shape in ((7, 2), (3, 1, 5), (2, 3, 5, 4, 6)):
@@ -202,14 +202,14 @@ for shape in ((7, 2), (3, 1, 5), (2, 3, 5, 4, 6)):
     for index in np.ndindex(shape):
         place = sum(i * s for i, s in zip(index, found, strict=True))
         assert place == numbered[index], (
-            f"shape {shape}: {index} stands at {numbered[index]}, you say {place}"
+            f"shape {shape}: entry {index} is at {numbered[index]}, yours is at {place}"
         )
-assert row_major_strides((2, 0, 3)) == (0, 3, 1), "sizes are multiplied as they are, 0 as well"
+assert row_major_strides((2, 0, 3)) == (0, 3, 1), "sizes are multiplied as they are, even 0"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-Now the surprise: transposing moves no number. A transposed array is the same block under a rule with swapped steps, and so is a slice, whose rule starts elsewhere. Such an array is a *view*; making one costs the same for ten entries and for ten million, and writing into it writes into the block. `np.shares_memory` tells whether two arrays have a block in common.
+Now the surprise: transposing moves no numbers. A transposed array is the same block, read with the steps swapped. A slice is the same block too, read from another start or with other steps. Such an array is a *view*: making one costs the same for ten entries as for ten million, and writing into it writes into the block. `np.shares_memory` tells you whether two arrays share memory.
 """
 
 # %%
@@ -219,7 +219,7 @@ views = {"table": table, "table.T": table.T, "table[:, 1]": table[:, 1], "table[
 
 # %% [markdown]
 """
-A negative step walks backwards. What has *no* rule of constant steps must be copied: rows chosen by a list, and most reshapes of something transposed. Reading `table.T` row by row gives 0, 3, 1, 4, 2, 5; the places 0, 3, 1 are not evenly spaced, so a single row of six numbers needs a new block.
+A negative step walks backwards. Rows chosen by a list always get a new block, since a list need not have constant steps, and so do most reshapes of a transposed array. Reading `table.T` row by row visits the places 0, 3, 1, 4, 2, 5. They are not evenly spaced, so no single step describes them, and a row of these six numbers needs a new block.
 """
 
 # %%
@@ -228,7 +228,7 @@ copies = {"table[[1, 0]]": table[[1, 0]], "table.T.reshape(6)": table.T.reshape(
 
 # %% [markdown]
 """
-**Question (5 points).** Let `x` be an array of shape (4, 6) as new from memory. Which of these are views of `x`, and which are copies: `x[2]`, `x[:, 2]`, `x[[2]]`, `x.reshape(2, 12)`, `x.T.reshape(24)`? Give the strides of every view, counted in entries, and say for each copy why no view could do. Then name one situation in which getting a view where you expected a copy gives wrong results.
+**Question (5 points).** Let `x` be a new array of shape (4, 6). Which of these are views of `x`, and which are copies: `x[2]`, `x[:, 2]`, `x[[2]]`, `x.reshape(2, 12)`, `x.T.reshape(24)`? Give the strides of every view, counted in entries, and say for each copy whether a view would have been possible. Then name one situation in which getting a view where you expected a copy gives wrong results.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "written-views", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -238,14 +238,14 @@ Your answer here.
 
 # %% [markdown]
 """
-## Shapes that meet
+## Shapes that fit together
 
-Adding a bias of shape `(3,)` to a table of shape `(2, 3)` should add it to every row. NumPy does: it lines the two shapes up at their *last* axes, and an axis of size 1, or one that is missing in front, is repeated as often as needed. Nothing is copied; the repeated axis gets the step 0. This is broadcasting, and it is also how a wrong shape passes unnoticed.
+Adding a bias of shape `(3,)` to a table of shape `(2, 3)` should add it to every row, and in NumPy it does. NumPy aligns the two shapes at their *last* axes and repeats an axis of size 1, or one that is missing in front, as often as needed. Nothing is copied; the repeated axis gets the step 0. This is called broadcasting. It is also how a wrong shape passes unnoticed.
 
 **Task (14 points).** Write `broadcast_shape(a, b)` for two shapes, without NumPy:
 
 - compare from the last axis to the first; a missing axis counts as 1;
-- two equal sizes give that size; a 1 gives the other size, whatever that is (0 as well);
+- two equal sizes give that size; a 1 gives the other size, whatever that is, even 0;
 - anything else raises a `ValueError` that names both shapes, the axis counted from the end, and the two sizes: `shapes (2, 3) and (2, 4) do not broadcast: axis -1 has 3 and 4 entries`.
 
 About 9 lines.
@@ -274,7 +274,7 @@ def broadcast_shape(a: tuple, b: tuple) -> tuple:
 
 # %% [markdown]
 """
-A column of 4 and a row of 3 make a table: that is how all pairs of two lists are formed without a loop.
+A column of 4 and a row of 3 make a table: this is how you form all pairs of two lists without a loop.
 """
 
 # %%
@@ -286,8 +286,8 @@ assert isinstance(found, tuple), f"a shape is a tuple, yours is a {type(found)._
 assert found == (2, 3), f"a row of 3 fits every row of (2, 3): the shape is (2, 3), yours is {found}"
 found = broadcast_shape((4, 1), (3,))
 assert found == (4, 3), f"(4, 1) and (3,) repeat each other to (4, 3), yours is {found}"
-assert broadcast_shape((5,), (2, 1, 5)) == (2, 1, 5), "the shorter shape may stand on the left as well"
-assert broadcast_shape((), (2, 3)) == (2, 3), "a number without axes fits everything"
+assert broadcast_shape((5,), (2, 1, 5)) == (2, 1, 5), "the shorter shape may also be on the left"
+assert broadcast_shape((), (2, 3)) == (2, 3), "a number, which has no axes, fits everything"
 for a, b in (((2, 3), (2,)), ((2, 3), (2, 4)), ((5, 2, 1), (3, 2, 4))):
     try:
         found = broadcast_shape(a, b)
@@ -319,7 +319,7 @@ except ValueError as error:
 
 # %% [markdown]
 """
-The danger is the last axis of size 1. Predictions of shape (3,) minus targets of shape (3, 1) are no error. They give nine differences instead of three, and the mean of those is a plausible number that means nothing.
+The danger is a last axis of size 1. Subtracting targets of shape (3, 1) from predictions of shape (3,) raises no error. It gives nine differences instead of three, and their mean looks plausible and means nothing.
 """
 
 # %%
@@ -329,13 +329,13 @@ targets = np.float32([[1], [2], [3]])
 
 # %% [markdown]
 """
-All three predictions are right, and the mean squared error says 1.33. Nothing can guard you from this but knowing the rule.
+All three predictions are right, yet the mean squared error is 1.33. NumPy will not warn you; code that expects equal shapes has to check them itself, as the loss in module 04 does.
 
 ## The matrix product
 
-Nearly all the time of a language model goes into one operation. Row `i` of the left matrix meets column `j` of the right one; the products of their entries are added up; that sum is entry `[i, j]`. Both must be equally long: the *inner* size `k` of (n, k) @ (k, m).
+A language model spends most of its time on one operation. To get entry `[i, j]`, multiply row `i` of the left matrix by column `j` of the right one, entry by entry, and add up the products. The row and the column must be equally long: that is the *inner* size `k` of (n, k) @ (k, m).
 
-You will let NumPy do it, but write it by hand once. Slow code that is plainly right is what you test fast code against.
+You will let NumPy do it, but first write it by hand once. Fast code is tested against slow code that is plainly right.
 
 **Task (8 points).** Write `matmul_slowly(a, b)` for two matrices, with three nested loops and no NumPy arithmetic on whole rows. Return a float32 array of shape (n, m). About 7 lines.
 """
@@ -358,7 +358,7 @@ def matmul_slowly(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) ->
 
 # %% [markdown]
 """
-One row of two and a matrix of two rows: 1·3 + 2·5 = 13, and 1·4 + 2·6 = 16.
+A row of two times a matrix of two rows: 1·3 + 2·5 = 13, and 1·4 + 2·6 = 16.
 """
 
 # %%
@@ -383,7 +383,7 @@ for n, k, m in ((2, 3, 5), (4, 1, 2), (1, 6, 1), (3, 5, 2)):
 
 # %% [markdown]
 """
-How much slower is it? The value below is measured on your machine when you run the cell: how many times the loops take longer than `np.matmul` on the same two matrices of 48 by 48. NumPy hands the work to a BLAS library that computes many products per instruction and reads each number from memory as rarely as possible.
+How much slower is it? The cell measures, on your machine, how many times as long the loops take as `np.matmul` does on the same two matrices of 48 by 48. NumPy hands the work to a BLAS library, which computes many products per instruction and arranges the work so that each number is read from memory rarely.
 """
 
 # %%
@@ -396,15 +396,15 @@ round(loops / blas)
 """
 ## Which matrices fit
 
-Arrays with more than two axes are stacks of matrices: the last two axes are multiplied, and the axes before them broadcast. Two hundred products of small matrices are one call. An array with a single axis counts as a row on the left and as a column on the right, and its extra axis disappears from the result again.
+Arrays with more than two axes are stacks of matrices: the last two axes are multiplied, and the axes before them broadcast. So one call can do two hundred small products. An array with a single axis counts as a row on the left and as a column on the right, and the axis added for that does not appear in the result.
 
 **Task (12 points).** Write `matmul_shape(a, b)`, the shape of the product for two shapes:
 
 - (..., n, k) @ (..., k, m) is (..., n, m), where the leading axes follow `broadcast_shape`;
 - (k,) @ (..., k, m) is (..., m); (..., n, k) @ (k,) is (..., n); (k,) @ (k,) is ();
-- a shape without axes, or two different inner sizes, raise a `ValueError` that names both shapes, and the two sizes: `cannot multiply (2, 3) by (4, 5): 3 columns meet 4 rows`.
+- a shape without axes raises a `ValueError` that names both shapes; two different inner sizes raise one that also names the sizes: `cannot multiply (2, 3) by (4, 5): 3 columns meet 4 rows`.
 
-About 11 lines. Hint: give a shape with one axis its second one, compute, and leave that axis out of the result.
+About 11 lines. Hint: give a shape with one axis a second one, compute, and leave the added axis out of the result.
 """
 
 
@@ -413,7 +413,7 @@ About 11 lines. Hint: give a shape with one axis its second one, compute, and le
 def matmul_shape(a: tuple, b: tuple) -> tuple:
     """The shape of x @ y, for x of shape `a` and y of shape `b`: (..., n, k) @ (..., k, m) is (..., n, m).
 
-    One axis alone is a row on the left, a column on the right, and is left out of the result.
+    A single axis counts as a row on the left and as a column on the right; the added axis is left out.
     Raises ValueError if the two k differ, if the leading axes do not broadcast, or if a shape has no axes.
     """
     ### BEGIN SOLUTION
@@ -434,7 +434,7 @@ def matmul_shape(a: tuple, b: tuple) -> tuple:
 
 # %% [markdown]
 """
-Two texts of five tokens, each token 4 numbers wide, times one matrix (4, 3) for all of them. Then all tokens of each text against each other: (5, 4) @ (4, 5), twice.
+First, two texts of five tokens, each token 4 numbers wide, times one matrix (4, 3) for all of them. Then, in each text, every token against every other: (5, 4) @ (4, 5), twice.
 """
 
 # %%
@@ -454,14 +454,14 @@ def right_broadcast(a, b):
 own_broadcast, broadcast_shape = globals().get("broadcast_shape"), right_broadcast
 ### END HIDDEN TESTS
 found = matmul_shape((2, 3), (3, 5))
-assert found == (2, 5), f"(2, 3) @ (3, 5) is (2, 5): the inner 3 goes, yours is {found}"
+assert found == (2, 5), f"(2, 3) @ (3, 5) is (2, 5): the inner 3 disappears, yours is {found}"
 found = matmul_shape((2, 5, 4), (4, 3))
 assert found == (2, 5, 3), f"a stack of two times one matrix is a stack of two, (2, 5, 3), yours is {found}"
 found = matmul_shape((2, 1, 5, 4), (3, 4, 6))
 assert found == (2, 3, 5, 6), f"the leading axes (2, 1) and (3,) broadcast to (2, 3); yours is {found}"
-assert matmul_shape((4,), (4, 3)) == (3,), "one axis on the left is a row, and its axis disappears again"
-assert matmul_shape((2, 4), (4,)) == (2,), "one axis on the right is a column, and its axis disappears again"
-assert matmul_shape((4,), (4,)) == (), "a row times a column is one number, without axes"
+assert matmul_shape((4,), (4, 3)) == (3,), "a single axis on the left is a row; its added axis disappears"
+assert matmul_shape((2, 4), (4,)) == (2,), "a single axis on the right is a column; its added axis disappears"
+assert matmul_shape((4,), (4,)) == (), "a row times a column is a number, which has no axes"
 for a, b in (((2, 3), (4, 5)), ((2, 3), (2, 3)), ((3,), (2, 3)), ((), (2, 3))):
     try:
         found = matmul_shape(a, b)
@@ -489,19 +489,19 @@ broadcast_shape = own_broadcast
 """
 ## The class
 
-A `Tensor` is a box around one array, `data`. Most of its methods hand the work on through one function that you write in the next section: `apply(np.subtract, x, y)` takes boxes, arrays and numbers, runs the NumPy function on what is inside, and puts the result in a new box. That is all a method has to do, so most are one line.
+A `Tensor` is a box around one array, `data`. Most of its methods pass the work on to one function, which you write in the next section: `apply(np.subtract, x, y)` takes boxes, arrays and numbers, runs the NumPy function on what is inside, and puts the result in a new box. A method has nothing else to do, so most are one line.
 
-`__slots__` lists the attributes that a tensor has room for: a small object that is made quickly, and a typing error such as `x.dtaa = 3` is caught. Three of the four belong to nobody yet. `requires_grad`, `grad` and `history` are places where an observer of the operations may keep what it has learned about a tensor; the class only carries them.
+`__slots__` lists the only attributes that a tensor can have. This keeps the object small and quick to make, and a typing error such as `x.dtaa = 3` is caught. Three of the four are not used yet: `requires_grad`, `grad` and `history` are where an observer of the operations can keep what it learns about a tensor. The class only carries them.
 
-The cell is long because a class stands in one piece. What is written already is plumbing, or an example for what is missing. Four places are yours; their tests follow, each under its own heading.
+The cell is long because a class cannot be split over several cells. The code that is given is plumbing, or an example of what is missing. You write four parts; their tests follow, each under its own heading.
 
-**Task A (8 points): in and out.** `__init__` stores `as_array(data, dtype)` and `requires_grad`, and sets `grad` and `history` to None. Only floats can change a little, so `requires_grad=True` for anything else raises a `TypeError` that names the type. `__array__` is what `np.asarray(tensor)` calls: `np.array(self.data, dtype=dtype, copy=copy)` follows NumPy's rules for both arguments (`copy=None` copies only if it must). About 7 lines together.
+**Task A (8 points): in and out.** `__init__` stores `as_array(data, dtype)` and `requires_grad`, and sets `grad` and `history` to None. Gradients are about small changes, and only floats can change by a little, so `requires_grad=True` for anything else raises a `TypeError` that names the type. `np.asarray(tensor)` calls `__array__`: there, `np.array(self.data, dtype=dtype, copy=copy)` follows NumPy's rules for both arguments (`copy=None` copies only if it must). About 7 lines together.
 
-**Task B (8 points): operators.** Python turns `x - y` into `x.__sub__(y)`. If the left side is a plain number that knows nothing of tensors, it tries `y.__rsub__(x)`: the same operation, called from the right. Addition and multiplication are written. Write `-`, `/` and `**`, both ways round. One line each, where the order is all that matters.
+**Task B (8 points): operators.** Python turns `x - y` into `x.__sub__(y)`. If the left side is a plain number, which knows nothing about tensors, Python tries `y.__rsub__(x)`: the same operation, called on the right operand. Addition and multiplication are given. Write `-`, `/` and `**`, each in both forms. One line each; only the order of the arguments needs care.
 
-**Task C (6 points): shapes.** `x.reshape(2, 3)` and `x.reshape((2, 3))` both work, and so do `x.transpose(0, 2, 1)` and `x.transpose((0, 2, 1))`; `x.transpose()` reverses all axes. Go through `np.reshape` with the option `shape` and `np.transpose` with the option `axes` (None to reverse). About 5 lines together.
+**Task C (6 points): shapes.** `x.reshape(2, 3)` and `x.reshape((2, 3))` both work, and so do `x.transpose(0, 2, 1)` and `x.transpose((0, 2, 1))`; `x.transpose()` reverses all axes. Pass `np.reshape` with the option `shape`, and `np.transpose` with the option `axes` (None to reverse), to `apply`. About 5 lines together.
 
-**Task D (4 points): reductions.** `sum`, `mean`, `var` and `max` go through the NumPy function of that name with the options `axis` and `keepdims`. One line each.
+**Task D (4 points): reductions.** `sum`, `mean`, `var` and `max` pass the NumPy function of that name to `apply`, with the options `axis` and `keepdims`. One line each.
 """
 
 
@@ -514,9 +514,9 @@ class Tensor:
     requires_grad, grad, history: kept for a recorder (see `set_recorder`): whether gradients are wanted, the
         gradient (None, or an ndarray of the same shape), and how the tensor was made.
 
-    Operations give new tensors; indexing with slices, reshape and transpose give views of the same memory.
+    Operations return new tensors; indexing with slices, transpose, and reshape where possible, return views.
     Two tensors are equal only if they are the same object: compare values with np.array_equal or np.allclose.
-    `<` and its kin compare entry by entry and give a tensor of booleans, which has no gradient.
+    `<`, `<=`, `>` and `>=` compare entry by entry and return a tensor of booleans, which has no gradient.
     """
 
     data: np.ndarray
@@ -528,7 +528,7 @@ class Tensor:
     __contains__ = None  # `3 in tensor` would compare objects, not values: TypeError instead
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False, dtype: DTypeLike | None = None):
-        """data: what `as_array` takes. Raises TypeError if gradients are wanted of what is not floats."""
+        """data: what `as_array` takes. Raises TypeError for requires_grad with anything but floats."""
         ### BEGIN SOLUTION
         self.data = as_array(data, dtype)
         if requires_grad and self.data.dtype.kind != "f":
@@ -539,7 +539,7 @@ class Tensor:
         ### END SOLUTION
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        """What np.asarray(tensor) and NumPy's functions see; a copy only if one is asked for or needed."""
+        """The array that np.asarray and NumPy's functions see; a copy only if one is asked for or needed."""
         ### BEGIN SOLUTION
         return np.array(self.data, dtype=dtype, copy=copy)
         ### END SOLUTION
@@ -580,7 +580,7 @@ class Tensor:
         return bool(self.item())
 
     def __format__(self, spec: str) -> str:
-        """With a format such as ".3f" the only entry as a number; without one, as `str`."""
+        """With a format such as ".3f", the only entry as a number; without one, the same as `str`."""
         return format(self.item(), spec) if spec else str(self)
 
     def __lt__(self, other: ArrayLike) -> "Tensor":
@@ -610,7 +610,7 @@ class Tensor:
         return f"Tensor({body}, shape={self.shape}{dtype}{grad})"
 
     def __getstate__(self) -> tuple:
-        """What copy and pickle keep: everything except how the tensor was made."""
+        """What copy and pickle keep: everything but how the tensor was made."""
         return None, {
             "data": self.data,
             "requires_grad": self.requires_grad,
@@ -673,7 +673,7 @@ class Tensor:
         return apply(getitem, self, index=index)
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """The same entries in another shape; -1 once for "what is left". A view where that is possible."""
+        """The same entries in another shape; one size may be -1, "what is left". A view where possible."""
         ### BEGIN SOLUTION
         if len(shape) == 1:
             shape = shape[0]
@@ -681,7 +681,7 @@ class Tensor:
         ### END SOLUTION
 
     def transpose(self, *axes: Any) -> "Tensor":
-        """A view with the axes in the order given; without arguments in reverse order."""
+        """A view with the axes in the given order; without arguments, in reverse order."""
         ### BEGIN SOLUTION
         if len(axes) == 1 and not isinstance(axes[0], int):
             axes = axes[0]
@@ -697,7 +697,7 @@ class Tensor:
         return self.transpose()
 
     def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
-        """The sum over `axis` (an int, a tuple, None for all). keepdims leaves a 1 where an axis was."""
+        """The sum over `axis` (an int, a tuple, None for all). keepdims keeps each such axis, with size 1."""
         ### BEGIN SOLUTION
         return apply(np.sum, self, axis=axis, keepdims=keepdims)
         ### END SOLUTION
@@ -733,13 +733,13 @@ class Tensor:
         return apply(np.tanh, self._floats())
 
     def _floats(self) -> "Tensor":
-        """Itself, or its integers as float32: for small integers NumPy would choose half precision."""
+        """The tensor itself, or its integers as float32: for int8, NumPy would choose half precision."""
         return self if self.data.dtype.kind == "f" else Tensor(self.data, dtype=np.float32)
 
     def backward(self, grad: ArrayLike | None = None) -> None:
-        """Ask the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
+        """Asks the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
 
-        Raises RuntimeError if nothing recorded how it was made.
+        Raises RuntimeError if there is no recorder.
         """
         if _recorder is None:
             raise RuntimeError("nothing recorded how this tensor was made: install a recorder first")
@@ -750,7 +750,7 @@ class Tensor:
 """
 ### Task A: in and out
 
-A tensor around a float32 array does not copy it. Write into the array and the tensor changes too.
+A tensor does not copy a float32 array. Write into the array, and the tensor changes too.
 """
 
 # %%
@@ -761,7 +761,7 @@ around
 
 # %% [markdown]
 """
-`__array__` opens all of NumPy: any function that does not know our class asks for the array first.
+`__array__` opens all of NumPy to you: a NumPy function that does not know our class asks for the array.
 """
 
 # %%
@@ -793,13 +793,13 @@ assert np.shares_memory(Tensor(array).data, array), "a float32 array is taken as
 assert np.asarray(Tensor(array)) is not None and np.shares_memory(np.asarray(Tensor(array)), array), (
     "np.asarray(tensor) should not copy: pass copy=copy on to np.array"
 )
-assert np.asarray(Tensor([1, 2]), dtype=np.float64).dtype == np.float64, "the dtype NumPy asks for counts"
+assert np.asarray(Tensor([1, 2]), dtype=np.float64).dtype == np.float64, "pass dtype=dtype on to np.array"
 try:
     Tensor([1, 2], requires_grad=True)
 except TypeError as error:
     assert "int" in str(error), f"name the type that was found, yours says: {error}"
 else:
-    raise AssertionError("integers cannot change a little: requires_grad=True should raise a TypeError")
+    raise AssertionError("integers have no gradients: requires_grad=True should raise a TypeError")
 ### BEGIN HIDDEN TESTS
 with warnings.catch_warnings():
     warnings.simplefilter("error")
@@ -815,7 +815,7 @@ with warnings.catch_warnings():
         pass
     else:
         raise AssertionError("copy=False must not copy: where the type has to change, that is a ValueError")
-assert Tensor(Tensor([1.0, 2.0])).shape == (2,), "a tensor is data for a tensor"
+assert Tensor(Tensor([1.0, 2.0])).shape == (2,), "a tensor can be made from a tensor"
 assert Tensor([1, 2], requires_grad=True, dtype=np.float32).requires_grad, "these integers became floats"
 try:
     Tensor([True], requires_grad=True)
@@ -833,9 +833,9 @@ as_array = own_array
 """
 ## One door
 
-What ran, in which order, on which shapes? Whoever wants to know how a model spends its time has to ask that. If each method above did its own work, you would have to ask in every one of them. So all of them pass through one function, and beside it stands a place for an observer, the *recorder*: any object with a method `record(function, inputs, options, output)`. Usually there is none, and then asking costs one comparison with None.
+What ran, in which order, on which shapes? You need to know this to see where a model spends its time. If each method above did its own work, you would have to add the question to every one of them. So all of them go through one function, which also tells an observer, the *recorder*: any object with a method `record(function, inputs, options, output)`. Usually there is no recorder, and then the question costs one comparison with None.
 
-The cell below is written for you, because `global` is all there is to learn in it. `wrap_result` makes a tensor around an array that is known to be right, without the checks of `Tensor(array)`. `check_shapes` is where your two shape functions earn their keep: NumPy's own message for a failed matrix product speaks of a "core dimension 0, with gufunc signature (n?,k),(k,m?)->(n?,m?)".
+The cell below is given, because there is little to learn in it besides `global`. `wrap_result` makes a tensor around an array that is known to be right, without the checks of `Tensor(array)`. `check_shapes` uses your two shape functions: NumPy's own message for a failed matrix product speaks of a "core dimension 0, with gufunc signature (n?,k),(k,m?)->(n?,m?)".
 """
 
 
@@ -846,9 +846,9 @@ FLOAT64 = np.dtype(np.float64)
 
 
 def set_recorder(recorder: Any) -> Any:
-    """From now on `recorder.record(function, inputs, options, output)` hears of every operation.
+    """From now on, `recorder.record(function, inputs, options, output)` is called after every operation.
 
-    recorder: None switches recording off. Returns the recorder that was there before.
+    recorder: None switches recording off. Returns the previous recorder.
     """
     global _recorder
     previous, _recorder = _recorder, recorder
@@ -861,7 +861,7 @@ def getitem(array: np.ndarray, index: Any) -> np.ndarray:
 
 
 def wrap_result(array: np.ndarray) -> Tensor:
-    """A new Tensor around an array that has the right type already."""
+    """A new Tensor around an array that already has the right type."""
     tensor = Tensor.__new__(Tensor)
     tensor.data = array
     tensor.requires_grad = False
@@ -870,7 +870,7 @@ def wrap_result(array: np.ndarray) -> Tensor:
 
 
 def check_shapes(function: Callable, arrays: Any) -> None:
-    """Raises a ValueError that names both shapes, if `function` joins two arrays whose shapes do not fit."""
+    """Raises a ValueError that names both shapes if `function` combines two arrays that do not fit."""
     if isinstance(function, np.ufunc) and len(arrays) == 2:
         rule = matmul_shape if function is np.matmul else broadcast_shape
         try:
@@ -883,10 +883,10 @@ def check_shapes(function: Callable, arrays: Any) -> None:
 """
 **Task (14 points).** Write `apply(function, *inputs, **options)`:
 
-1. Take the array out of every tensor. Leave a Python `int` or `float` as it is: NumPy fits a plain number to the array it meets, so that a float32 array times 0.1 stays float32, and a float64 array gets all the digits of 0.1. Anything else (arrays, lists, NumPy numbers) goes through `as_array`.
-2. Call `function` with these and the options. If that raises a `ValueError`, call `check_shapes(function, arrays)`, which may have a better one, and raise NumPy's again if not. A full sum comes back as a NumPy number: `np.asarray` makes an array of it, without a copy if it is one.
-3. Where integers meet fractions NumPy answers in float64. If the result has the type `FLOAT64` and none of the arrays that went in had, make it float32. (Ask only arrays for their `dtype`: a plain number has none, and `None == FLOAT64` is True, because NumPy reads None as "the default type".)
-4. `wrap_result` it. If there is a `_recorder`, tell it: `record(function, inputs, options, output)`, with the inputs as they were passed in.
+1. Take the array out of every tensor. Leave a Python `int` or `float` as it is: NumPy adapts a plain number to the array beside it, so a float32 array times 0.1 stays float32, and a float64 array gets all the digits of 0.1. Anything else (arrays, lists, NumPy numbers) goes through `as_array`.
+2. Call `function` with these and the options. If that raises a `ValueError`, call `check_shapes(function, arrays)`, which may raise one with a better message; if it does not, raise NumPy's again. A full sum comes back as a NumPy number; `np.asarray` makes it an array, and returns an array as it is.
+3. When integers meet fractions, NumPy's result is float64. If the result has the type `FLOAT64` but none of the input arrays did, make it float32. (Ask only arrays for their `dtype`: a plain number has none, and `None == FLOAT64` is True, because NumPy reads None as "the default type".)
+4. Wrap the result with `wrap_result`. If there is a `_recorder`, call its `record(function, inputs, options, output)` with the inputs as they were passed in.
 
 About 12 lines.
 """
@@ -895,9 +895,9 @@ About 12 lines.
 # %% nbgrader={"grade": false, "grade_id": "apply", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def apply(function: Callable, *inputs: ArrayLike, **options: Any) -> Tensor:
-    """Run `function`, which knows only arrays, on tensors, arrays and numbers -> Tensor.
+    """Runs `function`, which knows only arrays, on tensors, arrays and numbers -> Tensor.
 
-    Every operation passes here. The result is float64 only if an input was. The recorder, if there is one,
+    Every operation passes through here. The result is float64 only if an input was. The recorder, if any,
     gets the inputs as they were passed in. Raises ValueError if the shapes of two operands do not fit.
     """
     ### BEGIN SOLUTION
@@ -924,13 +924,13 @@ def stacked(*arrays: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def stack(tensors: Sequence[ArrayLike], axis: int = 0) -> Tensor:
-    """n tensors of one shape -> one tensor with a new axis of length n; gradients find their way back."""
+    """n tensors of one shape -> one tensor with a new axis of length n; gradients flow back to each."""
     return apply(stacked, *tensors, axis=axis)
 
 
 # %% [markdown]
 """
-Tensors, arrays and numbers in; a tensor out. And a mistake, with the two shapes that you computed for it.
+Tensors, arrays and numbers go in, a tensor comes out. The second cell makes a mistake; the message comes from your shape function.
 """
 
 # %%
@@ -975,9 +975,7 @@ assert type(total) is Tensor, f"apply gives a Tensor, yours is a {type(total).__
 assert total.data.tolist() == [11, 22], f"[1, 2] + [10, 20] is [11, 22], yours is {total.data.tolist()}"
 assert apply(np.add, [1.0, 2.0], np.ones(2)).data.tolist() == [2, 3], "lists and arrays are inputs as well"
 everything = apply(np.sum, Tensor([[1.0, 2.0], [3.0, 4.0]]), axis=None)
-assert isinstance(everything.data, np.ndarray), (
-    "a full sum is a NumPy number; np.asarray makes an array of it"
-)
+assert isinstance(everything.data, np.ndarray), "a full sum is a NumPy number; np.asarray makes it an array"
 half = apply(np.divide, Tensor([1, 2]), 2)
 assert half.dtype == np.float32, (
     f"integers / 2 is {half.dtype} in your tensor; only float64 inputs give float64"
@@ -989,7 +987,7 @@ for function, a, b in ((np.add, (2, 3), (4,)), (np.matmul, (2, 3), (4, 5))):
     try:
         apply(function, Tensor(np.ones(a)), Tensor(np.ones(b)))
     except ValueError as error:
-        assert str(a) in str(error) and str(b) in str(error), f"check_shapes should speak, you say: {error}"
+        assert str(a) in str(error) and str(b) in str(error), f"call check_shapes; your message says: {error}"
     else:
         raise AssertionError(f"{function.__name__} of {a} and {b} should raise a ValueError")
 
@@ -1006,8 +1004,8 @@ set_recorder(previous)
 assert hasattr(ear, "heard"), "the recorder was not told: call its record(function, inputs, options, output)"
 function, inputs, options, output = ear.heard
 assert function is np.sum and options == {"axis": 0}, f"the recorder heard {function} with {options}"
-assert len(inputs) == 1 and inputs[0] is left, "the recorder gets the inputs as they came, tensors included"
-assert output is result, "the recorder gets the very tensor that you return"
+assert len(inputs) == 1 and inputs[0] is left, "the recorder gets the inputs as they came, as tensors"
+assert output is result, "the recorder gets the same tensor that you return"
 ### BEGIN HIDDEN TESTS
 for integers in (np.int32([4, 9]), np.int64([4, 9]), np.uint8([4, 9])):
     small = Tensor(integers)
@@ -1028,7 +1026,7 @@ for function, wrong in ((np.reshape, {"shape": (5,)}), (np.sum, {"axis": 7})):
         apply(function, base, **wrong)
     except ValueError:
         continue
-    raise AssertionError(f"{function.__name__} with {wrong} is an error, and it must come through")
+    raise AssertionError(f"{function.__name__} with {wrong} is an error that apply must not swallow")
 heard = []
 ear.record = lambda *event: heard.append(event)
 set_recorder(ear)
@@ -1048,13 +1046,13 @@ Tensor.__init__ = own_init
 """
 ### What the door is good for
 
-A recorder of three lines writes down what ran. Give every row of `x` the mean 0 and the variance 1, and read its trace: five operations, and `keepdims` shows in the shapes.
+A small recorder writes down what ran. The cell gives every row of `x` the mean 0 and the variance 1 and shows the trace: five operations, and you can see `keepdims` in the shapes.
 """
 
 
 # %%
 class Trace:
-    """A recorder that lists the operations it hears of."""
+    """A recorder that lists the operations it is told of."""
 
     def __init__(self):
         self.calls = []
@@ -1072,7 +1070,7 @@ trace.calls
 
 # %% [markdown]
 """
-The same trace, counted, tells what a computation is made of. Here are three rounds of `x = (x @ w + b).tanh()`.
+Counting such a trace shows what a computation consists of. Here are three rounds of `x = (x @ w + b).tanh()`.
 """
 
 # %%
@@ -1085,9 +1083,9 @@ Counter(name for name, _ in trace.calls)
 
 # %% [markdown]
 """
-### Task B: operators, both ways round
+### Task B: operators from both sides
 
-2 − 5 is not 5 − 2, and `1 / x` starts with something that has never heard of tensors.
+2 − 5 is not 5 − 2, and in `1 / x` the left operand knows nothing about tensors.
 """
 
 # %%
@@ -1202,7 +1200,7 @@ apply, Tensor.__init__ = own_apply, own_init
 """
 ### Task D: reductions
 
-`axis` names the axis that disappears. With `keepdims` a 1 stays in its place, and the result broadcasts against what it was made from: that is what you need to subtract the mean of each row from that row.
+`axis` names the axis that disappears. With `keepdims` it stays, with size 1, so that the result broadcasts against the input: that is what you need to subtract the mean of each row from that row.
 """
 
 # %%
@@ -1264,7 +1262,7 @@ apply, Tensor.__init__ = own_apply, own_init
 """
 ## What the box costs
 
-You put a class and a function call in front of NumPy. For large arrays nobody will notice; for small ones it is what you pay. The cell measures, on your machine, one addition of six numbers and one of 250,000, in microseconds: NumPy alone, then through the door.
+You put a class and a function call in front of NumPy. For large arrays this makes no difference; for small ones it is most of the cost. The cell measures, on your machine and in microseconds, one addition of six numbers and one of 250,000: with NumPy alone, then with tensors.
 """
 
 # %%
@@ -1280,9 +1278,9 @@ costs
 
 # %% [markdown]
 """
-Where this was written (two cores, Python 3.11, NumPy 2.4) the first line read 0.4 and 1.2, so the door costs 0.8 microseconds; in the second line that is lost in the noise. Remember it when you read that a class "slows Python down": it adds a constant, and what matters is how much work each call does.
+Where this was written (two cores, Python 3.11, NumPy 2.4) the first line showed 0.4 and 1.2, so a tensor adds 0.8 microseconds; in the second line, 26 and 27, that is about the size of the noise. The class adds a constant to each call, so what matters is how much work a call does.
 
-**Question (5 points).** A model is 100 million numbers, and all of them are read from memory once for every word that it writes. Your memory delivers 12 GB per second. (a) How long does one word take at least in float32, and how long in float64? Show the computation. (b) The model needs 300 operations per word. How much of the float32 time do they add if each costs one microsecond more than it has to? (c) Name one computation in which you would ask for float64 all the same, and say what goes wrong in float32.
+**Question (5 points).** A model consists of 100 million numbers, and all of them are read from memory once for every word that it writes. Your memory delivers 12 GB per second. (a) What is the least time that one word takes in float32, and in float64? Show the computation. (b) The model needs 300 operations per word. If each takes one microsecond more than it has to, what share of the float32 time does that add? (c) Name one computation in which you would still ask for float64, and say what goes wrong in float32.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "written-cost", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1294,16 +1292,16 @@ Your answer here.
 """
 ## You can now
 
-- let numbers in with the type that you chose, and keep float64 out;
+- accept numbers with the type that you chose, and keep float64 out;
 - read strides, tell views from copies, and know which operations give which;
 - compute the shape of any broadcast and any matrix product before NumPy does;
-- write classes that answer to operators from the left and from the right;
-- observe every operation of a program at one place, at the price of a microsecond or less.
+- write classes whose operators work from the left and from the right;
+- observe every operation of a program in one place, for about a microsecond per operation.
 
 **Exercises, without points**
 
-1. Write a recorder that adds up the floating point operations of every matrix product it hears of: (n, k) @ (k, m) takes n · m · k multiplications and as many additions. Test it on a stack of matrices.
-2. `x.T.reshape(-1)` copies. Find, with `row_major_strides` and pencil, the rule that tells from shape and strides whether two neighbouring axes can be joined without a copy, and write `can_join(shape, strides, axis)`. Check it against `np.shares_memory`.
+1. Write a recorder that adds up the floating point operations of every matrix product it is told of: (n, k) @ (k, m) takes n · m · k multiplications and as many additions. Test it on a stack of matrices.
+2. `x.T.reshape(-1)` copies. Find, with `row_major_strides` and a pencil, the rule that tells from shape and strides whether two neighbouring axes can be joined without a copy, and write `can_join(shape, strides, axis)`. Check it against `np.shares_memory`.
 
-The next door: `(x @ a) @ b` is `x @ (a @ b)`, so a tower of matrix products is no more than one of them. Something that bends has to stand between two products.
+Next: `(x @ a) @ b` is `x @ (a @ b)`, so a stack of matrix products can do no more than a single one. Something that is not linear has to come between them.
 """

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 # %% ../../modules/01_tensor/tensor_dev.py #cell-7
 def check_gradients(data: Any) -> None:
-    """Raises TypeError for a list of tensors that want gradients: an array of their numbers has none."""
+    """Raises TypeError for a list of tensors that require gradients: an array of their numbers has none."""
     if set(map(type, data)) <= {int, float, bool}:
         return
     for item in data:
@@ -29,8 +29,8 @@ def check_gradients(data: Any) -> None:
 def as_array(data: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:
     """Any numbers -> an array: floats in float32, integers and booleans as they are.
 
-    dtype: asks for another type, np.float64 for instance. An array that has the right type is not copied.
-    Raises TypeError for anything that is not real numbers and for lists of tensors that want gradients,
+    dtype: asks for another type, such as np.float64. An array that already has the right type is not copied.
+    Raises TypeError for anything other than real numbers and for lists of tensors that require gradients,
     ValueError for rows of different lengths.
     """
     if isinstance(data, (list, tuple)):
@@ -45,7 +45,7 @@ def as_array(data: ArrayLike, dtype: DTypeLike | None = None) -> np.ndarray:
 
 # %% ../../modules/01_tensor/tensor_dev.py #row-major-strides
 def row_major_strides(shape: tuple) -> tuple:
-    """How many entries further the next index of each axis stands, in a new array of `shape`."""
+    """For each axis, how many entries apart two neighbouring indices are in a new array of `shape`."""
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)
@@ -83,7 +83,7 @@ def matmul_slowly(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) ->
 def matmul_shape(a: tuple, b: tuple) -> tuple:
     """The shape of x @ y, for x of shape `a` and y of shape `b`: (..., n, k) @ (..., k, m) is (..., n, m).
 
-    One axis alone is a row on the left, a column on the right, and is left out of the result.
+    A single axis counts as a row on the left and as a column on the right; the added axis is left out.
     Raises ValueError if the two k differ, if the leading axes do not broadcast, or if a shape has no axes.
     """
     if not a or not b:
@@ -107,9 +107,9 @@ class Tensor:
     requires_grad, grad, history: kept for a recorder (see `set_recorder`): whether gradients are wanted, the
         gradient (None, or an ndarray of the same shape), and how the tensor was made.
 
-    Operations give new tensors; indexing with slices, reshape and transpose give views of the same memory.
+    Operations return new tensors; indexing with slices, transpose, and reshape where possible, return views.
     Two tensors are equal only if they are the same object: compare values with np.array_equal or np.allclose.
-    `<` and its kin compare entry by entry and give a tensor of booleans, which has no gradient.
+    `<`, `<=`, `>` and `>=` compare entry by entry and return a tensor of booleans, which has no gradient.
     """
 
     data: np.ndarray
@@ -121,7 +121,7 @@ class Tensor:
     __contains__ = None  # `3 in tensor` would compare objects, not values: TypeError instead
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False, dtype: DTypeLike | None = None):
-        """data: what `as_array` takes. Raises TypeError if gradients are wanted of what is not floats."""
+        """data: what `as_array` takes. Raises TypeError for requires_grad with anything but floats."""
         self.data = as_array(data, dtype)
         if requires_grad and self.data.dtype.kind != "f":
             raise TypeError(f"only floats have gradients, this tensor holds {self.data.dtype}")
@@ -130,7 +130,7 @@ class Tensor:
         self.history = None
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        """What np.asarray(tensor) and NumPy's functions see; a copy only if one is asked for or needed."""
+        """The array that np.asarray and NumPy's functions see; a copy only if one is asked for or needed."""
         return np.array(self.data, dtype=dtype, copy=copy)
 
     @property
@@ -169,7 +169,7 @@ class Tensor:
         return bool(self.item())
 
     def __format__(self, spec: str) -> str:
-        """With a format such as ".3f" the only entry as a number; without one, as `str`."""
+        """With a format such as ".3f", the only entry as a number; without one, the same as `str`."""
         return format(self.item(), spec) if spec else str(self)
 
     def __lt__(self, other: ArrayLike) -> "Tensor":
@@ -199,7 +199,7 @@ class Tensor:
         return f"Tensor({body}, shape={self.shape}{dtype}{grad})"
 
     def __getstate__(self) -> tuple:
-        """What copy and pickle keep: everything except how the tensor was made."""
+        """What copy and pickle keep: everything but how the tensor was made."""
         return None, {
             "data": self.data,
             "requires_grad": self.requires_grad,
@@ -250,13 +250,13 @@ class Tensor:
         return apply(getitem, self, index=index)
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """The same entries in another shape; -1 once for "what is left". A view where that is possible."""
+        """The same entries in another shape; one size may be -1, "what is left". A view where possible."""
         if len(shape) == 1:
             shape = shape[0]
         return apply(np.reshape, self, shape=shape)
 
     def transpose(self, *axes: Any) -> "Tensor":
-        """A view with the axes in the order given; without arguments in reverse order."""
+        """A view with the axes in the given order; without arguments, in reverse order."""
         if len(axes) == 1 and not isinstance(axes[0], int):
             axes = axes[0]
         return apply(np.transpose, self, axes=axes or None)
@@ -270,7 +270,7 @@ class Tensor:
         return self.transpose()
 
     def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
-        """The sum over `axis` (an int, a tuple, None for all). keepdims leaves a 1 where an axis was."""
+        """The sum over `axis` (an int, a tuple, None for all). keepdims keeps each such axis, with size 1."""
         return apply(np.sum, self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
@@ -298,13 +298,13 @@ class Tensor:
         return apply(np.tanh, self._floats())
 
     def _floats(self) -> "Tensor":
-        """Itself, or its integers as float32: for small integers NumPy would choose half precision."""
+        """The tensor itself, or its integers as float32: for int8, NumPy would choose half precision."""
         return self if self.data.dtype.kind == "f" else Tensor(self.data, dtype=np.float32)
 
     def backward(self, grad: ArrayLike | None = None) -> None:
-        """Ask the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
+        """Asks the recorder for the gradients of this tensor: `recorder.backward(tensor, grad)`.
 
-        Raises RuntimeError if nothing recorded how it was made.
+        Raises RuntimeError if there is no recorder.
         """
         if _recorder is None:
             raise RuntimeError("nothing recorded how this tensor was made: install a recorder first")
@@ -316,9 +316,9 @@ FLOAT64 = np.dtype(np.float64)
 
 
 def set_recorder(recorder: Any) -> Any:
-    """From now on `recorder.record(function, inputs, options, output)` hears of every operation.
+    """From now on, `recorder.record(function, inputs, options, output)` is called after every operation.
 
-    recorder: None switches recording off. Returns the recorder that was there before.
+    recorder: None switches recording off. Returns the previous recorder.
     """
     global _recorder
     previous, _recorder = _recorder, recorder
@@ -331,7 +331,7 @@ def getitem(array: np.ndarray, index: Any) -> np.ndarray:
 
 
 def wrap_result(array: np.ndarray) -> Tensor:
-    """A new Tensor around an array that has the right type already."""
+    """A new Tensor around an array that already has the right type."""
     tensor = Tensor.__new__(Tensor)
     tensor.data = array
     tensor.requires_grad = False
@@ -340,7 +340,7 @@ def wrap_result(array: np.ndarray) -> Tensor:
 
 
 def check_shapes(function: Callable, arrays: Any) -> None:
-    """Raises a ValueError that names both shapes, if `function` joins two arrays whose shapes do not fit."""
+    """Raises a ValueError that names both shapes if `function` combines two arrays that do not fit."""
     if isinstance(function, np.ufunc) and len(arrays) == 2:
         rule = matmul_shape if function is np.matmul else broadcast_shape
         try:
@@ -350,9 +350,9 @@ def check_shapes(function: Callable, arrays: Any) -> None:
 
 # %% ../../modules/01_tensor/tensor_dev.py #apply
 def apply(function: Callable, *inputs: ArrayLike, **options: Any) -> Tensor:
-    """Run `function`, which knows only arrays, on tensors, arrays and numbers -> Tensor.
+    """Runs `function`, which knows only arrays, on tensors, arrays and numbers -> Tensor.
 
-    Every operation passes here. The result is float64 only if an input was. The recorder, if there is one,
+    Every operation passes through here. The result is float64 only if an input was. The recorder, if any,
     gets the inputs as they were passed in. Raises ValueError if the shapes of two operands do not fit.
     """
     arrays = [x.data if type(x) is Tensor else x if type(x) in (int, float) else as_array(x) for x in inputs]
@@ -375,5 +375,5 @@ def stacked(*arrays: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def stack(tensors: Sequence[ArrayLike], axis: int = 0) -> Tensor:
-    """n tensors of one shape -> one tensor with a new axis of length n; gradients find their way back."""
+    """n tensors of one shape -> one tensor with a new axis of length n; gradients flow back to each."""
     return apply(stacked, *tensors, axis=axis)
