@@ -2,19 +2,19 @@
 """
 # Module 02: Activations
 
-A matrix product can turn, stretch and mix, but it cannot bend: twice the input gives twice the output, always. What bends is a small function applied to every number on its own, the *activation*. This module writes the five that networks are built with today, and softmax, which turns scores into shares and will end every one of your models.
+A matrix product can rotate, stretch and mix, but it cannot bend: twice the input always gives twice the output. To bend, a network applies a small function to every number on its own, the *activation*. In this module you write four that networks use, ReLU, sigmoid, SiLU and GELU, and softmax, which turns scores into shares and comes after the last layer of every language model here.
 
-The formulas are short. The work is in the ends of the number line: `exp(89)` does not fit into 32 bits, minus infinity is a legal score, and a function that is right for 3 and wrong for 300 fails on the day the model has been trained for a week.
+The formulas are short. The difficulty is at the ends of the number line: `exp(89)` does not fit into 32 bits, minus infinity is a legal score, and a function that is right for 3 and wrong for 300 may not fail until a model has trained for a week.
 
 After this module you will be able to
 
 - show why a network without activations is a single matrix, and bend it with ReLU;
-- write sigmoid, SiLU and GELU so that no input overflows and no digit is lost for nothing;
-- write a softmax that survives scores of a million and gives a masked score a weight of exactly zero;
+- write sigmoid, SiLU and GELU so that no input causes a warning and no digits are lost needlessly;
+- write a softmax that copes with scores of a million and gives a masked score a share of exactly zero;
 - say why ReLU replaced the sigmoid inside networks, with slopes that you measured;
-- write an array function fast: few passes, no powers, no float64.
+- write a fast array function: few passes, no powers, no float64.
 
-You need module 01: `Tensor`, and `apply`, the door through which every operation goes. Plan two hours. Each part is graded alone: in the final grading a part runs with correct versions of the parts before it.
+You need module 01: `Tensor`, and `apply`, the door through which every operation goes. Each part is graded alone: in the final grading it runs with correct versions of the parts before it.
 """
 
 # %%
@@ -33,7 +33,7 @@ from tinytorch.core.tensor import Tensor, apply
 """
 ## Why something has to bend
 
-Stack two matrices and you have gained nothing: `(x @ a) @ b` is `x @ (a @ b)`, and `a @ b` is one matrix. Run the cell: both ways give the same numbers.
+Two matrices in a row gain you nothing: `(x @ a) @ b` is `x @ (a @ b)`, and `a @ b` is one matrix. Run the cell: both ways give the same numbers.
 """
 
 # %%
@@ -48,7 +48,7 @@ a, b = Tensor([[1.0, -1.0, 2.0], [0.0, 3.0, 1.0]]), Tensor([[2.0], [1.0], [-1.0]
 
 # %% [markdown]
 """
-Exclusive or is the smallest task that shows the wall: 1 if exactly one of two inputs is 1. A line through the plane cannot separate (0, 1) and (1, 0) from (0, 0) and (1, 1), so no matrix and bias can compute it (Minsky and Papert, *Perceptrons*, 1969). Take the sum `s` of the inputs, 0, 1 or 2, and one bend is enough: `s - 2 * max(s - 1, 0)`.
+Exclusive or is a small task that shows the limit: the answer is 1 if exactly one of two inputs is 1. No straight line in the plane separates (0, 1) and (1, 0) from (0, 0) and (1, 1), so no matrix and bias can compute it (Minsky and Papert, *Perceptrons*, 1969). But take the sum `s` of the inputs, which is 0, 1 or 2, and one bend is enough: `s - 2 * max(s - 1, 0)`.
 """
 
 # %%
@@ -60,7 +60,7 @@ sums - 2 * np.maximum(sums - 1, 0)
 """
 ## Floats first
 
-The functions of this module take arrays and return arrays; `apply` does the boxing. All but ReLU give fractions, also for integers, and there NumPy has a habit that you must know before you meet it: `np.exp` of an `int64` array is float64, and of an `int8` or boolean array it is float16, with three digits.
+The functions of this module take arrays and return arrays; `apply` wraps the results in tensors. All but ReLU return fractions even for integers, and here NumPy has a habit that you should know of: `np.exp` of an `int64` array is float64, and `np.exp` of an `int8` or boolean array is float16, with about three digits.
 """
 
 # %%
@@ -68,14 +68,14 @@ The functions of this module take arrays and return arrays; `apply` does the box
 
 # %% [markdown]
 """
-**Task (6 points).** Write `as_floats(x)`: an array of floats is returned as it is, not copied, whatever its width; anything else (an array of integers or booleans, a list, a number) becomes a float32 array. A list of fractions too. About 3 lines; `np.asarray` does nothing to what is an array already.
+**Task (6 points).** Write `as_floats(x)`: an array of floats, of any width, is returned as it is, without a copy; anything else (an array of integers or booleans, a list, a number) becomes a float32 array, even a list of fractions. About 3 lines; `np.asarray` returns an array as it is.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "as-floats", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def as_floats(x: ArrayLike) -> np.ndarray:
-    """An array of floats as it is, everything else as a float32 array."""
+    """An array of floats as it is, anything else as a float32 array."""
     ### BEGIN SOLUTION
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
         return x
@@ -88,7 +88,7 @@ as_floats([1, 2]), as_floats(np.ones(2)).dtype
 
 # %% nbgrader={"grade": true, "grade_id": "test-as-floats", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 whole = as_floats(np.array([1, 2]))
-assert isinstance(whole, np.ndarray), f"as_floats gives an array, yours is a {type(whole).__name__}"
+assert isinstance(whole, np.ndarray), f"as_floats returns an array, yours is a {type(whole).__name__}"
 assert whole.dtype == np.float32, f"integers become float32, yours are {whole.dtype}"
 assert as_floats([0.5, 1]).dtype == np.float32, "a list becomes float32"
 wide = np.ones(2)
@@ -100,7 +100,7 @@ for kind in (np.int8, np.uint8, np.int64, np.bool_):
 for kind in (np.float16, np.float32, np.float64):
     array = np.ones((2, 3), kind)[:, ::2]
     assert as_floats(array) is array, f"{kind.__name__} should come back as it is"
-assert as_floats(0.5).dtype == np.float32 and as_floats(0.5).shape == (), "a number is an array without axes"
+assert as_floats(0.5).dtype == np.float32 and as_floats(0.5).shape == (), "a number has the shape ()"
 assert as_floats(2).dtype == np.float32
 ### END HIDDEN TESTS
 
@@ -108,9 +108,9 @@ assert as_floats(2).dtype == np.float32
 """
 ## ReLU
 
-The rectified linear unit keeps what is positive and makes the rest zero. It is the cheapest bend there is, one comparison per number, and deep networks learned better with it than with anything before (Nair and Hinton 2010; Glorot, Bordes and Bengio 2011).
+The rectified linear unit (Nair and Hinton 2010) keeps what is positive and sets the rest to zero. It costs one comparison per number, and deep networks learned better with it than with tanh (Glorot, Bordes and Bengio 2011).
 
-**Task (8 points).** Write `relu(x)`: `max(x, 0)` for every entry. Integers stay integers here, since nothing is rounded. A NaN must stay NaN: a broken model should look broken. `x` is not changed. One line.
+**Task (8 points).** Write `relu(x)`: `max(x, 0)` for every entry. Integers stay integers here, since nothing is rounded. NaN must stay NaN: a broken model should look broken. Do not change `x`. One line.
 """
 
 
@@ -125,7 +125,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-ReLU of `x` and of `-x` add up to the absolute value: two bends and an addition make a corner. With enough of them a network draws any curve.
+ReLU of `x` plus ReLU of `-x` is the absolute value, a curve with a corner. With enough corners, a network can come close to any continuous curve.
 """
 
 # %%
@@ -142,7 +142,7 @@ assert np.array_equal(found, [[0, 0], [0, 3]]), (
 assert found.dtype == np.float32, f"float32 in, float32 out; yours is {found.dtype}"
 assert x[0, 0] == -2, "x was changed: make a new array"
 assert relu(np.array([-3, 4])).dtype.kind == "i", "integers stay integers"
-assert np.isnan(relu(np.float32([np.nan]))).all(), "NaN has to stay NaN, or nobody sees that something broke"
+assert np.isnan(relu(np.float32([np.nan]))).all(), "NaN must stay NaN, to show that something broke"
 ### BEGIN HIDDEN TESTS
 x = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
 want = [v if v > 0 else 0 for v in x.ravel().tolist()]
@@ -158,20 +158,20 @@ assert relu(np.int8([-100, 100])).tolist() == [0, 100]
 """
 ## Sigmoid
 
-The sigmoid squeezes every number between 0 and 1: 1 / (1 + exp(−x)). It reads as a probability or as a gate, closed at 0 and open at 1.
+The sigmoid maps every number to one between 0 and 1: 1 / (1 + exp(−x)). You can read the result as a probability, or as a gate that is closed at 0 and open at 1.
 
-For x = −100 it needs exp(100), about 10⁴³, and float32 ends at 3.4 · 10³⁸. NumPy answers with infinity and a warning. What happens next is worth a thought: 1 / (1 + ∞) is 0, and 0 is the right answer, for the true value 4 · 10⁻⁴⁴ has no normal float32 either. The overflow does no harm; only the warning does, since a warning that always appears hides the one that matters.
+For x = −100 it needs exp(100), about 10⁴³, but float32 ends at 3.4 · 10³⁸. NumPy returns infinity and gives a warning. Then 1 / (1 + ∞) is 0, and 0 is as good as the truth: 4 · 10⁻⁴⁴ is below the normal range of float32 as well. The overflow does no harm, but the warning does, because a warning that always appears hides the one that matters.
 
-**Task (14 points).** Write `sigmoid(x)` without a warning for any input, infinities included, and exact to about seven digits in *both* tails: sigmoid(−20) is 2.06 · 10⁻⁹, not 0. (The formula (1 + tanh(x/2)) / 2 is equal on paper and never overflows, but for x = −20 it subtracts 1 from 1.) Either silence the one overflow that you have understood, `with np.errstate(over="ignore"):`, or use exp(−|x|), which never overflows, and two cases. About 6 lines, beginning with `as_floats`.
+**Task (14 points).** Write `sigmoid(x)` so that no input causes a warning, infinities included, and the result has about seven correct digits in *both* tails: sigmoid(−20) is 2.06 · 10⁻⁹, not 0. (The formula (1 + tanh(x/2)) / 2 is equal on paper and never overflows, but for x = −20 it subtracts 1 from 1.) Either silence the one overflow that you have understood, `with np.errstate(over="ignore"):`, or use exp(−|x|), which never overflows, and two cases. About 6 lines, beginning with `as_floats`.
 
-Every step that makes a new array costs time to find memory for it. So make one, `np.negative(x, out=np.empty_like(x))`, and do the rest in it: `np.exp(result, out=result)`, `result += 1`. Points do not depend on it; for 1.5 million numbers it took 2.3 ms instead of 5.0 where this was written (two cores, NumPy 2.4).
+Every new array takes time to allocate. So make one, `np.negative(x, out=np.empty_like(x))`, and do the rest in it: `np.exp(result, out=result)`, `result += 1`. Points do not depend on this. For 1.5 million numbers the steps in place took 1.1 ms, the formula in one line 1.3 ms, and two cases with `np.where` 15 ms (two cores, NumPy 2.4).
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "sigmoid", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), entry by entry, exact in both tails and without overflow for any x."""
+    """1 / (1 + exp(-x)), entry by entry, precise in both tails and without a warning for any x."""
     ### BEGIN SOLUTION
     x = as_floats(x)
     result = np.negative(x, out=np.empty_like(x))
@@ -184,7 +184,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-Which entries are rounded to exactly 0 and exactly 1? The one at −20 is not.
+Which entries are exactly 0 or 1? The one at −20 is not.
 """
 
 # %%
@@ -214,7 +214,7 @@ with warnings.catch_warnings():
         f"sigmoid(-20) is 2.06e-09, yours is {found[0]:.3g}; do you add 1 to something close to -1?"
     )
     whole = sigmoid(np.array([0, 2]))
-    assert whole.dtype == np.float32, f"integers are made float32 first, your result is {whole.dtype}"
+    assert whole.dtype == np.float32, f"convert integers to float32 first; your result is {whole.dtype}"
 ### BEGIN HIDDEN TESTS
 x = np.concatenate([np.linspace(-80, 80, 41), [-1e-6, 1e-30, 3e38, -3e38, np.inf, -np.inf]]).astype(
     np.float32
@@ -239,15 +239,15 @@ as_floats = own_floats
 
 # %% [markdown]
 """
-### Why it left the inside of networks
+### Why networks stopped using it between layers
 
-A network learns by asking how much its output changes when an early number changes a little, and that is a product of slopes, one per layer. Measure the slope at a point by a small step to both sides. The sigmoid is steepest at 0; how steep is it there, and what is left after ten layers?
+To learn, a network has to know how much its output changes when an early number changes a little. That is a product along the layers: each contributes its weights and the slope of its activation. Here you look at the slopes alone, measured by a small step to either side. The sigmoid is steepest at 0. How steep is it there, and what is left of it after ten layers?
 """
 
 
 # %%
 def slope(function, x, step=1e-4):
-    """The change of function(x) per change of x, by a step to both sides, in float64."""
+    """The change of function(x) per change of x, from a step to either side, in float64."""
     x = np.float64(x)
     return (function(np.array(x + step)) - function(np.array(x - step))) / (2 * step)
 
@@ -257,20 +257,20 @@ float(steepest), float(steepest**10), float(slope(relu, 2.0) ** 10)
 
 # %% [markdown]
 """
-A quarter at best, so ten layers pass on a millionth, and deep networks of sigmoids hardly learned at all. ReLU passes on all of it where it is open. It passes on nothing where it is closed: a unit that is negative for all inputs never changes again. The next two functions keep a little slope there.
+The slope is a quarter at best, so ten sigmoids pass on at most a millionth. ReLU passes on everything where x is positive and nothing where x is negative: a unit that is negative for every example has no slope, so its weights stop changing. The next two functions keep a little slope there.
 
 ## SiLU
 
-The sigmoid lives on as a gate. SiLU multiplies x by its own gate: x · sigmoid(x), almost 0 on the left, almost x on the right, and smooth between (Elfwing, Uchibe and Doya 2017, arXiv:1702.03118; also called Swish). LLaMA has it in every layer (Touvron et al. 2023, arXiv:2302.13971).
+The sigmoid is still used as a gate. SiLU multiplies x by its own gate: x · sigmoid(x), almost 0 on the left, almost x on the right, and smooth in between (Elfwing, Uchibe and Doya 2017, arXiv:1702.03118; also called Swish). LLaMA has it in every layer (Touvron et al. 2023, arXiv:2302.13971).
 
-**Task (8 points).** Write `silu(x)` as x / (1 + exp(−x)): one division does for gate and product. Same demands as above: no warning for any finite x, seven digits in both tails, float32 in, float32 out, integers made float32. About 5 lines; write it without calling `sigmoid`, so that this part stands alone.
+**Task (8 points).** Write `silu(x)` as x / (1 + exp(−x)), so that one division serves as gate and product. The demands are the same as above: no warning for any finite x, seven digits in both tails, float32 for float32, and integers converted to float32. About 5 lines; do not call `sigmoid`, so that this part stands alone.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "silu", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def silu(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x), entry by entry, no overflow for finite x (Elfwing et al. 2017, arXiv:1702.03118)."""
+    """x * sigmoid(x), entry by entry, no warning for finite x (Elfwing et al. 2017, arXiv:1702.03118)."""
     ### BEGIN SOLUTION
     x = as_floats(x)
     gate = np.negative(x, out=np.empty_like(x))
@@ -283,7 +283,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-It dips below zero, deepest near x = −1.28. How much of x is left at −20, how much at 20?
+It dips below zero, and is lowest near x = −1.28. How much of x is left at −20, and how much at 20?
 """
 
 # %%
@@ -310,7 +310,7 @@ with warnings.catch_warnings():
     assert x[1] == 1, "x was changed: make a new array"
     found = silu(np.float32([-1000, 1000]))
     assert found.tolist() == [0, 1000], f"silu of -1000 and 1000 is 0 and 1000; yours is {found}"
-    assert silu(np.array([1, 2])).dtype == np.float32, "integers are made float32 first"
+    assert silu(np.array([1, 2])).dtype == np.float32, "convert integers to float32 first"
 ### BEGIN HIDDEN TESTS
 x = np.concatenate([np.linspace(-80, 80, 41), [-1e-6, 3e38, -3e38]]).astype(np.float32).reshape(4, 11)
 with warnings.catch_warnings():
@@ -331,16 +331,16 @@ as_floats = own_floats
 """
 ## GELU
 
-GPT-2 gates with another curve: x · Φ(x), where Φ(x) is the probability that a standard normal number is below x (Hendrycks and Gimpel 2016, arXiv:1606.08415). Φ needs the error function, which NumPy does not have either. The paper gives an approximation by tanh, and the weights of GPT-2 were trained with *that*: to run such a model you need this formula and no better one.
+GPT-2 uses another curve: x · Φ(x), where Φ(x) is the probability that a standard normal number is below x (Hendrycks and Gimpel 2016, arXiv:1606.08415). Φ needs the error function, which NumPy does not have. The paper gives an approximation by tanh, and the weights of GPT-2 were trained with *that*. To run the model as it was trained, you need this formula, not a better one.
 
 gelu(x) = x/2 · (1 + tanh( √(2/π) · (x + 0.044715 x³) ))
 
 **Task (14 points).** Write `gelu(x)`.
 
-- The cube is `x * x * x`; the look cell shows why not `x**3`.
+- Write the cube as `x * x * x`; a cell below shows why not as `x**3`.
 - The constant is a Python float: `math.sqrt(2 / math.pi)`. `np.sqrt(2 / np.pi)` is a float64 *NumPy* number, and float32 times that is float64.
-- For |x| above 10¹⁹ the square overflows and tanh turns the infinity into ±1, as it should; silence that with `np.errstate(over="ignore")`.
-- Right first, then fast: after `t = x * x` every further step can be done in place (`t *= x`), in the array that you made, never in `x`. One step can be saved: (1 + tanh(u)) / 2 is the sigmoid of 2u, so gelu(x) = x / (1 + exp(-2u)), which also keeps its digits for very negative x, where 1 + tanh(u) rounds to 0.
+- For |x| above about 2 · 10¹⁹ the square overflows, and tanh turns the infinity into ±1, as it should; silence the warning with `np.errstate(over="ignore")`.
+- Make it right first, then fast: after `t = x * x` every further step can be done in place (`t *= x`), in the array that you made, never in `x`. One step can be saved: (1 + tanh(u)) / 2 is the sigmoid of 2u, so gelu(x) = x / (1 + exp(-2u)). This also keeps its digits for very negative x, where 1 + tanh(u) rounds to 0.
 
 About 10 lines.
 """
@@ -366,7 +366,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-How far is the tanh form from the real x · Φ(x)? The largest difference on a grid from −6 to 6, against Python's `math.erf`:
+How far is the tanh form from the exact x · Φ(x)? Here is the largest difference on a grid from −6 to 6, with Φ from Python's `math.erf`:
 """
 
 # %%
@@ -376,7 +376,7 @@ round(float(np.abs(gelu(grid) - exact).max()), 6)
 
 # %% [markdown]
 """
-Small, but not rounding: a model notices. Now the powers. How many times longer does `x**3` take than `x * x * x`, on your machine, for 100,000 float32 numbers?
+That is small, but thousands of times the rounding of a float32 near 1 (6 · 10⁻⁸). Now the powers. How many times as long does `x**3` take as `x * x * x`, on your machine, for 100,000 float32 numbers?
 """
 
 # %%
@@ -403,14 +403,14 @@ with warnings.catch_warnings():
         f"gelu of 0, 1, -1, 3 is 0, 0.84119, -0.15881, 2.99636; yours is {found}"
     )
     assert found.dtype == np.float32, (
-        f"float32 in, float32 out; yours is {found.dtype}: a NumPy float64 in it?"
+        f"float32 in, float32 out; yours is {found.dtype}: is a NumPy float64 in it?"
     )
     assert x[1] == 1, "x was changed: work in an array of your own"
     found = gelu(np.float32([-1000, 1000, 1e30]))
     assert np.allclose(found, [0, 1000, 1e30]), (
         f"gelu of -1000, 1000, 1e30 is 0, 1000, 1e30; yours is {found}"
     )
-    assert gelu(np.array([1, 2])).dtype == np.float32, "integers are made float32 first"
+    assert gelu(np.array([1, 2])).dtype == np.float32, "convert integers to float32 first"
 ### BEGIN HIDDEN TESTS
 x = np.concatenate([np.linspace(-12, 12, 97), [1e-6, -3e38, 3e38]]).astype(np.float32).reshape(4, 25)
 with warnings.catch_warnings():
@@ -435,7 +435,7 @@ as_floats = own_floats
 
 # %% [markdown]
 """
-The three curves side by side. What to see: all are straight on the right; on the left ReLU is flat, and the other two dip below zero and still have a slope.
+The three curves in one plot: towards the right all of them become straight; on the left ReLU is flat, while the other two dip below zero and still have a slope.
 """
 
 
@@ -457,7 +457,7 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-**Question (5 points).** A unit with ReLU got such weights that its input is negative for every example. (a) Why can training not bring it back? (b) Would it come back with SiLU or GELU? Argue with the slope at x = −1 and at x = −30 (measure them with `slope`). (c) Every activation here is computed for each number alone. Why then does the network's output still depend on combinations of inputs, as exclusive or needs it?
+**Question (5 points).** A ReLU unit has got weights that make its input negative for every example. (a) Why can training not change these weights? (b) Would SiLU or GELU bring the unit back? Argue with the slopes at x = −1 and x = −30 (measure them with `slope`). (c) Each activation here sees one number at a time. Why can the network's output still depend on combinations of inputs, as exclusive or requires?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "written-dead-unit", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -469,7 +469,7 @@ Your answer here.
 """
 ## Softmax
 
-A model gives one score per word of its vocabulary, any real numbers. You want shares: positive, adding up to 1, the largest score the largest share. Softmax takes exp(score), which is positive, and divides by the sum of all of them. Written down like that, it fails at both ends. Three rows: harmless scores, scores of 1000, and no allowed word at all.
+A model gives one score per word of its vocabulary, and the scores can be any real numbers. You want shares: positive numbers that add up to 1, with the largest share for the largest score. Softmax takes exp(score), which is positive, and divides by the sum of all of them. Written like that, it fails at both ends. The cell tries three rows: harmless scores, scores of 1000, and no allowed word at all.
 """
 
 # %%
@@ -480,14 +480,14 @@ naive
 
 # %% [markdown]
 """
-**Large scores.** exp(1000) is infinite, and here infinity is *not* right: ∞ / ∞ is NaN. But adding the same number to all scores multiplies every exp by the same factor, and the factor cancels. So subtract the largest score of the row first. Then every exp lies in 0 … 1, and their sum is at least 1, because the largest is exp(0).
+**Large scores.** exp(1000) overflows to infinity, and here infinity is *not* harmless: ∞ / ∞ is NaN. But adding the same number to all scores multiplies every exp by the same factor, and the factor cancels. So subtract the largest score of the row first. Then every exp is between 0 and 1, and their sum is at least 1, because the largest is exp(0).
 
-**Minus infinity** is a legal score. It says "not allowed": exp(−∞) is 0, a share of exactly zero. Whoever hides some of the words relies on that to the bit. If *all* scores of a row are −∞, there is nothing to choose from, and one NaN row would spoil everything computed after it. We decide: nothing allowed, all shares zero. Two small changes do it:
+**Minus infinity** is a legal score. It means "not allowed": exp(−∞) is 0, a share of exactly zero, and code that masks words relies on that. If *all* scores of a row are −∞, there is nothing to choose from, and a row of NaN would spoil everything computed from it. So we decide that all shares of such a row are zero. Two small changes do it:
 
-- the number subtracted is at least the lowest finite number of the type, `np.finfo(x.dtype).min`; `x.max(..., initial=lowest)` takes the maximum with it for free. So the row of −∞ stays −∞, and exp makes it 0;
-- divide by at least 1. An ordinary row has a sum of at least 1 anyway, so for it nothing changes, and 0 / 1 is 0.
+- subtract at least the lowest finite number of the type, `np.finfo(x.dtype).min`; `x.max(..., initial=lowest)` includes it in the maximum. So the row of −∞ stays −∞, and exp makes it 0;
+- divide by at least 1. The sum of an ordinary row is at least 1 anyway, so nothing changes for it, and 0 / 1 is 0.
 
-**Task (18 points, and 12 for the masked scores).** Write `softmax(x, axis=-1)`. Same shape; `as_floats` first; in place where you can, but never in `x`. (The difference of two numbers without axes is a plain NumPy number; `np.asarray` makes an array of it that can be changed in place.) About 8 lines. Two test cells: the first is about finite scores, the second about −∞.
+**Task (18 points, and 12 for the masked scores).** Write `softmax(x, axis=-1)`. The shape stays; begin with `as_floats`, and work in place where you can, but never in `x`. (The difference of two arrays without axes is a NumPy number; `np.asarray` makes it an array that can be changed in place.) About 8 lines. There are two test cells: the first is about finite scores, the second about −∞.
 """
 
 
@@ -496,7 +496,7 @@ naive
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """exp(x) / sum(exp(x)) along `axis`: shares that sum to 1, without overflow for any finite x.
 
-    A score of -inf gets a share of exactly 0. Where all scores along the axis are -inf, all shares are 0.
+    A score of -inf gets a share of exactly 0. If all scores along the axis are -inf, all shares are 0.
     """
     ### BEGIN SOLUTION
     x = as_floats(x)
@@ -511,7 +511,7 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
 # %% [markdown]
 """
-Scores 0, log 2 and log 5: their exps are 1, 2 and 5, so the shares must be 1/8, 2/8 and 5/8. The second row is the first plus a million.
+The exps of the scores 0, log 2 and log 5 are 1, 2 and 5, so the shares must be 1/8, 2/8 and 5/8. In the second example, the second row of scores is the first plus a million.
 """
 
 # %%
@@ -547,8 +547,8 @@ with warnings.catch_warnings():
         "with axis=0 each column sums to 1: does the axis reach max and sum?"
     )
     found = softmax(np.float32([1000, 1000]))
-    assert np.allclose(found, [0.5, 0.5]), f"two equal scores share alike, also at 1000; yours are {found}"
-    assert softmax(np.array([3, 3])).dtype == np.float32, "integers are made float32 first"
+    assert np.allclose(found, [0.5, 0.5]), f"equal scores get equal shares, even at 1000; yours: {found}"
+    assert softmax(np.array([3, 3])).dtype == np.float32, "convert integers to float32 first"
 ### BEGIN HIDDEN TESTS
 x = np.random.default_rng(1).normal(scale=4, size=(2, 3, 5)).astype(np.float32)
 with warnings.catch_warnings():
@@ -572,7 +572,7 @@ with warnings.catch_warnings():
     assert softmax(np.float64([0.0, 1])).dtype == np.float64, "float64 in, float64 out"
     assert math.isclose(softmax(np.float64([0.0, 1]))[1], math.e / (1 + math.e), rel_tol=1e-14)
     assert softmax(np.int8([100, -100])).tolist() == [1, 0], "100 + 100 does not fit into int8: floats first"
-    assert softmax(np.float32([[7.0]])).tolist() == [[1]], "a single score takes everything"
+    assert softmax(np.float32([[7.0]])).tolist() == [[1]], "a single score gets the whole share"
 as_floats = own_floats
 ### END HIDDEN TESTS
 
@@ -590,8 +590,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("error")  # a warning counts as a mistake here
     nothing = -np.inf
     found = softmax(np.float32([[0, nothing, 0, nothing]]))
-    assert not np.isnan(found).any(), f"-inf beside finite scores gives no NaN: {found}"
-    assert found.tolist() == [[0.5, 0, 0.5, 0]], f"-inf gets exactly 0 and the others share; yours is {found}"
+    assert not np.isnan(found).any(), f"-inf beside finite scores must not give NaN: {found}"
+    assert found.tolist() == [[0.5, 0, 0.5, 0]], f"-inf gets exactly 0, the others share 1; yours: {found}"
     found = softmax(np.float32([[nothing, nothing], [0, 0]]))
     assert not np.isnan(found).any(), f"a row of -inf should give zeros, not NaN: {found}"
     assert found[0].tolist() == [0, 0], f"nothing is allowed in the first row: all shares 0, yours {found[0]}"
@@ -612,14 +612,14 @@ with warnings.catch_warnings():
         )
     assert (found[x == -np.inf] == 0).all(), "a score of -inf gets exactly 0"
     shifted = np.float32([[-1e4, -np.inf, -1e4]])
-    assert softmax(shifted).tolist() == [[0.5, 0, 0.5]], "low scores are still the highest of their row"
+    assert softmax(shifted).tolist() == [[0.5, 0, 0.5]], "low scores can still be the highest of their row"
     assert softmax(x.astype(np.float64), axis=1).dtype == np.float64
 as_floats = own_floats
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-Divide the scores by a *temperature* before the softmax and you choose how much the differences count: below 1 the favourite takes more, above 1 the shares level out.
+Dividing the scores by a *temperature* before the softmax sets how much their differences count: below 1 the favourite gets a larger share, above 1 the shares become more equal.
 """
 
 # %%
@@ -627,7 +627,7 @@ Divide the scores by a *temperature* before the softmax and you choose how much 
 
 # %% [markdown]
 """
-**Question (5 points).** (a) Show on paper that subtracting a number m from all scores changes no share. (b) Which m would be the cheapest, and why do we take the largest score all the same: what would go wrong with the mean? (c) Softmax gave two words the shares 0.6 and 0.3. By how much do their scores differ? What can you say about the scores themselves?
+**Question (5 points).** (a) Show on paper that subtracting a number m from all scores changes no share. (b) Which m would be cheapest? Why do we still subtract the largest score: what would go wrong with the mean? (c) Softmax gave two words the shares 0.6 and 0.3. By how much do their scores differ? What can you say about the scores themselves?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "written-softmax", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -639,9 +639,9 @@ Your answer here.
 """
 ## As objects
 
-A network is put together from objects that are called: `layer(x)`. So each function gets a small class. It has no numbers of its own to learn; it only sends its array function through `apply`, so that tensors go in and come out and a recorder hears of it.
+A network is built from objects that are called like functions: `layer(x)`. So each function gets a small class. It has nothing to learn; it only sends its array function through `apply`, so that tensors go in and come out, and a recorder sees the call.
 
-**Task (10 points).** `ReLU` and `Tanh` are written: `np.tanh` is there already, and `Tensor.tanh` calls it. Write the call of `Sigmoid`, `GELU`, `SiLU` and `Softmax`, one line each. Pass the *function* to `apply`, with `axis` as an option for the softmax; do not call it yourself.
+**Task (10 points).** `ReLU` and `Tanh` are given; `Tensor.tanh` uses NumPy's `np.tanh`. Write `__call__` for `Sigmoid`, `GELU`, `SiLU` and `Softmax`, one line each. Pass the *function* to `apply`, with `axis` as an option for the softmax; do not call it yourself.
 """
 
 
@@ -750,7 +750,7 @@ for activation, function, options, want in (
     found = activation(x)
     set_recorder(previous)
     assert type(found) is Tensor, f"{name} should give a Tensor, yours gives a {type(found).__name__}"
-    assert hasattr(ear, "heard"), f"{name} did not go through apply: a recorder heard nothing"
+    assert hasattr(ear, "heard"), f"{name} did not go through apply: the recorder was not called"
     assert ear.heard[0] is function, f"pass the function {function.__name__} to apply, not its result"
     assert ear.heard[1] == (x,) and ear.heard[2] == options, (
         f"{name} should call apply({function.__name__}, x) with the options {options}, not {ear.heard[2]}"
@@ -764,7 +764,7 @@ for activation, function in ((Sigmoid(), sigmoid), (SiLU(), silu), (GELU(), gelu
     assert np.allclose(activation(array).data, function(array)), (
         f"{type(activation).__name__} takes arrays as well"
     )
-assert np.allclose(Softmax(axis=1)(array).data.sum(axis=1), 1), "the axis of the object counts"
+assert np.allclose(Softmax(axis=1)(array).data.sum(axis=1), 1), "use the axis of the object"
 globals().update(own_functions)
 ### END HIDDEN TESTS
 
@@ -773,15 +773,15 @@ globals().update(own_functions)
 ## You can now
 
 - explain what a network without activations cannot do, and show it with exclusive or;
-- write functions that hold at both ends of the number line, and say which overflow is harmless and which is not;
-- turn scores into shares, with masks that are exact and rows that may be empty;
+- write functions that are right at both ends of the number line, and say which overflow is harmless;
+- turn scores into shares, with exact masks and rows in which nothing is allowed;
 - choose between ReLU, SiLU and GELU by their slopes;
-- send array functions of your own through the door of module 01.
+- send your own array functions through `apply`.
 
 **Exercises, without points**
 
-1. Write `log_softmax(x, axis=-1)` so that a score 200 below the best gives −200 and not −∞, and explain why `np.log(softmax(x))` cannot.
+1. Write `log_softmax(x, axis=-1)` so that a score 200 below the best gives −200 and not −∞, and explain why `np.log(softmax(x))` cannot do this.
 2. Softplus is log(1 + exp(x)), a smooth ReLU. Write it for all x without a warning, and compare it with `np.logaddexp`. Which activation of this module is its slope?
 
-The next door: these functions have nothing to learn. What learns are the matrices between them, and somebody has to hold those, name them, and hand them round.
+Next: these functions have nothing to learn. What learns is the matrices between them, and something has to hold these, name them and pass them on.
 """

@@ -13,7 +13,7 @@ from .tensor import Tensor, apply
 
 # %% ../../modules/02_activations/activations_dev.py #as-floats
 def as_floats(x: ArrayLike) -> np.ndarray:
-    """An array of floats as it is, everything else as a float32 array."""
+    """An array of floats as it is, anything else as a float32 array."""
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
         return x
     return np.asarray(x).astype(np.float32)
@@ -25,7 +25,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 # %% ../../modules/02_activations/activations_dev.py #sigmoid
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), entry by entry, exact in both tails and without overflow for any x."""
+    """1 / (1 + exp(-x)), entry by entry, precise in both tails and without a warning for any x."""
     x = as_floats(x)
     result = np.negative(x, out=np.empty_like(x))
     with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, which is right
@@ -35,7 +35,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 # %% ../../modules/02_activations/activations_dev.py #silu
 def silu(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x), entry by entry, no overflow for finite x (Elfwing et al. 2017, arXiv:1702.03118)."""
+    """x * sigmoid(x), entry by entry, no warning for finite x (Elfwing et al. 2017, arXiv:1702.03118)."""
     x = as_floats(x)
     gate = np.negative(x, out=np.empty_like(x))
     with np.errstate(over="ignore"):  # x / inf = 0, which is right
@@ -61,7 +61,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """exp(x) / sum(exp(x)) along `axis`: shares that sum to 1, without overflow for any finite x.
 
-    A score of -inf gets a share of exactly 0. Where all scores along the axis are -inf, all shares are 0.
+    A score of -inf gets a share of exactly 0. If all scores along the axis are -inf, all shares are 0.
     """
     x = as_floats(x)
     lowest = np.finfo(x.dtype).min
