@@ -25,7 +25,7 @@ from .tensor import Tensor, as_array, getitem, set_recorder, stacked
 def numerical_gradient(function: Callable, x: np.ndarray, h: float = 1e-6) -> np.ndarray:
     """Any shape -> the same shape, float64: how fast function(x), a number, grows with each entry of x.
 
-    By central differences, two calls of `function` for each entry: slow, and right for any smooth function.
+    By central differences, with two calls of `function` per entry: slow, but right for any smooth function.
     """
     x = np.array(x, dtype=np.float64)
     slopes = np.zeros_like(x)
@@ -54,9 +54,9 @@ RULES = {}
 def gradient_of(function: Callable) -> Callable:
     """Decorator: the rule below is the gradient of `function`, an array function that `apply` is called with.
 
-    A rule takes (grad, output, *inputs, **options), arrays all; `grad` has the shape of `output`. It returns
-    a tuple with one array for each input, or None where there is no gradient. It may return the shape to
-    which an input was broadcast: the engine sums. It changes none of the arrays it is given.
+    A rule takes (grad, output, *inputs, **options), all of them arrays; `grad` has the shape of `output`. It
+    returns a tuple with one entry per input: an array, or None where there is no gradient. An array may have
+    the shape to which its input was broadcast: the engine sums. A rule changes none of its arguments.
     """
 
     def register(rule):
@@ -121,7 +121,7 @@ def _(grad, output, a, exponent):
 
 # %% ../../modules/05_autograd/autograd_dev.py #remember
 def remember(function: Callable, inputs: tuple, options: dict, output: Tensor) -> None:
-    """Write into `output` how it was made, if an input requires a gradient and `output` holds floats."""
+    """Notes in `output` how it was made, if an input requires a gradient and `output` holds floats."""
     for x in inputs:
         if isinstance(x, Tensor) and x.requires_grad and output.data.dtype.kind == "f":
             output.requires_grad = True
@@ -130,7 +130,7 @@ def remember(function: Callable, inputs: tuple, options: dict, output: Tensor) -
 
 # %% ../../modules/05_autograd/autograd_dev.py #history-order
 def history_order(tensor: Tensor) -> list[Tensor]:
-    """-> all that `tensor` was made from and that requires a gradient, itself last, each after its inputs."""
+    """-> every tensor that leads to `tensor` and requires a gradient, each after its inputs, itself last."""
     order, met, stack = [], set(), [(tensor, False)]
     while stack:
         node, inputs_listed = stack.pop()
@@ -145,7 +145,7 @@ def history_order(tensor: Tensor) -> list[Tensor]:
 
 # %% ../../modules/05_autograd/autograd_dev.py #cell-40
 def describe_history(tensor: Tensor) -> str:
-    """One line for each tensor that leads to `tensor`: its number, what made it, its shape, from which."""
+    """One line for each tensor that leads to `tensor`: number, function, shape, numbers of its inputs."""
     order = history_order(tensor)
     number = {id(node): i for i, node in enumerate(order)}
     lines = []
@@ -180,7 +180,7 @@ def first_gradient(tensor: Tensor, grad: ArrayLike | None = None) -> np.ndarray:
 
 # %% ../../modules/05_autograd/autograd_dev.py #cell-49
 def input_gradients(node: Tensor, grad: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """Yields (input, gradient) for each input of `node` that requires one, when `grad` flows into `node`."""
+    """Yields (input, gradient) for each input of `node` that requires one, if `grad` flows into `node`."""
     function, inputs, options = node.history
     arrays = [
         x.data if isinstance(x, Tensor) else x if type(x) in (int, float) else as_array(x) for x in inputs
@@ -196,7 +196,7 @@ def input_gradients(node: Tensor, grad: np.ndarray) -> Iterator[tuple[Tensor, np
 
 # %% ../../modules/05_autograd/autograd_dev.py #flow-back
 def flow_back(order: list[Tensor], grad: np.ndarray) -> None:
-    """Let `grad` flow from the last tensor of `order` into all before it; a leaf adds it to its `.grad`."""
+    """Lets `grad` flow from the last tensor of `order` back to the leaves, and adds to their `.grad`."""
     grads = {id(order[-1]): grad}
     for node in reversed(order):
         grad = grads.pop(id(node))
@@ -221,10 +221,10 @@ _recording = ContextVar("recording", default=True)
 
 
 class Autograd:
-    """The recorder: writes into each result how it was made, and walks that history back.
+    """The recorder: notes in each result how it was made, and walks back through these notes.
 
     A history holds the arrays themselves, not copies: one that is overwritten between the forward pass and
-    `backward` gives the gradients at its new values. It lives exactly as long as the tensor it leads to.
+    `backward` gives the gradients at its new values. A history lives as long as the tensor that holds it.
     """
 
     @property
@@ -241,18 +241,16 @@ class Autograd:
             remember(function, inputs, options, output)
 
     def backward(self, tensor: Tensor, grad: ArrayLike | None = None) -> None:
-        """Add to `.grad` of every leaf that `tensor` was made from; after an error all are as they were.
+        """Adds to `.grad` of every leaf that `tensor` was made from; after an error all are as they were.
 
-        Raises NotImplementedError if a function on the way has no rule, or its rule gives no gradient.
+        Raises NotImplementedError if a function on the way has no rule, or its rule returns no gradient.
         """
         grad = first_gradient(tensor, grad)
         order = history_order(tensor)
         for node in order:
             if node.history is not None and node.history[0] not in RULES:
                 name = getattr(node.history[0], "__name__", repr(node.history[0]))
-                raise NotImplementedError(
-                    f"{name} has no gradient rule: register one with @gradient_of({name})"
-                )
+                raise NotImplementedError(f"{name} has no rule: register one with @gradient_of({name})")
         leaves = [(x, copy(x.grad)) for x in order if x.history is None]
         try:
             flow_back(order, grad)
@@ -266,13 +264,13 @@ _autograd = Autograd()
 
 
 def enable_autograd() -> None:
-    """From now on gradients can be asked for with `tensor.backward()`; calling it again changes nothing."""
+    """From now on `tensor.backward()` computes gradients; calling this again changes nothing."""
     set_recorder(_autograd)
 
 # %% ../../modules/05_autograd/autograd_dev.py #no-grad
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Inside `with no_grad():` nothing is recorded, so nothing made there leads a gradient back."""
+    """Inside `with no_grad():` nothing is recorded, so no gradient leads back from what is made there."""
     previous, _autograd.recording = _autograd.recording, False
     try:
         yield
@@ -299,7 +297,7 @@ def _(grad, output, a, b):
 def spread(
     grad: np.ndarray, shape: tuple[int, ...], axis: int | tuple[int, ...], keepdims: bool
 ) -> np.ndarray:
-    """-> `shape`, read-only: the gradient of a reduction over `axis`, repeated for all that was reduced."""
+    """-> `shape`, read-only: the gradient of a reduction over `axis`, repeated for every reduced entry."""
     if axis is not None and not keepdims and shape:
         grad = np.expand_dims(grad, axis)
     return np.broadcast_to(grad, shape)
