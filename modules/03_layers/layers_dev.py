@@ -2,18 +2,18 @@
 """
 # Module 03: Layers
 
-A model is a heap of arrays and an order in which they are used. The GPT-2 small that you will build in module 13 has 196 of those arrays. You could keep them in 196 variables, and then write by hand the code that saves them, loads them, hands them to the optimizer, switches all dropout off and counts them. Nobody does that twice. In this module you write the class that does it once for every model to come, and the first three layers that use it.
+A model is a collection of arrays and an order in which they are used. The small GPT-2 that you will build in module 13 has 196 of them (16 in each of 12 blocks, and 4 more). You could keep them in 196 variables and write, by hand and for every model, the code that saves them, loads them, passes them to the optimizer, counts them and switches dropout off. In this module you write a class that does all this for every model to come, and the first three layers that use it.
 
 After this module you will be able to
 
-- multiply a batch of any shape by a weight matrix, and say why the matrix lies in memory as (out, in);
-- find every weight of a model by its name, once, however deep it is nested and however often it is shared;
+- multiply a batch of any shape by a weight matrix, and say why the matrix is stored as (out, in);
+- find every weight of a model by name, and list each one once, however deeply it is nested and however often it is shared;
 - start a layer with random weights of the right size, and predict what a stack of such layers does to a signal;
-- drop activations at random in training, and not at all afterwards;
-- save and load weights so that a wrong file changes nothing and says what is wrong;
-- look at what passes through any layer of a finished model without editing a line of it, and leave no trace.
+- drop activations at random during training, and never afterwards;
+- save and load weights so that a wrong file changes nothing and the error says what is wrong;
+- look at what passes through any layer of a finished model without editing its code, and leave no trace.
 
-You need modules 01 and 02. Nothing here computes a gradient: that is module 05, and it will not change a line of what you write now.
+You need modules 01 and 02. Nothing here computes a gradient: module 05 does that, without changing a line of what you write now.
 """
 
 # %%
@@ -32,15 +32,15 @@ from tinytorch.core.tensor import Tensor, apply
 
 # %% [markdown]
 """
-## The layer is one matrix product
+## A layer is one matrix product
 
-A linear layer has one row of weights for each number that it puts out. Output `j` is the dot product of the input with row `j`, plus a bias: `y[j] = sum over i of weight[j, i] * x[i] + bias[j]`. With the rows under each other in a matrix of shape (out, in) that is `x @ weight.T + bias`.
+A linear layer has one row of weights for each of its outputs. Output `j` is the dot product of the input with row `j`, plus a bias: `y[j] = sum over i of weight[j, i] * x[i] + bias[j]`. With the rows in a matrix of shape (out, in), that is `x @ weight.T + bias`.
 
-Why (out, in), when (in, out) would save the transpose? The transpose costs nothing, it is a view. And a model that answers one token at a time multiplies one vector by every matrix it has: it is busy with fetching weights from memory, not with arithmetic. Stored as (out, in), the weights of one output lie side by side, and the matrix is read once from front to back.
+Why (out, in), when (in, out) would save the transpose? The transpose is a view, so it costs nothing. And a model that writes one token at a time multiplies one vector by each of its matrices, and spends its time fetching weights from memory, not on arithmetic. Stored as (out, in), the weights of one output are neighbours, and the matrix is read once from beginning to end.
 
-With a few vectors, the same weights should not be fetched from memory once for each. BLAS, the library below `np.dot`, has a routine for many vectors and one for a single vector, and the few fall between them: a product of two rows with 3072 × 768 weights took 2.5 times as long as one of one row (`weight @ rows.T`; in the order `rows @ weight.T` 3.7 times; NumPy 2.4 with OpenBLAS, two cores). So `multiply_rows` is given. It takes the weights in blocks that stay in the processor's cache while two or three rows use them one after the other: 1.45 times as long for two rows. From four rows on the routine for many is better, in larger blocks for the largest matrices only: 2.6 times as long for eight rows, 4 for thirty-two. From 64 rows on `rows @ weight.T` is the quicker order. You may use it as if it were `rows @ weight.T`.
+With a few vectors, the weights should not be fetched from memory once for each. BLAS, the library behind `np.dot`, has one routine for many vectors and one for a single vector, and neither is good at two or three. So `multiply_rows` is given. For two or three rows, it takes the weights in blocks that stay in the processor's cache while the rows use them one after the other. From four rows on it calls the routine for many rows, also in blocks if the matrix is large, and from 64 rows on it computes `rows @ weight.T` directly. Use it as if it were `rows @ weight.T`.
 
-`as_rows` is given too. One row is the case that counts when a model writes, and it is treated as the plain vector that it is: adding a bias of shape (128,) to an array of the same shape takes NumPy half the time that it needs to find out how (128,) fits (1, 1, 128).
+`as_rows` is given too. A single row is what matters when a model writes, and `as_rows` makes it a plain vector: adding a bias of shape (128,) to an array of the same shape took NumPy 0.3 microseconds, and to an array of shape (1, 1, 128) 1.3 (two cores, NumPy 2.4).
 """
 
 
@@ -50,12 +50,12 @@ WEIGHT_BLOCK = 3 * 2**18  # numbers: 3 MB of float32, which stay in the caches o
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
-    """(..., C) -> (N, C), or (C,) if there is only one row: NumPy is quicker with plain vectors."""
+    """(..., C) -> (N, C), or (C,) if there is only one row: NumPy is faster with plain vectors."""
     return x.reshape(-1) if x.size == x.shape[-1] else x.reshape(-1, x.shape[-1])
 
 
 def multiply_rows(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(N, in) -> (N, out), or (in,) -> (out,): rows @ weight.T, contiguous, in the quicker order."""
+    """(N, in) -> (N, out), or (in,) -> (out,): rows @ weight.T, contiguous, in the faster order."""
     if rows.ndim == 1:
         return weight.dot(rows)
     if len(rows) >= 64:
@@ -76,9 +76,28 @@ def multiply_rows(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-**Task (12 points).** Write `linear(x, weight, bias)` for arrays. `x` may have any number of axes in front: (in,), (T, in) or (B, T, in) come out as (out,), (T, out) or (B, T, out). Flatten the axes in front into one (`as_rows`), multiply, add the bias if there is one, and put the axes back. The arrays that came in stay as they are. About 5 lines.
+For 1, 2, 8 and 32 rows: the milliseconds of `rows @ weight.T`, and of `multiply_rows`, on your machine. Four matrices take turns, so that their weights come from memory and not from a cache.
+"""
 
-It is a plain function of arrays, like `gelu` in module 02: the class `Linear` further down holds the weights and calls it through `apply`, and module 05 will know its gradient by this name.
+# %%
+import timeit
+
+weights = [np.ones((3072, 768), np.float32) for _ in range(4)]
+
+
+def milliseconds(product, num_rows):
+    rows = np.ones((num_rows, 768), np.float32)
+    rounds = timeit.repeat(lambda: [product(rows, weight) for weight in weights], number=1, repeat=3)
+    return round(min(rounds) / len(weights) * 1000, 2)
+
+
+{n: (milliseconds(lambda rows, w: rows @ w.T, n), milliseconds(multiply_rows, n)) for n in (1, 2, 8, 32)}
+
+# %% [markdown]
+"""
+**Task (12 points).** Write `linear(x, weight, bias)` for arrays. `x` may have any number of leading axes: (in,), (T, in) or (B, T, in) become (out,), (T, out) or (B, T, out). Flatten the leading axes into one (`as_rows`), multiply, add the bias if there is one, and restore the axes. Do not change the arrays that were passed in. About 5 lines.
+
+`linear` is a plain function of arrays, like `gelu` in module 02. The class `Linear` further down holds the weights and calls it through `apply`, and module 05 gives it a gradient.
 """
 
 
@@ -96,7 +115,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
 
 # %% [markdown]
 """
-Two numbers in, three out: the first row of the weights takes the first number, the second row the second, the third adds them, and its bias adds 10. What comes out for `[1, 2]`?
+Two numbers go in, three come out: the first row of weights picks the first number, the second row the second, and the third adds them, with a bias of 10. What comes out for `[1, 2]`?
 """
 
 # %%
@@ -106,14 +125,10 @@ linear(np.array([1.0, 2.0]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.
 weight = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], np.float32)
 bias = np.array([0.0, 0.0, 10.0], np.float32)
 y = linear(np.array([1.0, 2.0], np.float32), weight, bias)
-assert np.shape(y) == (3,), (
-    f"one vector of 2 numbers gives one of 3, shape (3,); yours has shape {np.shape(y)}"
-)
+assert np.shape(y) == (3,), f"a vector of 2 numbers gives one of 3: shape (3,), not {np.shape(y)}"
 assert np.allclose(y, [1, 2, 13]), f"[1, 2] becomes [1, 2, 1 + 2 + 10], yours is {y}"
 y = linear(np.ones((4, 5, 2), np.float32), weight)
-assert y.shape == (4, 5, 3), (
-    f"(4, 5, 2) with 3 outputs gives (4, 5, 3): the axes in front stay; yours is {y.shape}"
-)
+assert y.shape == (4, 5, 3), f"(4, 5, 2) with 3 outputs gives (4, 5, 3); yours is {y.shape}"
 assert np.allclose(y[3, 4], [1, 1, 2]), f"without a bias, [1, 1] becomes [1, 1, 2]; yours is {y[3, 4]}"
 assert y.dtype == np.float32, f"float32 in, float32 out; yours is {y.dtype}"
 assert np.array_equal(bias, [0, 0, 10]), "the bias that was passed in must stay as it is"
@@ -130,9 +145,7 @@ for front in ((), (1,), (7,), (2, 3), (2, 1, 4), (5, 9), (0, 3)):
     got = linear(x, weight, bias)
     assert got.shape == want.shape, f"wrong shape for x of shape {x.shape}: {got.shape}"
     assert np.allclose(got, want, rtol=1e-12), f"wrong values for x of shape {x.shape}"
-    assert np.allclose(linear(x, weight), want - bias, rtol=1e-12), (
-        f"wrong without a bias, x of shape {x.shape}"
-    )
+    assert np.allclose(linear(x, weight), want - bias, rtol=1e-12), f"wrong without a bias for {x.shape}"
     assert all(np.array_equal(a, b) for a, b in zip(kept, (x, weight, bias), strict=True)), (
         "an input was changed"
     )
@@ -144,15 +157,15 @@ assert np.allclose(linear(turned, weight, bias), turned @ weight.T + bias), "wro
 """
 ## A module knows its parts
 
-Now the class that every layer and every model inherits. It uses one idea: *what is set as an attribute is a part*. `self.weight = Tensor(...)` makes a weight, `self.norm = LayerNorm(...)` makes a part, `self.blocks = [...]` makes many. Nothing is registered anywhere. Python keeps an object's attributes in a dictionary in the order in which they were set, and `vars(self)` is that dictionary. So a module can find its parts by looking at itself, and `children`, which is written for you, does.
+Now comes the class that every layer and every model inherits from. It rests on one idea: *what is set as an attribute belongs to the module*. `self.weight = Tensor(...)` makes a weight, `self.norm = LayerNorm(...)` makes a part, and `self.blocks = [...]` makes several. Nothing has to be registered. Python keeps the attributes of an object in a dictionary, in the order in which they were set, and `vars(self)` is that dictionary. So a module finds its parts by looking at itself; `children`, which is given, does this.
 
-The rest of the class follows from walking that tree. Its short methods are given; saving and wrapping lean on functions that you will write further down, when we get there. Three methods are yours.
+The rest of the class walks the resulting tree. The short methods are given; saving and wrapping call functions that you write further down. You write three methods.
 
-**Task: `named_parameters` (10 points).** Yield `(name, tensor)` for every attribute that is a `Tensor`, then the same for every child, its names behind the child's own name and a dot: `bias`, `mlp.up.weight`, `blocks.0.norm.weight`. `prefix` is what stands in front of all of them. About 5 lines; `yield from` hands on what another generator yields.
+**Task: `named_parameters` (10 points).** Yield `(name, tensor)` for every attribute that is a `Tensor`. Then do the same for every child, with the child's name and a dot before each of its names: `bias`, `mlp.up.weight`, `blocks.0.norm.weight`. `prefix` comes before all names. About 5 lines; `yield from` passes on what another generator yields.
 
-**Task: `parameters` (6 points).** A weight may hang in a tree twice: GPT reads its token embedding once at the bottom and once at the top. It has two names then, but an optimizer that met it twice would step twice. Return the list of all weights, each one once, in the order of `named_parameters`. The same *object*, that is: two weights that happen to be equal are two weights. About 1 to 4 lines; `id(tensor)` tells objects apart.
+**Task: `parameters` (6 points).** A weight may occur in a tree twice: a GPT uses its token embedding at the bottom and again at the top. Such a weight has two names, but an optimizer that got it twice would change it twice. Return the list of all weights, each once, in the order of `named_parameters`. What counts is whether they are the same *object*: two weights that happen to be equal are still two weights. About 1 to 4 lines; `id(tensor)` tells objects apart.
 
-**Task: `train` (6 points).** Some layers behave differently while a model learns. Set `self.training` to `mode` here and in every part, however deep, and return the module itself, so that `model = GPT(...).eval()` works. About 3 lines.
+**Task: `train` (6 points).** Some layers behave differently while a model learns. Set `self.training` to `mode` here and in every part, at any depth, and return the module itself, so that `model = GPT(...).eval()` works. About 3 lines.
 """
 
 
@@ -166,15 +179,15 @@ def modules_in(name: str, value: Any) -> Iterator[tuple[str, "Module"]]:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(item, Tensor) and item.requires_grad:
                 kind = type(value).__name__
-                raise TypeError(f"the weight {name}.{key} stands in a {kind}: make it an attribute")
+                raise TypeError(f"the weight {name}.{key} is in a {kind}: make it an attribute")
             yield from modules_in(f"{name}.{key}", item)
 
 
-WRAPPING = Lock()  # one thread at a time puts something in front of a method, or takes it off
+WRAPPING = Lock()  # only one thread at a time may wrap or unwrap a method
 
 
 class Module:
-    """A part of a model: holds weights (Tensors) and smaller parts (Modules), and knows how to run forward.
+    """A part of a model: holds weights (Tensors) and smaller parts (Modules), and computes with them.
 
     Every attribute that is a Tensor is a weight; every attribute that is a Module, or a list, tuple or dict
     of Modules, is a part. Arrays and numbers are neither.
@@ -192,7 +205,7 @@ class Module:
         return f"{type(self).__name__}({sum(p.size for p in self.parameters()):,} weights)"
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """Yields (name, module) for every part, those in lists and dicts too; not the parts of the parts.
+        """Yields (name, module) for every part, also those in lists and dicts, but not the parts of parts.
 
         Raises TypeError for a weight in a list or dict, where nothing would find it.
         """
@@ -202,7 +215,7 @@ class Module:
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Yields (name, weight) for every weight of this module and its parts, as in "blocks.0.norm.bias".
 
-        A weight that hangs in the tree twice comes twice, under both its names.
+        A weight that occurs in the tree twice is yielded twice, under both names.
         """
         ### BEGIN SOLUTION
         for name, value in list(vars(self).items()):  # a copy: another thread may wrap a method meanwhile
@@ -213,13 +226,13 @@ class Module:
         ### END SOLUTION
 
     def parameters(self) -> list[Tensor]:
-        """Every weight once, shared ones too."""
+        """Every weight once, even if it is shared."""
         ### BEGIN SOLUTION
         return list({id(p): p for _, p in self.named_parameters()}.values())
         ### END SOLUTION
 
     def train(self, mode: bool = True) -> "Module":
-        """Switch this module and all its parts to training (or, with False, to evaluation) -> itself."""
+        """Switches this module and all its parts to training (or, with False, to evaluation) -> itself."""
         ### BEGIN SOLUTION
         self.training = mode
         for _, child in self.children():
@@ -232,32 +245,32 @@ class Module:
         return self.train(False)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """name -> array: the live weights themselves, not copies.
+        """name -> array: the weights themselves, not copies.
 
-        A shared weight stands under each of its names.
+        A shared weight appears under each of its names.
         """
         return {name: p.data for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Copy the arrays of `state` into the weights: all of them, or none if one does not fit.
+        """Copies the arrays of `state` into the weights: all of them, or none if one does not fit.
 
-        Raises ValueError if a name is missing or unknown, a shape differs, or a number is not finite as the
-        weight's type; TypeError for anything that is not floats.
+        Raises ValueError if a name is missing or unknown, a shape differs, or a number is not finite in the
+        weight's type; TypeError for anything but floats.
         """
         own = self.state_dict()
         for name, array in check_state(own, state).items():
             own[name][...] = array
 
     def wrap(self, method: str, wrapper: Any) -> None:
-        """From now on `self.method(...)` calls `wrapper(inner, ...)`, `inner` being what it called before.
+        """From now on `self.method(...)` calls `wrapper(inner, ...)`, where `inner` is what it called before.
 
-        Only this object changes, for all threads. Raises ValueError if the class has no such method.
+        Only this object changes, but for all threads. Raises ValueError if its class has no such method.
         """
         with WRAPPING:
             wrap_method(self, method, wrapper)
 
     def unwrap(self, method: str, wrapper: Any) -> None:
-        """Take `wrapper` off again, wherever it sits; if it was put on twice, the outer one.
+        """Takes `wrapper` off again, wherever it is in the chain; if it was put on twice, the outer one.
 
         Raises ValueError if it is not there.
         """
@@ -267,7 +280,7 @@ class Module:
 
 # %% [markdown]
 """
-A tree of three modules. `Module()` with attributes set from outside is enough to try it. Say the four names, in order, before you run the cell: its own weights come first.
+Here is a tree of three modules; `Module()` with attributes set from outside is enough to try it. Predict the names, in order, before you run the cell. A module's own weights come first.
 """
 
 # %%
@@ -279,7 +292,7 @@ leaf.weight = branch.weight  # shared
 
 # %% [markdown]
 """
-Four names, but `branches.0.weight` and `branches.1.weight` are the same tensor. So there are three weights:
+There are four names, but `branches.0.weight` and `branches.1.weight` are the same tensor, so there are three weights:
 """
 
 # %%
@@ -291,11 +304,9 @@ outer.first = inner
 outer.own = Tensor([1.0])
 inner.weight, inner.size, inner.missing = Tensor([[2.0]]), 7, None
 names = [name for name, _ in outer.named_parameters()]
-assert "weight" not in names, "the weight of the part `first` is called first.weight, not weight"
+assert "weight" not in names, "the name of the weight in `first` is first.weight, not weight"
 assert sorted(names) == ["first.weight", "own"], f"the names are own and first.weight, yours are {names}"
-assert names == ["own", "first.weight"], (
-    f"a module's own weights come before those of its parts, yours: {names}"
-)
+assert names == ["own", "first.weight"], f"a module's own weights come before its parts', yours: {names}"
 assert dict(outer.named_parameters())["first.weight"] is inner.weight, "yield the tensor itself, not a copy"
 names = [name for name, _ in outer.named_parameters("model.")]
 assert names == ["model.own", "model.first.weight"], f"with the prefix 'model.' yours are {names}"
@@ -307,16 +318,14 @@ deep.blocks, deep.norm, deep.gain = [Module(), middle], bottom, Tensor([3.0])
 want = ["gain", "blocks.1.pair.0.w", "blocks.1.pair.2.w", "norm.w"]
 got = [name for name, _ in deep.named_parameters()]
 assert got == want, f"parts in lists and tuples, three levels deep: {want}, yours: {got}"
-assert [name for name, _ in deep.named_parameters("x.")] == ["x." + name for name in want], (
-    "wrong with a prefix"
-)
+assert [name for name, _ in deep.named_parameters("x.")] == ["x." + name for name in want], "a prefix is lost"
 assert list(Module().named_parameters()) == [], "a module without weights has none"
 ### END HIDDEN TESTS
 
 
 # %% nbgrader={"grade": true, "grade_id": "test-parameters", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 class Named(Module):
-    """A module whose named_parameters is known to be right."""
+    """A module whose `named_parameters` is known to be right."""
 
     def __init__(self, **weights):
         self.weights = weights
@@ -347,15 +356,14 @@ assert top.training, "a new module is in training mode"
 returned = top.train(False)
 assert returned is top, "train returns the module itself, so that `model = Model().eval()` works"
 assert not top.training, "train(False) switches the module itself"
-assert not middle.training, "train(False) switches the parts, those in lists too"
+assert not middle.training, "train(False) switches the parts, also those in lists"
 assert not bottom.training, "train(False) switches the parts of the parts: let each part switch its own"
 top.train()
 assert top.training and bottom.training, "train() without an argument means True"
 ### BEGIN HIDDEN TESTS
 middle.train(False)
-assert top.training and top.parts[0].training and not middle.training and not bottom.training, (
-    "only the part below"
-)
+assert top.training and top.parts[0].training, "switching a part must not switch what is above or beside it"
+assert not middle.training and not bottom.training, "a part that is switched switches its own parts"
 top.eval()
 assert not any(m.training for m in (top, top.parts[0], middle, bottom)), "eval switches the whole tree"
 top.train(True)
@@ -367,20 +375,20 @@ assert Module.training and Module().training, "only the objects change, never th
 """
 ## Random weights of the right size
 
-`Linear` holds what `linear` needs. One decision is left: with which numbers does it start? Not with zeros, for then all outputs are equal, get equal gradients and stay equal for ever. So random ones. How large?
+`Linear` holds the arrays that `linear` needs. Which numbers should they start with? Not zeros: then all outputs of the layer would be equal, get equal gradients and stay equal. So they are random. How large should they be?
 
-Take inputs of mean 0 and variance 1, independent of each other, and weights of variance `s²`. One output is a sum of `in` products. Each product has variance `s²`, and variances of independent terms add up: the output has variance `in * s²`. With `s = 1` a layer of 512 inputs makes every number about 22 times larger, ten of them by a factor of 10¹³. The size must shrink with the square root of `in`.
+Take inputs of mean 0 and variance 1, independent of each other, and weights of mean 0 and variance `s²`. One output is a sum of `in` products. Each product has variance `s²`, and variances of independent terms add up, so the output has variance `in * s²`. With `s = 1`, a layer of 512 inputs makes the numbers about 22.6 times larger, and ten such layers 22.6¹⁰ times, about 3 · 10¹³. So `s` has to shrink with the square root of `in`.
 
-We take what PyTorch's `Linear` takes: uniform between `-1/sqrt(in)` and `+1/sqrt(in)`. Such a number has the variance `limit² / 3`, here `1 / (3 * in)`, so the output has a third of the input's variance.
+We do what PyTorch's `Linear` does: uniform between `-1/sqrt(in)` and `+1/sqrt(in)`. Such a number has the variance `limit² / 3`, here `1 / (3 * in)`, so the output has a third of the input's variance.
 
-First a small helper, given because you will need it in every constructor from here on: sizes are whole numbers and at least 1, and the error says which one is not.
+First a small helper, which every constructor from here on will need: it checks that sizes are integers of at least 1, and its error names the one that is not.
 """
 
 
 # %%
 #| export
 def check_sizes(**sizes: int) -> None:
-    """Raises TypeError for a size that is no whole number, ValueError for one below 1, naming it."""
+    """Raises TypeError for a size that is not an integer, ValueError for one below 1, and names it."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
             raise TypeError(f"{name} should be a whole number, got {size!r}")
@@ -390,11 +398,11 @@ def check_sizes(**sizes: int) -> None:
 
 # %% [markdown]
 """
-**Task: the constructor (7 points).** Make `self.weight`, a Tensor of shape (out_features, in_features) drawn by `rng.uniform` between the limits above, and `self.bias`, a Tensor of `out_features` zeros, or `None` if `bias` is False. Both ask for gradients (`requires_grad=True`). About 3 lines.
+**Task: the constructor (7 points).** Make `self.weight`, a Tensor of shape (out_features, in_features) drawn by `rng.uniform` between the limits above, and `self.bias`, a Tensor of `out_features` zeros, or `None` if `bias` is False. Both require gradients (`requires_grad=True`). About 3 lines.
 
-The generator `rng` comes from outside: a seed, a generator, or None for a fresh one. A model passes one generator to all its layers, so one seed fixes the whole model, and no two layers get the same numbers.
+`rng` is passed in: a seed, a generator, or None for a fresh one. A model passes the same generator to all its layers, so one seed determines the whole model, and no two layers get the same numbers.
 
-**Task: `forward` (7 points).** Raise a `ValueError` if the last axis of `x` is not `in_features` long, with the layer's number and the shape of `x` in it: NumPy would complain too, but of a transposed matrix that nobody here has seen. Then call `linear` through `apply`, with the bias only if there is one. About 5 lines. `x.shape[-1:]` is a tuple, empty for a single number; the same slice of the weight's shape is what it should equal.
+**Task: `forward` (7 points).** Raise a `ValueError` if the last axis of `x` is not `in_features` long, and name `in_features` and the shape of `x` in it: NumPy's own error would speak of the transposed matrix inside `linear`. Then call `linear` through `apply`, with the bias only if there is one. About 5 lines. `x.shape[-1:]` is a tuple, empty for a single number; it should equal `self.weight.shape[1:]`.
 """
 
 
@@ -413,7 +421,7 @@ class Linear(Module):
         """rng: a seed, a NumPy Generator, or None.
 
         The weights start uniform within 1 / sqrt(in_features), the biases at 0. Raises ValueError for a size
-        below 1, TypeError for one that is no whole number.
+        below 1, TypeError for one that is not an integer.
         """
         check_sizes(in_features=in_features, out_features=out_features)
         rng = np.random.default_rng(rng)
@@ -437,7 +445,7 @@ class Linear(Module):
 
 # %% [markdown]
 """
-A layer with 3 inputs and 2 outputs, its weights set by hand. The first output is 1 + 2 + 3 + 0.5, the second 2·1 − 3.
+A layer with 3 inputs and 2 outputs, whose weights are set by hand. The first output is 1 + 2 + 3 + 0.5, the second 2·1 − 3.
 """
 
 # %%
@@ -448,29 +456,23 @@ layer(Tensor([[1.0, 2.0, 3.0]]))
 
 # %% nbgrader={"grade": true, "grade_id": "test-linear-init", "locked": true, "points": 7, "schema_version": 3, "solution": false}
 layer = Linear(400, 300, rng=5)
-assert layer.weight.shape == (300, 400), (
-    f"the weight has shape (out, in) = (300, 400), yours {layer.weight.shape}"
-)
+assert layer.weight.shape == (300, 400), f"(out, in) is (300, 400), yours is {layer.weight.shape}"
 limit = 1 / np.sqrt(400)
 largest = np.abs(layer.weight.data).max()
 assert largest <= limit * 1.0001, f"no weight exceeds 1/sqrt(400) = {limit}, your largest is {largest}"
 assert largest > 0.99 * limit, f"of 120,000 weights some come close to {limit}, your largest is {largest}"
-assert abs(layer.weight.data.mean()) < limit / 50, "the weights should be as often negative as positive"
+assert abs(layer.weight.data.mean()) < limit / 50, "the weights should be negative as often as positive"
 assert layer.bias.shape == (300,) and not layer.bias.data.any(), "the bias is one zero for each output"
-assert layer.weight.requires_grad and layer.bias.requires_grad, "weight and bias both ask for gradients"
+assert layer.weight.requires_grad and layer.bias.requires_grad, "weight and bias both require gradients"
 assert Linear(4, 3, bias=False, rng=0).bias is None, "without a bias, self.bias is None"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(1)
 one, two = Linear(9, 8, rng=rng), Linear(9, 8, rng=rng)
-assert not np.array_equal(one.weight.data, two.weight.data), (
-    "two layers of one generator got the same weights"
-)
+assert not np.array_equal(one.weight.data, two.weight.data), "two layers of one generator got equal weights"
 again = Linear(9, 8, rng=1).weight.data
 assert np.array_equal(one.weight.data, again), "the same seed should give the same weights"
 deviation = Linear(64, 5000, rng=2).weight.data.std() * np.sqrt(3 * 64)
-assert abs(deviation - 1) < 0.01, (
-    f"a uniform weight has deviation limit/sqrt(3), yours is {deviation:.3f} of it"
-)
+assert abs(deviation - 1) < 0.01, f"the deviation should be limit/sqrt(3), yours is {deviation:.3f} of it"
 assert one.weight.dtype == one.bias.dtype == np.float32, "weights are float32"
 ### END HIDDEN TESTS
 
@@ -523,7 +525,7 @@ for wrong in (np.ones((4, 5)), np.float32(1)):
 
 # %% [markdown]
 """
-Now the prediction of the last section, measured: 512 numbers of deviation 1 go into a layer of 512 outputs. A third of the variance is a deviation of `1/sqrt(3)`, 0.577.
+Now measure what was predicted above: 512 numbers with a standard deviation of 1 go into a layer of 512 outputs. A third of the variance means a standard deviation of `1/sqrt(3)`, 0.577.
 """
 
 # %%
@@ -534,9 +536,9 @@ float(Linear(512, 512, rng=1)(signal).data.std())
 """
 ## One after the other
 
-Most models are chains: what one layer puts out, the next takes in. `Sequential` is such a chain, and itself a layer, so chains can stand in chains. Its layers need not be Modules. Anything that can be called will do, `GELU()` of module 02 as well as a plain function; only those that are Modules have weights to find.
+Many models are chains: the output of one layer is the input of the next. `Sequential` is such a chain, and itself a layer, so chains can be nested. Its layers need not be Modules. Anything that can be called will do, such as `GELU()` of module 02 or a plain function; only Modules have weights to find.
 
-**Task (5 points).** Write `forward`: hand `x` through the layers in order. A chain of no layers returns `x`. About 3 lines.
+**Task (5 points).** Write `forward`: pass `x` through the layers in order. A chain without layers returns `x`. About 3 lines.
 """
 
 
@@ -577,7 +579,7 @@ chain = Sequential(lambda x: x + 1, lambda x: x * 10)
 y = chain(Tensor([1.0, 2.0])).data
 assert np.array_equal(y, [20, 30]), f"add 1, then times 10: [20, 30]; yours is {y}. Is the order right?"
 x = Tensor([4.0])
-assert Sequential()(x) is x, "a chain without layers hands x through"
+assert Sequential()(x) is x, "a chain without layers returns x"
 ### BEGIN HIDDEN TESTS
 calls = []
 steps = [lambda x, i=i: calls.append((i, x)) or x + 2**i for i in range(5)]
@@ -590,18 +592,18 @@ assert Sequential(*steps)(0) == Sequential(*steps)(0), "a second call gives the 
 """
 ## Dropout
 
-A model with many weights can learn its examples by heart, and then units come to rely on what one particular other unit does. Srivastava et al. ("Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 2014) switch a random part of the numbers off in every training step, so that nothing can rely on one of them.
+A model with many weights can learn its examples by heart, and its units can come to depend on particular other units. Srivastava et al. ("Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 2014) set a random part of the numbers to 0 in every training step, so that no unit can depend on any single other one.
 
-Two things go wrong easily. With a part of the numbers gone, the sum that the next layer computes is smaller, so those that stay are scaled up by `1 / (1 - p)`: on average nothing changes. And when the model is used, nothing may be dropped; that is what `training` is for.
+Two things are easy to get wrong. Without some of its terms, the sum that the next layer computes is smaller on average, so the remaining numbers are multiplied by `1 / (1 - p)`, which restores the average. And when the model is used, nothing may be dropped; this is what `training` is for.
 
-**Task (10 points).** Write `forward`. In training, set each entry of `x` to 0 with probability `p`, independently of the others, and multiply the rest by `1 / (1 - p)`. In evaluation, and for `p` of 0, return `x` itself and draw nothing. Multiply through `apply(np.multiply, x, ...)`, so that module 05 sees it. About 5 lines; `self.rng.random(shape)` is uniform in [0, 1).
+**Task (10 points).** Write `forward`. In training, set each entry of `x` to 0 with probability `p`, independently of the others, and multiply the rest by `1 / (1 - p)`. In evaluation, or if `p` is 0, return `x` itself and draw no random numbers. Multiply through `apply(np.multiply, x, ...)`, so that module 05 can record it. About 5 lines; `self.rng.random(shape)` is uniform in [0, 1).
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "dropout", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class Dropout(Module):
-    """In training, sets each entry to 0 with probability p and scales the rest by 1 / (1 - p); else nothing.
+    """In training, sets each entry to 0 with probability p and multiplies the rest by 1 / (1 - p).
 
     Srivastava et al. 2014 (JMLR 15), scaled in training instead of afterwards.
     """
@@ -625,7 +627,7 @@ class Dropout(Module):
 
 # %% [markdown]
 """
-Twelve ones, a quarter of them dropped on average. What is the value of those that stay? (1 / 0.75.) And how many zeros do you get with another seed?
+Twelve ones, of which a quarter is dropped on average. What value do the others get? (1 / 0.75.) And how many zeros do you get with another seed?
 """
 
 # %%
@@ -641,7 +643,7 @@ assert y.shape == (100, 100), f"the shape stays (100, 100), yours is {y.shape}"
 assert 0.18 < dropped < 0.22, f"p = 0.2 drops about 20 % of the entries, you dropped {100 * dropped:.1f} %"
 kept = y[y != 0]
 assert np.allclose(kept, 2.5), f"2 is kept as 2 / 0.8 = 2.5, so that the mean stays; yours: {kept[:3]}"
-assert not np.array_equal(dropout.forward(x).data, y), "every call drops other entries"
+assert not np.array_equal(dropout.forward(x).data, y), "every call should drop different entries"
 dropout.training = False
 assert dropout.forward(x) is x, "in evaluation nothing is dropped and nothing is scaled"
 ### BEGIN HIDDEN TESTS
@@ -667,33 +669,33 @@ assert used.rng.random() == np.random.default_rng(7).random(), "in evaluation no
 
 # %% [markdown]
 """
-## Weights that survive: save and load
+## Saving and loading weights
 
-`state_dict` gives the weights by name; module 07 will write them to a file. The way back is where things go wrong: the file is of an older model, of a larger one, half written, or of a training run that blew up. A loader that copies until it meets the first problem leaves a model that is half old and half new, and that model will run. So: check everything first, then copy.
+`state_dict` returns the weights by name; module 07 writes them to a file. Loading is where things go wrong: the file may belong to an older or a larger model, be half written, or come from a training run that diverged. A loader that copies until it meets the first problem leaves a model that is half old and half new, and that model will run. So check everything first, then copy.
 
-What to refuse is a decision. A missing or unknown name: yes, both, for it is another model. A wrong shape: yes, even where broadcasting would make it fit. Numbers that are not finite: yes. One NaN makes every later output NaN, and you want to hear of it here, with the name of the weight, and not a thousand tokens later. Integers: yes, a TypeError. Floats of another precision are welcome: they are converted, and a float64 that is too large for float32 counts as not finite.
+You have to decide what to refuse. Refuse missing and unknown names, which belong to another model. Refuse a wrong shape, even if broadcasting would make it fit. Refuse numbers that are not finite: NaN spreads to every later output, and the error should appear here, with the name of the weight, not a thousand tokens later. Refuse integers, with a TypeError. Accept floats of another precision and convert them; a float64 that is too large for float32 counts as not finite.
 
-**Task (12 points).** Write the checks of `check_state(own, state)`, in this order. `own` and `state` are dictionaries from name to array; fill `arrays` with `state`'s as ndarrays (`np.asarray`), one for each name of `own`; write into neither.
+**Task (12 points).** Write the checks of `check_state(own, state)`, in this order. `own` and `state` are dictionaries from name to array. Fill `arrays` with the arrays of `state` (`np.asarray`), one for each name of `own`; change neither dictionary.
 
-1. ValueError if names are missing in `state` or unknown to `own`; the message holds at least the first of each.
-2. For each name: TypeError if the array's `dtype.kind` is not `"f"`; ValueError with both shapes if they differ; ValueError if an entry is not finite after conversion to the type of the own array. Each message holds the name.
+1. ValueError if names are missing in `state` or unknown to `own`; name at least the first of each.
+2. For each name: TypeError if the `dtype.kind` of the array is not `"f"`; ValueError with both shapes if they differ; ValueError if an entry is not finite after conversion to the type of the array in `own`. Each message contains the name.
 
-About 15 lines. The line that silences NumPy's own overflow warning is given around it, and so is the end: two names of one shared weight must bring the same numbers.
+About 15 lines. The line that silences NumPy's overflow warning is given, and so is the last check: the two names of a shared weight must come with the same numbers.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "check-state", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def check_state(own: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """-> the arrays of `state`, one for each name of `own`, fit to be copied into it. Writes nothing.
+    """-> the arrays of `state`, one for each name of `own`, checked for copying. Writes nothing.
 
     Raises ValueError for missing and unknown names, another shape, numbers that are not finite in the type of
-    the own array, and for two names of one shared weight that differ; TypeError if there are no floats.
+    the array in `own`, and for a shared weight whose two names differ; TypeError for anything but floats.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"weights come as a dictionary from name to array, got {type(state).__name__}")
     arrays = {}
-    with np.errstate(over="ignore"):  # too large for float32 becomes inf, and is refused as that
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which is refused
         ### BEGIN SOLUTION
         missing = [name for name in own if name not in state]
         unknown = [name for name in state if name not in own]
@@ -727,7 +729,7 @@ def check_state(own: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) 
 
 # %% [markdown]
 """
-Two layers, one loads the other's weights; afterwards both give the same output. Then a file with a wrong shape: which number of which weight does the message name, and what became of the layer?
+One layer loads the weights of another; afterwards both give the same output. The second cell tries a wrong shape: what does the message name, and has the layer changed?
 """
 
 # %%
@@ -740,7 +742,7 @@ try:
     pupil.load_state_dict({"weight": np.zeros((2, 3), np.float32), "bias": np.zeros(1, np.float32)})
 except ValueError as error:
     print(error)
-bool(pupil.weight.data.any())  # False would mean: the zeros were written before the bias was looked at
+bool(pupil.weight.data.any())  # False would mean that the zeros were copied before the bias was checked
 
 # %% nbgrader={"grade": true, "grade_id": "test-check-state", "locked": true, "points": 12, "schema_version": 3, "solution": false}
 own = {"a.weight": np.zeros((2, 3), np.float32), "a.bias": np.zeros(3, np.float32)}
@@ -766,12 +768,8 @@ message = complaint({**good, "a.bias": np.ones(1, np.float32)})
 assert all(part in message for part in ("a.bias", "(1,)", "(3,)")), (
     f"a.bias has shape (1,) and needs (3,): say so, even though (1,) would broadcast; yours: {message}"
 )
-assert "a.weight" in complaint({**good, "a.weight": np.full((2, 3), np.nan)}), (
-    "name the weight that holds NaN"
-)
-assert "a.bias" in complaint({**good, "a.bias": np.ones(3, int)}, TypeError), (
-    "name the weight that holds integers"
-)
+assert "a.weight" in complaint({**good, "a.weight": np.full((2, 3), np.nan)}), "which weight holds NaN?"
+assert "a.bias" in complaint({**good, "a.bias": np.ones(3, int)}, TypeError), "which weight holds integers?"
 ### BEGIN HIDDEN TESTS
 for bad, kind in (
     ({**good, "a.weight": np.array([[1, 2, 3], [4, -np.inf, 6]])}, ValueError),
@@ -795,11 +793,11 @@ assert np.array_equal(arrays["a.bias"], [1, 1, 1]), "the order of state does not
 
 # %% [markdown]
 """
-## Looking inside without opening
+## Looking inside without editing
 
-A model is finished and gives strange answers. Which layer is it? You want to see what passes through each of them, today, and tomorrow you want the model back as it was. Editing its classes is out: every other model uses them too, and half of them were written by somebody else.
+A finished model gives strange answers. Which layer is at fault? You want to see what passes through each of them, and afterwards you want the model back as it was. You cannot edit its classes: other models use them too, and you may not have written them.
 
-Python offers a gentler way. `layer.forward` is looked up on the object first and only then on its class. So one *object* can be given a `forward` of its own, which calls the real one and does something besides. That is a wrapper: it gets `inner`, what would have been called, and then the arguments.
+But Python looks up `layer.forward` on the object first and only then on its class. So you can give one *object* its own `forward`, which calls the original and does something in addition. That is a wrapper: its first argument is `inner`, what would have been called, and the others are the call's arguments.
 
 ```python
 def show_shape(inner, x):
@@ -807,11 +805,11 @@ def show_shape(inner, x):
     print(x.shape, "->", y.shape)
     return y
 
-layer.wrap("forward", show_shape)      # this one layer reports from now on
-layer.unwrap("forward", show_shape)    # and this one is as before
+layer.wrap("forward", show_shape)      # from now on, this one layer reports
+layer.unwrap("forward", show_shape)    # and now it is as before
 ```
 
-Wrappers can be put on top of each other: the second one's `inner` is the first. And they must come off in any order, since whoever put on the first knows nothing of the second. So what stands in the method's place is a small object that remembers both, the wrapper and what is below it: a chain.
+Wrappers can be put around each other: the `inner` of the second is the first. They must come off in any order, since the code that put on the first does not know about the second. So the attribute holds a small object that remembers both the wrapper and what is below it, and these objects form a chain.
 
 `Wrapped` is given. (`functools.partial(wrapper, inner)` would do nearly the same, but it merges with a wrapper that is itself a partial, and then the chain is lost.)
 """
@@ -820,7 +818,7 @@ Wrappers can be put on top of each other: the second one's `inner` is the first.
 # %%
 #| export
 class Wrapped:
-    """Stands in a method's place and calls `wrapper(inner, ...)`; `inner` is a method or a Wrapped."""
+    """Takes the place of a method and calls `wrapper(inner, ...)`; `inner` is a method or a Wrapped."""
 
     __slots__ = ("wrapper", "inner")
 
@@ -836,14 +834,14 @@ class Wrapped:
 
 # %% [markdown]
 """
-**Task: put on (6 points).** Write `wrap_method(owner, method, wrapper)`: set the attribute `method` of `owner` to a `Wrapped` around what stood there before. Refuse first: a ValueError naming the class and the method if the *class* has no method of that name (a part such as `self.norm` is none: whoever replaced it would lose its weights), or if the name begins with `__` (Python looks such methods up on the class only, so the wrapper would never be called); a TypeError if the wrapper cannot be called. About 6 lines with `getattr`, `callable`, `setattr`.
+**Task: put on (6 points).** Write `wrap_method(owner, method, wrapper)`: set the attribute `method` of `owner` to a `Wrapped` around what was there before. Check first. Raise a ValueError that names the class and the method if the *class* has no method of that name (a part such as `self.norm` is not a method, and replacing it would lose its weights), or if the name begins with `__` (Python looks up such methods only on the class, so the wrapper would never be called). Raise a TypeError if the wrapper cannot be called. About 6 lines with `getattr`, `callable`, `setattr`.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "wrap-method", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def wrap_method(owner: Any, method: str, wrapper: Any) -> None:
-    """From now on `owner.method(...)` calls `wrapper(inner, ...)`, `inner` being what it called before.
+    """From now on `owner.method(...)` calls `wrapper(inner, ...)`, where `inner` is what it called before.
 
     Raises ValueError if the class of owner has no such method or its name begins with "__"; TypeError if
     wrapper cannot be called.
@@ -861,7 +859,7 @@ def wrap_method(owner: Any, method: str, wrapper: Any) -> None:
 
 # %% [markdown]
 """
-The layer doubles, the first wrapper adds 1 to what comes out, the second multiplies that by 10. For 3: is it 70, or 61?
+The layer doubles its input, the first wrapper adds 1 to the result, and the second multiplies that by 10. For an input of 3, is it 70 or 61?
 """
 
 
@@ -887,9 +885,7 @@ one, other = Doubler(), Doubler()
 wrap_method(one, "forward", lambda inner, x, **options: inner(x, **options) + 1)
 y = one(3)
 assert y == 7, f"2 * 3, and the wrapper adds 1: 7; yours is {y}"
-assert one(3, times=5) == 31, (
-    f"the arguments by name go through the wrapper too: 31; yours is {one(3, times=5)}"
-)
+assert one(3, times=5) == 31, f"keyword arguments reach the wrapper too: 31; yours is {one(3, times=5)}"
 assert other(3) == 6, "only this one object is wrapped: set the attribute on the object, not on its class"
 wrap_method(one, "forward", lambda inner, x: inner(x) * 10)
 assert one(3) == 70, f"the second wrapper goes around the first: (2 * 3 + 1) * 10 = 70; yours is {one(3)}"
@@ -904,7 +900,7 @@ same = Doubler()
 add = lambda inner, x: inner(x) + 1  # noqa: E731
 for times in range(1, 4):
     wrap_method(same, "forward", add)
-    assert same(3) == 6 + times, "a wrapper that is put on twice runs twice"
+    assert same(3) == 6 + times, "a wrapper runs as often as it was put on"
 part = Doubler()
 part.inside = Doubler()
 for name, wrapper, kind in (
@@ -916,9 +912,7 @@ for name, wrapper, kind in (
     try:
         wrap_method(part, name, wrapper)
     except (ValueError, TypeError) as error:
-        assert type(error) is kind, (
-            f"{name} wrapped by {wrapper!r}: {kind.__name__}, not {type(error).__name__}"
-        )
+        assert type(error) is kind, f"{name} by {wrapper!r}: {kind.__name__}, not {type(error).__name__}"
     else:
         raise AssertionError(f"{name!r} wrapped by {wrapper!r} should raise a {kind.__name__}")
     assert vars(part) == before, "after an error nothing should have changed"
@@ -926,16 +920,16 @@ for name, wrapper, kind in (
 
 # %% [markdown]
 """
-**Task: take off (9 points).** Write `unwrap_method(owner, method, wrapper)`. Walk the chain from the outside, starting at `vars(owner).get(method)`, until you stand at a `Wrapped` whose wrapper *equals* the one you look for. Equals, not `is`: every `timer.forward` is a new object that Python makes on the spot, but two of them are equal. If the chain ends before, raise a ValueError that names class and method.
+**Task: take off (9 points).** Write `unwrap_method(owner, method, wrapper)`. Walk the chain from the outside, starting at `vars(owner).get(method)`, until you reach a `Wrapped` whose wrapper *equals* the one you are looking for. Use `==`, not `is`: Python makes a new object for every `timer.forward`, but two of them are equal. If you do not find it, raise a ValueError that names the class and the method.
 
-Then take the link out. If there is a link outside of it, let that one's `inner` point past it. If it was the outermost, delete the attribute, and if what the class now offers is not what was below, set the attribute to what was below. After the last wrapper has gone, `vars(owner)` is as it was before the first. About 12 lines.
+Then take the link out. If another link is outside it, set that one's `inner` to what is below it. If it was the outermost, delete the attribute; then, if what the class offers is not what was below, set the attribute to what was below. Once all wrappers are off, `vars(owner)` is as it was before the first. About 12 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "unwrap-method", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def unwrap_method(owner: Any, method: str, wrapper: Any) -> None:
-    """Take `wrapper` off `owner.method`, wherever it sits; if it was put on twice, the outer one.
+    """Takes `wrapper` off `owner.method`, wherever it is in the chain; if it was put on twice, the outer one.
 
     Raises ValueError if it is not there.
     """
@@ -964,7 +958,7 @@ class Tripler(Module):
 
 
 class Watcher:
-    """Counts the calls; its wrapper is a method."""
+    """Counts calls; its wrapper is a method."""
 
     def __init__(self):
         self.calls = 0
@@ -993,7 +987,7 @@ def times_ten(inner, x):
 module = wrapped(add_one)
 unwrap_method(module, "forward", add_one)
 assert module(2) == 6, f"without the wrapper, 2 becomes 6 again; yours is {module(2)}"
-assert vars(module) == {}, f"no trace may stay on the object, yours has {vars(module)}"
+assert vars(module) == {}, f"no trace may remain on the object, yours has {vars(module)}"
 module = wrapped(add_one, times_ten)
 unwrap_method(module, "forward", add_one)
 assert module(2) == 60, f"the inner one comes off, the outer one stays: 60; yours is {module(2)}"
@@ -1003,9 +997,7 @@ assert module(2) == 7, f"the outer one comes off, the inner one stays: 7; yours 
 watcher = Watcher()
 module = wrapped(watcher.watch)
 unwrap_method(module, "forward", watcher.watch)
-assert module(2) == 6 and watcher.calls == 0, (
-    "a method as wrapper comes off too: compare with ==, not with `is`"
-)
+assert module(2) == 6 and watcher.calls == 0, "a method can be a wrapper: compare with ==, not with `is`"
 module = wrapped(add_one)
 try:
     unwrap_method(module, "forward", times_ten)
@@ -1025,7 +1017,7 @@ for order in permutations(range(3)):
         left.discard(i)
         want = 6 + sum(10**j for j in left)
         assert module(2) == want, f"taken off in the order {order}: {want} expected, yours is {module(2)}"
-    assert vars(module) == {}, f"taken off in the order {order}, a trace stayed"
+    assert vars(module) == {}, f"taken off in the order {order}, the wrappers left a trace"
 module = wrapped(add_one, times_ten, add_one)
 unwrap_method(module, "forward", add_one)
 assert module(2) == 70, "put on twice, the outer one comes off first: (3 * 2 + 1) * 10"
@@ -1037,17 +1029,17 @@ for method in ("forward", "train"):
     except ValueError:
         pass
     else:
-        raise AssertionError("a module that nobody wrapped has nothing to take off")
+        raise AssertionError("a module that was never wrapped has nothing to take off: raise a ValueError")
 module = Tripler()
 module.forward = own = lambda x: 5 * x
 module.forward = Wrapped(add_one, module.forward)
 unwrap_method(module, "forward", add_one)
-assert vars(module) == {"forward": own}, "what the object had of its own before must come back"
+assert vars(module) == {"forward": own}, "a forward that the object had before must come back"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-Now use the door. Ten layers in a row, as they come from the constructor, and a wrapper on each that notes the deviation of what passes. Your prediction was a factor of 0.577 per layer, so 0.577¹⁰, about 0.004, at the end.
+Now use wrappers on ten new layers in a row: each notes the standard deviation of its layer's output. The prediction is a factor of 0.577 per layer, so 0.577¹⁰, about 0.004, at the end.
 """
 
 # %%
@@ -1070,11 +1062,11 @@ for layer in deep:
 
 # %% [markdown]
 """
-Every layer alone is harmless. Thirty of them leave less than a ten-millionth (3⁻¹⁵), and the gradients, which walk the same way back, fare no better. There are two remedies: start with larger weights (He et al. 2015, arXiv:1502.01852, derive the size for ReLU), or bring every signal back to size as it passes. Transformers do the second; it is module 09.
+One such layer does little harm. Thirty of them leave less than a ten-millionth (3⁻¹⁵), and gradients, which pass through the same matrices on the way back, shrink just as much. There are two remedies: start with larger weights (He et al. 2015, arXiv:1502.01852, derive the size for ReLU), or rescale every signal as it passes. Transformers do the second, in module 09.
 
-The same door serves later: module 14 puts a stopwatch on it, and module 15 puts something in front of a finished model that makes it several times faster. Neither will edit a line of the model.
+Later modules use wrappers too: module 14 times every layer with them, and module 15 gives a finished model a cache. Neither edits a line of the model.
 
-**Question (5 points).** During training a student writes `best = model.state_dict()` each time when the validation loss has never been lower, and calls `model.load_state_dict(best)` after the last epoch. The model that she gets is not the best one. Which one is it, why, and what one change mends it?
+**Question (5 points).** During training, a student sets `best = model.state_dict()` whenever the validation loss is lower than ever before, and calls `model.load_state_dict(best)` after the last epoch. The model that she gets is not the best one. Which one is it, why, and what single change corrects this?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-best", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1084,7 +1076,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question (5 points).** `wrap` sets an attribute on one object. Somebody proposes to replace the method on the class instead, `Linear.forward = timed_forward`, because then one line times all layers. Two models live in the same program, and one of them is being timed. Name two things that can go wrong.
+**Question (5 points).** `wrap` sets an attribute on one object. A colleague proposes to replace the method on the class instead, `Linear.forward = timed_forward`, because then one line times all layers. The program has two models, and only one of them should be timed. Name two things that can go wrong.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-wrap", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1096,12 +1088,12 @@ Your answer here.
 """
 ## You can now ...
 
-... build a model as a tree of parts and find its weights by name, start them at a size that you can defend, switch its dropout, save and load it without fear of half a file, and watch any layer of it at work.
+... build a model as a tree of parts and find its weights by name, start them at a size that you can justify, switch dropout on and off, load weights all or none, and watch any layer at work.
 
 Two exercises.
 
-- Write `describe(module)`: one line for each part, indented by its depth, with its class and its number of weights. `children` is all you need. Which part of a model do most weights live in?
-- Give the ten layers of the last experiment weights of variance `1 / in` and predict the ten numbers before you look. Then put a `GELU()` between them and explain the difference.
+- Write `describe(module)`: one line for each part, indented by its depth, with its class and its number of weights. `children` is all you need. Which part of a model has the most weights?
+- Give the ten layers of the last experiment weights of variance `1 / in`, and predict the ten numbers before you look. Then put a `GELU()` between them and explain the difference.
 
-Next: module 04. A model that answers needs to be told how wrong it is, in one number.
+Next: module 04. A model that learns has to be told how wrong it is, in one number.
 """

@@ -486,5 +486,5 @@ def test_parts_in_dicts_and_deeper_are_found_and_weights_in_lists_are_named():
     twin = copy.deepcopy(model)
     twin.load_state_dict(model.state_dict())
     model.weights = [Tensor([1.0], requires_grad=True)]
-    with pytest.raises(TypeError, match=r"weights\.0 stands in a list"):
+    with pytest.raises(TypeError, match=r"weights\.0 is in a list"):
         model.parameters()

@@ -19,12 +19,12 @@ WEIGHT_BLOCK = 3 * 2**18  # numbers: 3 MB of float32, which stay in the caches o
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
-    """(..., C) -> (N, C), or (C,) if there is only one row: NumPy is quicker with plain vectors."""
+    """(..., C) -> (N, C), or (C,) if there is only one row: NumPy is faster with plain vectors."""
     return x.reshape(-1) if x.size == x.shape[-1] else x.reshape(-1, x.shape[-1])
 
 
 def multiply_rows(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(N, in) -> (N, out), or (in,) -> (out,): rows @ weight.T, contiguous, in the quicker order."""
+    """(N, in) -> (N, out), or (in,) -> (out,): rows @ weight.T, contiguous, in the faster order."""
     if rows.ndim == 1:
         return weight.dot(rows)
     if len(rows) >= 64:
@@ -59,15 +59,15 @@ def modules_in(name: str, value: Any) -> Iterator[tuple[str, "Module"]]:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(item, Tensor) and item.requires_grad:
                 kind = type(value).__name__
-                raise TypeError(f"the weight {name}.{key} stands in a {kind}: make it an attribute")
+                raise TypeError(f"the weight {name}.{key} is in a {kind}: make it an attribute")
             yield from modules_in(f"{name}.{key}", item)
 
 
-WRAPPING = Lock()  # one thread at a time puts something in front of a method, or takes it off
+WRAPPING = Lock()  # only one thread at a time may wrap or unwrap a method
 
 
 class Module:
-    """A part of a model: holds weights (Tensors) and smaller parts (Modules), and knows how to run forward.
+    """A part of a model: holds weights (Tensors) and smaller parts (Modules), and computes with them.
 
     Every attribute that is a Tensor is a weight; every attribute that is a Module, or a list, tuple or dict
     of Modules, is a part. Arrays and numbers are neither.
@@ -85,7 +85,7 @@ class Module:
         return f"{type(self).__name__}({sum(p.size for p in self.parameters()):,} weights)"
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """Yields (name, module) for every part, those in lists and dicts too; not the parts of the parts.
+        """Yields (name, module) for every part, also those in lists and dicts, but not the parts of parts.
 
         Raises TypeError for a weight in a list or dict, where nothing would find it.
         """
@@ -95,7 +95,7 @@ class Module:
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Yields (name, weight) for every weight of this module and its parts, as in "blocks.0.norm.bias".
 
-        A weight that hangs in the tree twice comes twice, under both its names.
+        A weight that occurs in the tree twice is yielded twice, under both names.
         """
         for name, value in list(vars(self).items()):  # a copy: another thread may wrap a method meanwhile
             if isinstance(value, Tensor):
@@ -104,11 +104,11 @@ class Module:
             yield from child.named_parameters(f"{prefix}{name}.")
 
     def parameters(self) -> list[Tensor]:
-        """Every weight once, shared ones too."""
+        """Every weight once, even if it is shared."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
 
     def train(self, mode: bool = True) -> "Module":
-        """Switch this module and all its parts to training (or, with False, to evaluation) -> itself."""
+        """Switches this module and all its parts to training (or, with False, to evaluation) -> itself."""
         self.training = mode
         for _, child in self.children():
             child.train(mode)
@@ -119,41 +119,41 @@ class Module:
         return self.train(False)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """name -> array: the live weights themselves, not copies.
+        """name -> array: the weights themselves, not copies.
 
-        A shared weight stands under each of its names.
+        A shared weight appears under each of its names.
         """
         return {name: p.data for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Copy the arrays of `state` into the weights: all of them, or none if one does not fit.
+        """Copies the arrays of `state` into the weights: all of them, or none if one does not fit.
 
-        Raises ValueError if a name is missing or unknown, a shape differs, or a number is not finite as the
-        weight's type; TypeError for anything that is not floats.
+        Raises ValueError if a name is missing or unknown, a shape differs, or a number is not finite in the
+        weight's type; TypeError for anything but floats.
         """
         own = self.state_dict()
         for name, array in check_state(own, state).items():
             own[name][...] = array
 
     def wrap(self, method: str, wrapper: Any) -> None:
-        """From now on `self.method(...)` calls `wrapper(inner, ...)`, `inner` being what it called before.
+        """From now on `self.method(...)` calls `wrapper(inner, ...)`, where `inner` is what it called before.
 
-        Only this object changes, for all threads. Raises ValueError if the class has no such method.
+        Only this object changes, but for all threads. Raises ValueError if its class has no such method.
         """
         with WRAPPING:
             wrap_method(self, method, wrapper)
 
     def unwrap(self, method: str, wrapper: Any) -> None:
-        """Take `wrapper` off again, wherever it sits; if it was put on twice, the outer one.
+        """Takes `wrapper` off again, wherever it is in the chain; if it was put on twice, the outer one.
 
         Raises ValueError if it is not there.
         """
         with WRAPPING:
             unwrap_method(self, method, wrapper)
 
-# %% ../../modules/03_layers/layers_dev.py #cell-20
+# %% ../../modules/03_layers/layers_dev.py #cell-22
 def check_sizes(**sizes: int) -> None:
-    """Raises TypeError for a size that is no whole number, ValueError for one below 1, naming it."""
+    """Raises TypeError for a size that is not an integer, ValueError for one below 1, and names it."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
             raise TypeError(f"{name} should be a whole number, got {size!r}")
@@ -174,7 +174,7 @@ class Linear(Module):
         """rng: a seed, a NumPy Generator, or None.
 
         The weights start uniform within 1 / sqrt(in_features), the biases at 0. Raises ValueError for a size
-        below 1, TypeError for one that is no whole number.
+        below 1, TypeError for one that is not an integer.
         """
         check_sizes(in_features=in_features, out_features=out_features)
         rng = np.random.default_rng(rng)
@@ -218,7 +218,7 @@ class Sequential(Module):
 
 # %% ../../modules/03_layers/layers_dev.py #dropout
 class Dropout(Module):
-    """In training, sets each entry to 0 with probability p and scales the rest by 1 / (1 - p); else nothing.
+    """In training, sets each entry to 0 with probability p and multiplies the rest by 1 / (1 - p).
 
     Srivastava et al. 2014 (JMLR 15), scaled in training instead of afterwards.
     """
@@ -239,15 +239,15 @@ class Dropout(Module):
 
 # %% ../../modules/03_layers/layers_dev.py #check-state
 def check_state(own: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """-> the arrays of `state`, one for each name of `own`, fit to be copied into it. Writes nothing.
+    """-> the arrays of `state`, one for each name of `own`, checked for copying. Writes nothing.
 
     Raises ValueError for missing and unknown names, another shape, numbers that are not finite in the type of
-    the own array, and for two names of one shared weight that differ; TypeError if there are no floats.
+    the array in `own`, and for a shared weight whose two names differ; TypeError for anything but floats.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"weights come as a dictionary from name to array, got {type(state).__name__}")
     arrays = {}
-    with np.errstate(over="ignore"):  # too large for float32 becomes inf, and is refused as that
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, which is refused
         missing = [name for name in own if name not in state]
         unknown = [name for name in state if name not in own]
         if missing or unknown:
@@ -276,9 +276,9 @@ def check_state(own: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) 
             )
     return arrays
 
-# %% ../../modules/03_layers/layers_dev.py #cell-45
+# %% ../../modules/03_layers/layers_dev.py #cell-47
 class Wrapped:
-    """Stands in a method's place and calls `wrapper(inner, ...)`; `inner` is a method or a Wrapped."""
+    """Takes the place of a method and calls `wrapper(inner, ...)`; `inner` is a method or a Wrapped."""
 
     __slots__ = ("wrapper", "inner")
 
@@ -293,7 +293,7 @@ class Wrapped:
 
 # %% ../../modules/03_layers/layers_dev.py #wrap-method
 def wrap_method(owner: Any, method: str, wrapper: Any) -> None:
-    """From now on `owner.method(...)` calls `wrapper(inner, ...)`, `inner` being what it called before.
+    """From now on `owner.method(...)` calls `wrapper(inner, ...)`, where `inner` is what it called before.
 
     Raises ValueError if the class of owner has no such method or its name begins with "__"; TypeError if
     wrapper cannot be called.
@@ -308,7 +308,7 @@ def wrap_method(owner: Any, method: str, wrapper: Any) -> None:
 
 # %% ../../modules/03_layers/layers_dev.py #unwrap-method
 def unwrap_method(owner: Any, method: str, wrapper: Any) -> None:
-    """Take `wrapper` off `owner.method`, wherever it sits; if it was put on twice, the outer one.
+    """Takes `wrapper` off `owner.method`, wherever it is in the chain; if it was put on twice, the outer one.
 
     Raises ValueError if it is not there.
     """
