@@ -2,17 +2,17 @@
 """
 # Module 04: Losses
 
-A model that learns needs to be told how wrong it is, in one number that it can make smaller. The choice of that number decides what it learns: a model that is punished for the square of its error learns to predict averages, a model that is punished for surprise learns probabilities. And the number has to be computed so that it survives the worst moments of a training run, when the model is very wrong and very sure of it.
+A model that learns has to be told how wrong it is, in one number that it can make smaller. The choice of that number decides what it learns: with the square of its error, a model learns to predict averages; with surprise, it learns probabilities. And the number has to stay usable in the worst moments of a training run, when the model is very wrong and very sure.
 
 After this module you will be able to
 
 - compute the mean squared error, and say which silent mistake its shape check prevents;
-- turn logits into log probabilities that stay exact for logits of any size;
+- turn logits into log probabilities that keep their digits for logits of any size;
 - compute the cross entropy of a language model from its logits, leaving out the positions that do not count;
-- say why the loss is computed from logits and never from probabilities;
-- read a loss: what an untrained model must have, what a perplexity of 12 means, and when a first loss proves a bug.
+- say why the loss is computed from logits and not from probabilities;
+- read a loss: what an untrained model should have, what a perplexity of 12 means, and when a first loss points to a bug.
 
-You need modules 01 and 02. The slope of these losses, which training follows, is module 05; here you will see it with your own eyes once, by nudging.
+You need modules 01, 02 and 03. Training follows the slope of these losses, which is the subject of module 05; here you measure one slope by nudging.
 """
 
 # %%
@@ -44,13 +44,13 @@ def floats(x: ArrayLike) -> Tensor:
 """
 ## How far off
 
-The oldest loss is for numbers: square the differences, take the mean. Squares make one error of 10 as bad as a hundred errors of 1, and the constant that minimises them is the average of the targets.
+For numbers, the usual loss is to square the differences and take the mean. Squaring makes one error of 10 as bad as a hundred errors of 1, and the constant that minimises the loss is the average of the targets.
 
-Integers need care: bytes from a picture, `np.uint8([0]) - np.uint8([1])`, give 255, because a byte has no minus. So `floats(x)`, given, makes a Tensor of floats of whatever comes, before anything is subtracted.
+Integers need care: with bytes from a picture, `np.uint8([0]) - np.uint8([1])` is 255, because a byte cannot be negative. So `floats(x)`, which is given, converts its argument to a Tensor of floats before anything is subtracted.
 
-One trap lies in it, and it has cost people days. Predictions of shape (3,) and targets of shape (3, 1) do not raise an error when subtracted. They broadcast to (3, 3), every prediction is compared with every target, and the loss is a number that looks like a loss. The best that a model can do against it is to predict the average of all targets for everything.
+Shapes need care too. Subtracting targets of shape (3, 1) from predictions of shape (3,) raises no error. They broadcast to (3, 3), every prediction is compared with every target, and the result looks like a loss. The best that a model can do against it is to predict the average of all targets everywhere.
 
-**Task (10 points).** Write `MSELoss.__call__`. Raise a `ValueError` with both shapes if they differ, and one if there is nothing to compare (no entries). Then the mean of the squared differences, in Tensor operations so that module 05 can follow: subtract, multiply, `.mean()`. About 7 lines. `prediction` and `target` may be Tensors or arrays, of any numbers: `floats` first.
+**Task (10 points).** Write `MSELoss.__call__`. Raise a `ValueError` with both shapes if they differ, and another if there is nothing to compare (no entries). Return the mean of the squared differences, computed with Tensor operations so that module 05 can follow them: subtract, multiply, `.mean()`. About 7 lines. `prediction` and `target` may be Tensors or arrays of any numbers: call `floats` first.
 """
 
 
@@ -60,7 +60,7 @@ class MSELoss:
     """Called with predictions and targets of one shape: the mean of their squared differences, a scalar."""
 
     def __call__(self, prediction: ArrayLike, target: ArrayLike) -> Tensor:
-        """Raises ValueError if the shapes differ, or if they hold nothing."""
+        """Raises ValueError if the shapes differ, or if there are no entries."""
         ### BEGIN SOLUTION
         prediction, target = floats(prediction), floats(target)
         if prediction.shape != target.shape:
@@ -74,7 +74,7 @@ class MSELoss:
 
 # %% [markdown]
 """
-Off by 1, by 0 and by 2: squares 1, 0, 4. What is their mean?
+The predictions are off by 1, 0 and 2, so the squares are 1, 0 and 4. What is their mean?
 """
 
 # %%
@@ -115,9 +115,9 @@ for shapes in (((2, 3), (3, 2)), ((4,), ()), ((0,), (0,))):
 
 # %% [markdown]
 """
-## Log probabilities that survive
+## Log probabilities for any logits
 
-A language model gives a number for each token of its vocabulary, a *logit*, and softmax makes probabilities of them. Its loss is about the logarithm of one of these probabilities. Logarithm of softmax: so why not write just that? Here is why. Three logits, the last far behind, as happens when a model is sure of itself:
+A language model computes a number for each token of its vocabulary, a *logit*, and softmax turns the logits into probabilities. The loss needs the logarithm of one of these probabilities. Why not simply take the logarithm of the softmax? Here are three logits, the last far behind, as happens when a model is sure:
 """
 
 # %%
@@ -129,15 +129,15 @@ probabilities, logs
 
 # %% [markdown]
 """
-The true answer is 0, -50 and -200, to six digits. But the smallest positive float32 is about 1.4e-45, which is e to the -103, so the probability of the third token was rounded to zero, and its logarithm is minus infinity. A model that is wrong by more than 103 gets an infinite loss and a slope that is not a number, and the next step turns all its weights into NaN.
+The true answer is 0, -50 and -200, to six digits. But the smallest positive float32 is about 1.4e-45, which is e to the -103, so the probability of the third token was rounded to zero, and its logarithm is minus infinity. A model that is wrong by more than about 103 gets an infinite loss and a slope of NaN, and the next step turns its weights into NaN.
 
-The information was there, in the logits. It was lost on the detour through the probability. So go straight:
+The information was there, in the logits, and was lost on the detour through the probability. So avoid the detour:
 
 log softmax(x)_i = x_i - log(sum over j of exp(x_j))
 
-Now `exp` may overflow, at x above 88. Subtracting the same number from all logits changes neither side of softmax, so subtract the largest first: `s = x - max(x)`, then `s - log(sum(exp(s)))`. All exponents are at most 0, one of them is exactly 0, the sum is between 1 and V, and its logarithm is harmless.
+Now `exp` may overflow, for x above 88. Subtracting the same number from all logits does not change the softmax, so subtract the largest first: `s = x - max(x)`, then `s - log(sum(exp(s)))`. No exponent is above 0 and one is exactly 0, so the sum is between 1 and V, and its logarithm is safe.
 
-There is a second form that many write: compute `m + log(sum(exp(x - m)))` first and subtract it from x. It cannot overflow either. But look at logits around 10,000, where neighbouring float32 numbers are 0.00098 apart: the sum is rounded to that grid before it is subtracted.
+There is a second common form: compute `m + log(sum(exp(x - m)))` first, with `m = max(x)`, and subtract it from x. It cannot overflow either. But take logits around 10,000, where neighbouring float32 numbers are 0.00098 apart: the logarithm is rounded to that grid before it is subtracted.
 """
 
 # %%
@@ -147,16 +147,16 @@ high - rounded_first, high - high.max() - np.log(np.exp(high - high.max()).sum()
 
 # %% [markdown]
 """
-The second line is right to seven digits: it is the same as for 2, 1, 0, as it has to be.
+The second line is right to seven digits: it is the same as for the logits 2, 1, 0, as it should be.
 
-**Task (18 points).** Write `log_softmax(x, axis)` for arrays, in the form that shifts first and keeps its digits; `as_floats` of module 02 first, for logits that come as integers. About 3 lines; `keepdims=True` keeps the shapes fitting. The array that came in stays as it is.
+**Task (18 points).** Write `log_softmax(x, axis)` for arrays, in the form that subtracts the maximum first. Begin with `as_floats` of module 02, for logits that are integers. About 3 lines; use `keepdims=True`, so that the shapes fit. Do not change the array that was passed in.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "log-softmax", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def log_softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    """log(softmax(x)) along `axis`, without overflow and without losing digits, for logits of any size."""
+    """log(softmax(x)) along `axis`, for logits of any size, without overflow or loss of digits."""
     ### BEGIN SOLUTION
     x = as_floats(x)
     shifted = x - x.max(axis=axis, keepdims=True)
@@ -166,7 +166,7 @@ def log_softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
 # %% [markdown]
 """
-Three equal logits are three times log(1/3) = -1.0986, whatever they are.
+Three equal logits give log(1/3) = -1.0986 three times, whatever their value.
 """
 
 # %%
@@ -178,9 +178,7 @@ logs = log_softmax(np.zeros((2, 3), np.float32))
 assert logs.shape == (2, 3), f"(2, 3) in, (2, 3) out; yours is {logs.shape}"
 assert np.allclose(logs, third), f"three equal logits have log probability {third:.4f} each, yours: {logs[0]}"
 logs = log_softmax(np.array([0.0, -50.0, -200.0], np.float32))
-assert np.allclose(logs, [0, -50, -200]), (
-    f"0, -50, -200 stay what they are, yours: {logs}; do not pass by softmax"
-)
+assert np.allclose(logs, [0, -50, -200]), f"0, -50, -200 stay, yours: {logs}; do not compute the softmax"
 with np.errstate(over="ignore", invalid="ignore"):
     logs = log_softmax(np.array([10000.0, 9999.0, 9998.0], np.float32))
 want = np.array([-0.40760596, -1.40760596, -2.40760596])
@@ -191,7 +189,7 @@ assert np.allclose(logs, want, rtol=1e-6), (
 )
 x = np.array([[1.0, 2.0], [3.0, 5.0]], np.float32)
 assert np.allclose(np.exp(log_softmax(x, axis=0)).sum(axis=0), 1), "along axis 0 the columns sum to 1"
-assert np.array_equal(x, [[1, 2], [3, 5]]), "the array that was passed in must stay as it is"
+assert np.array_equal(x, [[1, 2], [3, 5]]), "the array that was passed in must not change"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(1)
 x = rng.normal(0, 30, size=(3, 4, 5))
@@ -212,22 +210,20 @@ for offset in (0, 1e3, -1e3, 1e5):
     assert got.dtype == np.float32, f"float32 in, float32 out; yours is {got.dtype}"
 assert np.allclose(log_softmax(np.uint8([200, 100, 200])), [-math.log(2), -100 - math.log(2), -math.log(2)])
 masked = log_softmax(np.array([0.0, -np.inf, 0.0], np.float32))
-assert np.allclose(masked[[0, 2]], -np.log(2.0)) and masked[1] == -np.inf, "a logit of -inf takes no part"
+assert np.allclose(masked[[0, 2]], -np.log(2.0)) and masked[1] == -np.inf, "a logit of -inf has probability 0"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
 ## Surprise
 
-How good is a forecast of 80 % for rain, if it rains? Score it by the logarithm of what it gave to the thing that happened: `-log 0.8 = 0.22`. A forecast of 1 % would cost 4.6, one of 100 % nothing. This is the *surprise*, in units called nats, and it has the property that makes it the loss of language models: who minimises the expected surprise must say the true probabilities. No other forecast does better on average.
+How good is a forecast of 80 % for rain, if it rains? Score it by the logarithm of the probability that it gave to what happened: `-log 0.8 = 0.22`. A forecast of 1 % would cost 4.6, and one of 100 % nothing. This is the *surprise*, measured in nats. It is the loss of language models because of one property: the forecast with the smallest expected surprise is the one that states the true probabilities.
 
-The mean surprise of a text under a model is the **cross entropy**. Of each row of logits you need one log probability, that of the token that came next.
+The mean surprise of a model at a text is the **cross entropy**. From each row of logits you need one log probability, that of the token that came next.
 
-Some positions do not count: padding at the end of a short text, or the user's half of a dialogue, which the model should read and not learn to say. Their target is set to a number that can be no token, -100 by custom. They are left out of the sum *and* of the number that it is divided by; a mean that counts them gets smaller by padding.
+Some positions do not count: the padding at the end of a short text, or the user's half of a dialogue, which the model should read but not learn to write. Their target is set to a number that is not a token, by convention -100. Leave them out of the sum *and* of the number by which it is divided; otherwise padding would make the mean smaller.
 
-**Task (20 points).** Write `cross_entropy(logits, targets, ignore_index)` for arrays: logits (..., V), integer targets (...), result a scalar, the mean of `-log p(target)` over the targets that are not `ignore_index`. Flatten to rows, choose the rows that count, take `log_softmax`, pick one entry of each row, and average. About 5 lines. `np.flatnonzero(condition)` gives the places where it holds; `table[np.arange(n), columns]` picks one entry of each row.
-
-It may rely on targets that are in order; the next task checks them.
+**Task (20 points).** Write `cross_entropy(logits, targets, ignore_index)` for arrays: logits (..., V) and integer targets (...). The result is a scalar, the mean of `-log p(target)` over the targets that are not `ignore_index`. Flatten to rows, choose the rows that count, take `log_softmax`, pick one entry of each row, and average. About 5 lines. `np.flatnonzero(condition)` gives the indices at which it holds; `table[np.arange(n), columns]` picks one entry of each row. You may assume that the targets are valid; the next task checks them.
 """
 
 
@@ -246,7 +242,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray, ignore_index: int = -
 
 # %% [markdown]
 """
-Two rows over three tokens. The first gives the right token probability 1/2 (its logits are the logarithms of 2, 1, 1), the second gives it 1/4. The mean of log 2 and log 4 is 1.5 log 2: is that 1.04?
+Here are two rows over three tokens. The first gives the right token a probability of 1/2 (its logits are the logarithms of 2, 1, 1), the second 1/4. The mean of log 2 and log 4 is 1.5 log 2, about 1.04.
 """
 
 # %%
@@ -257,7 +253,7 @@ float(cross_entropy(logits, np.array([0, 2])))
 # %% nbgrader={"grade": true, "grade_id": "test-cross-entropy", "locked": true, "points": 20, "schema_version": 3, "solution": false}
 ### BEGIN HIDDEN TESTS
 def log_softmax(x, axis=-1):
-    """One that is right, whatever became of the task above."""
+    """A correct version, whatever the answer to the task above."""
     x = x - np.max(x, axis=axis, keepdims=True)
     return x - np.log(np.sum(np.exp(x), axis=axis, keepdims=True))
 
@@ -273,9 +269,7 @@ assert np.allclose(loss, want), (
     f"two more rows that do not count leave the loss at {want:.4f}, yours is {loss:.4f}; divide by 2, not 4"
 )
 loss = cross_entropy(logits, np.array([0, 2]), ignore_index=2)
-assert np.allclose(loss, np.log(2)), (
-    f"with ignore_index=2 only the first row counts: {np.log(2):.4f}, yours {loss}"
-)
+assert np.allclose(loss, np.log(2)), f"with ignore_index=2 only the first row counts: log 2, yours is {loss}"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(2)
 for front, vocab_size in (((4,), 7), ((2, 3), 5), ((2, 3, 4), 6), ((), 5)):
@@ -304,9 +298,9 @@ Write the surprise of one row as `L = log(sum_j exp(x_j)) - x_t`. Its derivative
 
 dL/dx_i = softmax(x)_i - [i = t]
 
-Push every logit down in proportion to its probability, and the right one up by 1. The slope of each logit lies between -1 and 1, however wrong the model is. On the detour through the probability the same slope would be a product: `-1/p` from the logarithm, times a number about as small as `p` from the softmax. At p = 0 that is infinity times zero. Together the two factors cancel; apart they blow up. This is what is meant by a loss that is well behaved, and the reason why `CrossEntropyLoss` takes logits.
+Against this slope, training pushes every logit down in proportion to its probability, and the right one up by 1 besides. The slope of each logit is between -1 and 1, however wrong the model is. On the detour through the probability, the same slope would be a product: `-1/p` from the logarithm, times a number about as small as `p` from the softmax. At p = 0 that is infinity times zero. Together the two factors cancel; computed apart they give NaN. This is why `CrossEntropyLoss` takes logits.
 
-Believe no derivation that you have not nudged. Move each logit by a millionth and see what the loss does; below it, what the formula says for a target of 2.
+Check the derivation by nudging: move each logit by a millionth and see what the loss does. Below that is what the formula says for a target of 2.
 """
 
 # %%
@@ -320,16 +314,16 @@ np.array([nudged, formula]).round(6)
 
 # %% [markdown]
 """
-## Targets that cannot be
+## Invalid targets
 
-NumPy would accept several kinds of broken targets without a word. A target of -1 picks the *last* column. Targets of shape (B·T,) with logits of shape (B, T, V) flatten to the same number of rows. Floats are what you get from reading a table. Each of these trains a model towards nonsense. The checks cost nothing next to the matrix products, so this is a door to guard.
+NumPy silently accepts several kinds of invalid targets. A target of -1 picks the *last* column. Targets of shape (T, B) with logits of shape (B, T, V) flatten to the same number of rows, in the wrong order. Booleans are a mask for NumPy, not columns. Each of these either trains a model towards nonsense or fails later with an obscure error, and the checks cost little beside the matrix products.
 
 **Task (16 points).** Write `check_targets(targets, logits_shape, ignore_index)`. It returns the targets as an array, or raises, in this order:
 
-1. `TypeError` with their dtype, if they are no integers (kinds `"i"` and `"u"`; booleans are none);
+1. `TypeError` with their dtype, if they are not integers (kinds `"i"` and `"u"`; booleans do not count);
 2. `ValueError` with both shapes, if their shape is not that of the logits without the last axis;
-3. `ValueError`, if no target is left that is not `ignore_index`, with their number;
-4. `ValueError` with the first wrong target and V, if one that is not `ignore_index` lies outside 0 … V - 1.
+3. `ValueError` with the number of targets, if all of them are `ignore_index`;
+4. `ValueError` with the first wrong target and V, if one that is not `ignore_index` is outside 0 … V - 1.
 
 About 12 lines. `as_array` of module 01 takes lists, arrays and Tensors.
 """
@@ -340,7 +334,7 @@ About 12 lines. `as_array` of module 01 takes lists, arrays and Tensors.
 def check_targets(targets: ArrayLike, logits_shape: tuple, ignore_index: int = -100) -> np.ndarray:
     """Targets in any form, for logits (..., V) -> integer array (...), each in [0, V) or ignore_index.
 
-    Raises TypeError if they are no integers; ValueError for another shape, for a target outside the
+    Raises TypeError if they are not integers; ValueError for another shape, for a target outside the
     vocabulary, and if all of them are ignore_index.
     """
     ### BEGIN SOLUTION
@@ -375,14 +369,14 @@ def refused(kind, targets, shape, *words, **options):
     except (ValueError, TypeError) as error:
         assert type(error) is kind, f"raise a {kind.__name__} here, not a {type(error).__name__}: {error}"
         for word in words:
-            assert word in str(error), f"the message should hold {word}, yours says: {error}"
+            assert word in str(error), f"the message should contain {word}, yours says: {error}"
     else:
         raise AssertionError(f"targets {targets} for logits of shape {shape} should raise a {kind.__name__}")
 
 
 good = check_targets([[4, 0], [-100, 1]], (2, 2, 5))
 assert isinstance(good, np.ndarray), f"return an array, yours is {type(good).__name__}"
-assert np.array_equal(good, [[4, 0], [-100, 1]]), f"good targets come back as they are, yours: {good}"
+assert np.array_equal(good, [[4, 0], [-100, 1]]), f"valid targets are returned as they are, yours: {good}"
 refused(TypeError, [1.0, 2.0], (2, 5), "float32")
 refused(ValueError, [1, 2, 3, 4], (2, 2, 5), "(2, 2", "(4,)")
 refused(ValueError, [-100, -100], (2, 5), "2")
@@ -398,17 +392,15 @@ refused(ValueError, np.zeros((0,), int), (0, 5), "0")
 refused(ValueError, [0, 9, 8], (3, 5), "9")
 for targets, shape in ((np.array(3), (5,)), (Tensor([0, 4]), (2, 5)), (np.array([4, 0], np.uint8), (2, 5))):
     assert np.array_equal(check_targets(targets, shape), np.asarray(targets)), (
-        f"{targets!r} for {shape} is in order"
+        f"{targets!r} for {shape} is valid"
     )
-assert np.array_equal(check_targets([7, 0], (2, 5), ignore_index=7), [7, 0]), (
-    "an ignored target may be any number"
-)
+assert np.array_equal(check_targets([7, 0], (2, 5), ignore_index=7), [7, 0]), "an ignored target: any number"
 assert np.array_equal(check_targets([0, -100], (2, 5)), [0, -100])
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-**Task (8 points).** Put the two together in `CrossEntropyLoss.__call__`: check the targets against the shape of the logits, then call `cross_entropy` through `apply`, with `ignore_index` as an option. 2 lines. Through `apply`, because this is where module 05 will look when it asks how the loss was made, and it will find `cross_entropy` and its slope, softmax minus one, instead of the logarithm and the softmax apart.
+**Task (8 points).** Put the two together in `CrossEntropyLoss.__call__`: check the targets against the shape of the logits, then call `cross_entropy` through `apply`, with `ignore_index` as an option. 2 lines. With `apply`, module 05 sees a single operation, `cross_entropy`, and uses the slope above, instead of those of the logarithm and the softmax.
 """
 
 
@@ -417,7 +409,7 @@ assert np.array_equal(check_targets([0, -100], (2, 5)), [0, -100])
 class CrossEntropyLoss:
     """Called with (..., V) logits and (...) integer targets: the mean surprise in nats, a scalar Tensor.
 
-    Targets equal to ignore_index do not count. Raises ValueError or TypeError for targets that cannot be.
+    Targets equal to ignore_index do not count. Raises ValueError or TypeError for invalid targets.
     """
 
     def __init__(self, ignore_index: int = -100):
@@ -437,13 +429,13 @@ CrossEntropyLoss()(Tensor([[[0.0, 0.0], [9.0, 0.0]]]), [[1, -100]])
 # %% nbgrader={"grade": true, "grade_id": "test-cross-entropy-loss", "locked": true, "points": 8, "schema_version": 3, "solution": false}
 ### BEGIN HIDDEN TESTS
 def cross_entropy(logits, targets, ignore_index=-100):
-    """One that is right, whatever became of the task above."""
+    """A correct version, whatever the answer to the task above."""
     pairs = zip(logits.reshape(-1, logits.shape[-1]), np.asarray(targets).reshape(-1), strict=True)
     return np.float32(np.mean([np.log(np.exp(row - row[t]).sum()) for row, t in pairs if t != ignore_index]))
 
 
 def check_targets(targets, logits_shape, ignore_index=-100):
-    """The same for the checks: one is enough to see that it is asked."""
+    """A simpler version, which is enough to see that it is called."""
     targets = as_array(targets)
     counted = targets[targets != ignore_index]
     if targets.shape != logits_shape[:-1] or counted.min() < 0 or counted.max() >= logits_shape[-1]:
@@ -454,9 +446,7 @@ def check_targets(targets, logits_shape, ignore_index=-100):
 ### END HIDDEN TESTS
 loss = CrossEntropyLoss()(Tensor([[[0.0, 0.0], [9.0, 0.0]]]), [[1, -100]])
 assert isinstance(loss, Tensor), f"the loss is a Tensor, yours is {type(loss).__name__}: go through apply"
-assert loss.shape == () and abs(float(loss) - np.log(2)) < 1e-6, (
-    f"one position of two equal logits: log 2, {loss!r}"
-)
+assert loss.shape == () and abs(float(loss) - np.log(2)) < 1e-6, f"two equal logits: log 2, not {loss!r}"
 loss = CrossEntropyLoss(ignore_index=0)(Tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), [1, 0])
 assert abs(float(loss) - np.log(3)) < 1e-6, f"with ignore_index=0 only the first row counts: log 3, {loss!r}"
 try:
@@ -464,7 +454,7 @@ try:
 except ValueError:
     pass
 else:
-    raise AssertionError("a target of -1 is no token: check the targets first")
+    raise AssertionError("a target of -1 is not a token: check the targets first")
 ### BEGIN HIDDEN TESTS
 from tinytorch.core.tensor import set_recorder
 
@@ -484,15 +474,15 @@ set_recorder(previous)
 assert len(recorder.seen) == 1, f"one operation should pass through apply, {len(recorder.seen)} did"
 function, first, options = recorder.seen[0]
 assert function is cross_entropy, f"apply should be given cross_entropy, it was given {function}"
-assert first is logits, "give apply the logits as they came, or their gradient finds no way back"
+assert first is logits, "give apply the logits as they came, or no gradient reaches them"
 assert options == {"ignore_index": 1}, f"ignore_index is passed on as an option, yours: {options}"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-## What an untrained model must say
+## What an untrained model should say
 
-Before the first step a model knows nothing, so it should give all V tokens about the same probability, 1/V. Its surprise is then `log V` for every token, whatever comes next. This is the first number that a training run prints, and you can know it before you start.
+Before the first step a model knows nothing, so it should give all V tokens about the same probability, 1/V. Its surprise is then `log V`, whatever token comes next. A training run should begin near this number, and you know it before you start.
 
 **Task (8 points).** Write `chance_loss(vocab_size)`: the cross entropy of a model that gives every token the same probability. 1 line; the check of the size is given.
 """
@@ -503,7 +493,7 @@ Before the first step a model knows nothing, so it should give all V tokens abou
 def chance_loss(vocab_size: int) -> float:
     """The cross entropy, in nats, of a model that finds all tokens equally likely: where training starts.
 
-    Raises ValueError for a vocabulary below 1 token, TypeError if it is no whole number.
+    Raises ValueError for a vocabulary below 1 token, TypeError if it is not an integer.
     """
     check_sizes(vocab_size=vocab_size)
     ### BEGIN SOLUTION
@@ -513,7 +503,7 @@ def chance_loss(vocab_size: int) -> float:
 
 # %% [markdown]
 """
-The vocabulary of GPT-2 has 50,257 tokens. Its training began near this number, and any GPT with that vocabulary that begins elsewhere has a bug or a reason:
+The vocabulary of GPT-2 has 50,257 tokens. If a new GPT with that vocabulary begins training far from this number, find out why:
 """
 
 # %%
@@ -522,18 +512,16 @@ chance_loss(50257)
 # %% nbgrader={"grade": true, "grade_id": "test-chance-loss", "locked": true, "points": 8, "schema_version": 3, "solution": false}
 chance = chance_loss(2)
 assert abs(chance - 0.6931472) < 1e-6, f"two tokens, 1/2 each: log 2 = 0.693 nats, yours is {chance}"
-assert chance_loss(1) == 0, f"one token alone is no surprise: 0, yours is {chance_loss(1)}"
+assert chance_loss(1) == 0, f"an only token is never a surprise: 0, yours is {chance_loss(1)}"
 ### BEGIN HIDDEN TESTS
 for vocab_size in (3, 65, 256, 50257):
     want = -sum(math.log(1 / vocab_size) / vocab_size for _ in range(vocab_size))
-    assert abs(chance_loss(vocab_size) - want) < 1e-9, (
-        f"V = {vocab_size}: {want}, yours {chance_loss(vocab_size)}"
-    )
+    assert abs(chance_loss(vocab_size) - want) < 1e-9, f"V = {vocab_size}: the loss by chance is {want}"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-A real model does not begin with equal logits but with small random ones. Say they are normal with deviation `s`, and know nothing of the target. Then the expected value of `exp(x)` is `exp(s² / 2)`, so the logarithm of the sum is close to `log V + s² / 2`, while the target's logit is 0 on average: an untrained model pays `s² / 2` more than chance, for being sure of things that it cannot know. Measured on 4,000 rows over 2,000 tokens, for deviations 0.1, 1 and 2, next to `s² / 2`:
+A real model does not begin with equal logits but with random ones. Suppose they are normal with standard deviation `s`, and independent of the target. Then the expected value of `exp(x)` is `exp(s² / 2)`, so for many tokens the logarithm of the sum is close to `log V + s² / 2`, while the target's logit is 0 on average. So an untrained model pays `s² / 2` more than chance, for being sure of things that it cannot know. The cell measures this on 4,000 rows over 2,000 tokens, for standard deviations of 0.1, 1 and 2, beside `s² / 2`:
 """
 
 # %%
@@ -547,13 +535,13 @@ excess
 
 # %% [markdown]
 """
-So: a first loss near `log V` is right. Far above it, the initial weights are too large, and the first hundred steps go into unlearning them. *Below* it, before anything was learned, the model has seen the answer: look for a target that leaks into the input.
+So a first loss should be near `log V`. If it is far above, the initial weights are probably too large, and training first has to undo them. If it is clearly *below* before anything was learned, the model has seen the answer: look for a target that leaks into the input.
 
 ## Perplexity
 
-Nats are hard to feel. Undo the logarithm: a loss of `log 12` is that of a model that hesitates between 12 equally likely tokens each time. `exp(loss)` is called the **perplexity**. At chance it is V; a model that knows the text by heart has 1.
+Nats are not intuitive, so undo the logarithm: a loss of `log 12` is that of a model that always hesitates between 12 equally likely tokens. `exp(loss)` is called the **perplexity**. At chance it is V; for a model that knows the text by heart it is close to 1.
 
-**Task (10 points).** Write `perplexity(loss)` for a Tensor, array or number. A cross entropy cannot be negative: raise a `ValueError` with the number. `math.exp` raises an error above 709; return `math.inf` there, since a report should not stop a training run. About 7 lines. What is not a number stays not a number.
+**Task (10 points).** Write `perplexity(loss)` for a Tensor, array or number. A cross entropy cannot be negative: raise a `ValueError` with the number. `math.exp` raises an error above about 709.8; return `math.inf` there, since a report should not stop a training run. NaN stays NaN. About 7 lines.
 """
 
 
@@ -562,7 +550,7 @@ Nats are hard to feel. Undo the logarithm: a loss of `log 12` is that of a model
 def perplexity(loss: Tensor | float) -> float:
     """exp(cross entropy in nats): between how many equally likely tokens the model hesitates.
 
-    inf where that is too large for a float. Raises ValueError for a negative loss, which no cross entropy is.
+    inf where that is too large for a float. Raises ValueError for a negative loss.
     """
     ### BEGIN SOLUTION
     loss = float(loss)
@@ -583,30 +571,26 @@ value = perplexity(math.log(12))
 assert abs(value - 12) < 1e-9, f"a loss of log 12 is a choice among 12, yours is {value}"
 assert perplexity(0.0) == 1, f"no surprise at all is a perplexity of 1, yours is {perplexity(0.0)}"
 value = perplexity(Tensor(2.0))
-assert isinstance(value, float) and abs(value - 7.3890561) < 1e-6, (
-    f"of a Tensor too: 7.389, yours is {value!r}"
-)
-assert perplexity(1000.0) == math.inf, (
-    f"exp(1000) fits into no float: infinity, yours is {perplexity(1000.0)}"
-)
+assert isinstance(value, float) and abs(value - 7.3890561) < 1e-6, f"a Tensor of 2: 7.389, not {value!r}"
+assert perplexity(1000.0) == math.inf, f"exp(1000) is too large: infinity, not {perplexity(1000.0)}"
 try:
     perplexity(-0.5)
 except ValueError as error:
     assert "-0.5" in str(error), f"name the number -0.5 in the message: {error}"
 else:
-    raise AssertionError("a loss of -0.5 is no cross entropy: raise a ValueError")
+    raise AssertionError("a loss of -0.5 is not a cross entropy: raise a ValueError")
 ### BEGIN HIDDEN TESTS
 from decimal import Decimal
 
 for loss in (0.1, 3.0, 11.0, 700.0):
     want = float(Decimal(loss).exp())
     assert abs(perplexity(np.float64(loss)) / want - 1) < 1e-9, f"wrong for a loss of {loss}"
-assert math.isnan(perplexity(math.nan)) and perplexity(math.inf) == math.inf, "nan stays nan, inf stays inf"
+assert math.isnan(perplexity(math.nan)) and perplexity(math.inf) == math.inf, "NaN stays NaN, inf stays inf"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-**Question (5 points).** A student pads the short texts of a batch with token 0 and forgets `ignore_index`. A third of all positions are padding. The loss falls faster than that of her neighbour, who did it right, and her model writes worse. Explain both.
+**Question (5 points).** A student pads the short texts of a batch with token 0 and forgets `ignore_index`. A third of all positions are padding. Her loss falls faster than that of a colleague who ignores the padding, but her model writes worse. Explain both.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-padding", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -616,7 +600,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question (5 points).** A model over 65 characters prints a loss of 9.3 before its first step. What should it have printed, and what are the two most likely causes, in the model or in the data? How would you tell them apart?
+**Question (5 points).** A model over 65 characters prints a loss of 9.3 before its first step. What should it have printed? What are the two most likely causes, in the model or in the data, and how would you tell them apart?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-first-loss", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -628,12 +612,12 @@ Your answer here.
 """
 ## You can now ...
 
-... measure how wrong a model is in a way that tells it the truth about probabilities, keep that measure finite and exact where others overflow, leave out what should not count, refuse targets that cannot be, and say before a run what its first number must be.
+... measure how wrong a model is with a loss that is smallest for the true probabilities, keep it finite and precise for logits of any size, leave out positions that do not count, refuse invalid targets, and predict the first loss of a run.
 
 Two exercises.
 
-- Two batches have perplexities 4 (10 tokens) and 2 (990 tokens). What is the perplexity of both together? It is neither the mean of the two nor the mean weighted by tokens; write the function that combines any number of them.
-- Label smoothing (Szegedy et al. 2016, arXiv:1512.00567) gives the target 0.9 and shares 0.1 among all tokens. Write it with `log_softmax`, and find the smallest loss that it can reach. Why is it not zero?
+- Two batches have perplexities of 4 (10 tokens) and 2 (990 tokens). What is the perplexity of both together? It is neither the mean of the two nor the mean weighted by tokens; write a function that combines any number of them.
+- Label smoothing (Szegedy et al. 2016, arXiv:1512.00567) gives the target 0.9 and divides 0.1 among all tokens. Write it with `log_softmax`, and find the smallest loss that it can reach. Why is it not zero?
 
-Next: module 05. The loss is a number; the slope tells each weight which way to go. You have seen one slope by nudging. A model has a hundred million of them.
+Next: module 05. The loss is a number; its slopes tell each weight which way to go. You measured four slopes by nudging. A model has a hundred million of them.
 """

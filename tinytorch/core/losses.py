@@ -26,7 +26,7 @@ class MSELoss:
     """Called with predictions and targets of one shape: the mean of their squared differences, a scalar."""
 
     def __call__(self, prediction: ArrayLike, target: ArrayLike) -> Tensor:
-        """Raises ValueError if the shapes differ, or if they hold nothing."""
+        """Raises ValueError if the shapes differ, or if there are no entries."""
         prediction, target = floats(prediction), floats(target)
         if prediction.shape != target.shape:
             raise ValueError(f"the prediction has shape {prediction.shape}, the target {target.shape}")
@@ -37,7 +37,7 @@ class MSELoss:
 
 # %% ../../modules/04_losses/losses_dev.py #log-softmax
 def log_softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    """log(softmax(x)) along `axis`, without overflow and without losing digits, for logits of any size."""
+    """log(softmax(x)) along `axis`, for logits of any size, without overflow or loss of digits."""
     x = as_floats(x)
     shifted = x - x.max(axis=axis, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
@@ -55,7 +55,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray, ignore_index: int = -
 def check_targets(targets: ArrayLike, logits_shape: tuple, ignore_index: int = -100) -> np.ndarray:
     """Targets in any form, for logits (..., V) -> integer array (...), each in [0, V) or ignore_index.
 
-    Raises TypeError if they are no integers; ValueError for another shape, for a target outside the
+    Raises TypeError if they are not integers; ValueError for another shape, for a target outside the
     vocabulary, and if all of them are ignore_index.
     """
     targets = as_array(targets)
@@ -77,7 +77,7 @@ def check_targets(targets: ArrayLike, logits_shape: tuple, ignore_index: int = -
 class CrossEntropyLoss:
     """Called with (..., V) logits and (...) integer targets: the mean surprise in nats, a scalar Tensor.
 
-    Targets equal to ignore_index do not count. Raises ValueError or TypeError for targets that cannot be.
+    Targets equal to ignore_index do not count. Raises ValueError or TypeError for invalid targets.
     """
 
     def __init__(self, ignore_index: int = -100):
@@ -91,7 +91,7 @@ class CrossEntropyLoss:
 def chance_loss(vocab_size: int) -> float:
     """The cross entropy, in nats, of a model that finds all tokens equally likely: where training starts.
 
-    Raises ValueError for a vocabulary below 1 token, TypeError if it is no whole number.
+    Raises ValueError for a vocabulary below 1 token, TypeError if it is not an integer.
     """
     check_sizes(vocab_size=vocab_size)
     return math.log(vocab_size)
@@ -100,7 +100,7 @@ def chance_loss(vocab_size: int) -> float:
 def perplexity(loss: Tensor | float) -> float:
     """exp(cross entropy in nats): between how many equally likely tokens the model hesitates.
 
-    inf where that is too large for a float. Raises ValueError for a negative loss, which no cross entropy is.
+    inf where that is too large for a float. Raises ValueError for a negative loss.
     """
     loss = float(loss)
     if loss < 0:
