@@ -2,18 +2,18 @@
 r"""
 # Module 06: Optimizers
 
-`backward()` has told every weight in which direction the loss grows. Now somebody has to decide how far to go the other way. One number for all weights, `p.data -= lr * p.grad`, worked for a sine in module 05, and it crawled. In this module the step grows a memory: of the direction it has been going in (momentum), and of how large each weight's gradients usually are (Adam). The result, AdamW, is what nearly every language model has been trained with, ours included, and it is five lines of arithmetic.
+`backward()` has told every weight in which direction the loss grows. It remains to decide how far to go the other way. In module 05, one step size for all weights, `p.data -= lr * p.grad`, was enough to fit a sine, but slowly. In this module the step gets a memory: of the direction in which it has been going (momentum), and of how large each weight's gradients usually are (Adam). The result, AdamW, is the optimizer of LLaMA (Touvron et al. 2023, arXiv:2302.13971) and of our own models, and it is nine lines of arithmetic.
 
 After this module you will be able to
 
 - say why one step size cannot suit all weights, and what momentum and Adam do about it;
 - write each update in place, so that the model sees it and memory does not grow;
 - derive the bias correction of Adam, and say what happens in the first steps without it;
-- tell weight decay from an L2 penalty, and show that under Adam they are not the same;
+- tell weight decay from an L2 penalty, and show that with Adam they are not the same;
 - clip gradients by their common norm;
 - save an optimizer so that training goes on exactly as if it had never stopped.
 
-You need modules 01 to 05. The updates are functions on plain arrays; the classes around them only call them. Every part is graded alone, with correct versions of the functions before it.
+You need modules 01 to 05. The updates are functions of plain arrays; the classes around them only call them. Every part is graded alone, with correct versions of the functions before it.
 """
 
 # %%
@@ -35,9 +35,9 @@ r"""
 
 Take the simplest loss with two weights, a bowl that is flat in one direction and steep in the other: $\tfrac12 (w_0^2 + 50 \, w_1^2)$. Its gradient is $(w_0, 50 \, w_1)$, so a step of gradient descent multiplies $w_0$ by $1 - \text{lr}$ and $w_1$ by $1 - 50 \, \text{lr}$.
 
-The steep direction sets the limit: beyond $\text{lr} = 2/50$ the second factor is below $-1$, and every step overshoots further than the last. The flat direction pays for it: with $\text{lr} = 0.04$ each step takes away 4 percent of $w_0$, and no more. A network has millions of directions, and the ratio of the steepest to the flattest is not 50 but thousands.
+The steep direction sets the limit: beyond $\text{lr} = 2/50$ the second factor is below $-1$, and every step overshoots further than the one before. The flat direction pays for this: with $\text{lr} = 0.04$, each step takes only 4 percent off $w_0$. A network has as many directions as weights, and nothing makes them equally steep.
 
-**Task (6 points).** Write `sgd_step(weight, grad, lr)`: weight minus lr times grad, **in place**. `weight` is the array inside a Tensor inside a model. `weight = weight - ...` would make a new array, and the model would keep the old one. Return nothing. 1 line.
+**Task (6 points).** Write `sgd_step(weight, grad, lr)`: subtract lr times grad from weight, **in place**. `weight` is the array inside a Tensor of a model; `weight = weight - ...` would make a new array, and the model would keep the old one. Return nothing. 1 line.
 """
 
 
@@ -52,7 +52,7 @@ def sgd_step(weight: np.ndarray, grad: np.ndarray, lr: float) -> None:
 
 # %% [markdown]
 """
-The bowl, 100 steps from (1, 1), a little below the limit and a little above. Which of the two numbers is the problem in the first run, and which in the second?
+The cell takes 100 steps in the bowl from (1, 1), first with an lr a little below the limit, then with one a little above. Which of the two weights is the problem in the first run, and which in the second?
 """
 
 # %%
@@ -60,7 +60,7 @@ CURVATURE = np.array([1.0, 50.0], dtype=np.float32)
 
 
 def roll(step, num_steps=100):
-    """From (1, 1), `step(w, grad, t)` changes w in place for t = 1, 2, ... -> where it ends."""
+    """Starts at (1, 1); `step(w, grad, t)` changes w in place for t = 1, 2, ... -> where w ends."""
     w = np.ones(2, dtype=np.float32)
     for t in range(1, num_steps + 1):
         step(w, CURVATURE * w, t)
@@ -76,7 +76,7 @@ sgd_step(weight, grad, 0.5)
 assert np.array_equal(weight, [-4, 4]), (
     f"(1, 2) - 0.5 * (10, -4) is (-4, 4), the array holds {weight}; was it changed in place?"
 )
-assert outside is weight and np.array_equal(grad, [10, -4]), "the gradient must stay as it is"
+assert outside is weight and np.array_equal(grad, [10, -4]), "the gradient must not change"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(0)
 for shape in ((), (7,), (3, 5), (2, 3, 4)):
@@ -93,11 +93,11 @@ assert np.array_equal(whole.sum(axis=1), [6, 0, 0, 6]), "a slice of a larger arr
 r"""
 ## Momentum
 
-A ball that rolls down a valley does not zigzag: the pushes from the two walls cancel, the small push along the valley adds up. Give the step a velocity (Polyak 1964, "Some methods of speeding up the convergence of iteration methods"):
+A ball that rolls down a valley does not zigzag: the pushes from its two walls cancel, while the small pushes along the valley add up. So give the step a velocity (Polyak 1964, "Some methods of speeding up the convergence of iteration methods"):
 
 $$u \leftarrow \mu \, u + g, \qquad w \leftarrow w - \text{lr} \cdot u.$$
 
-With a gradient that always points the same way, the velocity grows to $g (1 + \mu + \mu^2 + \dots) = g / (1 - \mu)$: ten times the gradient for $\mu = 0.9$. With one that changes its sign at every step it stays near $g / (1 + \mu)$, about half.
+If the gradient is always the same, the velocity grows to $g (1 + \mu + \mu^2 + \dots) = g / (1 - \mu)$, ten times the gradient for $\mu = 0.9$. If the gradient changes its sign at every step, the size of the velocity settles at $g / (1 + \mu)$, about half.
 
 **Task (8 points).** Write `accumulate(velocity, grad, momentum)`: velocity becomes momentum times velocity plus grad, in place. 2 lines.
 """
@@ -115,7 +115,7 @@ def accumulate(velocity: np.ndarray, grad: np.ndarray, momentum: float) -> None:
 
 # %% [markdown]
 """
-Three times the gradient 1, with momentum 0.9: 1, then 0.9 + 1, then ...
+Three gradients of 1, with momentum 0.9: 1, then 0.9 + 1, then ...
 """
 
 # %%
@@ -131,13 +131,11 @@ accumulate(velocity, grad, 0.5)
 assert np.array_equal(velocity, [6, -3]), (
     f"0.5 * (10, -10) + (1, 2) is (6, -3), the array holds {velocity}; was it changed in place?"
 )
-assert np.array_equal(grad, [1, 2]), "the gradient must stay as it is"
+assert np.array_equal(grad, [1, 2]), "the gradient must not change"
 velocity = np.zeros(1, np.float32)
 for _ in range(200):
     accumulate(velocity, np.ones(1, np.float32), 0.9)
-assert abs(velocity.item() - 10) < 1e-3, (
-    f"gradients of 1 for ever lead to 1 / (1 - 0.9) = 10, yours to {velocity}"
-)
+assert abs(velocity.item() - 10) < 1e-3, f"200 gradients of 1 lead to 1 / (1 - 0.9) = 10, yours to {velocity}"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(1)
 velocity, want = np.zeros((3, 4), np.float32), [0.0] * 12
@@ -150,7 +148,7 @@ assert np.allclose(velocity.ravel(), want, atol=1e-5), "wrong after five steps"
 
 # %% [markdown]
 """
-The bowl again, with the same 100 steps. The flat direction gets somewhere now, and the steep one holds.
+The bowl again, with the same 100 steps, first without and then with momentum. The flat direction gets further, and the steep one stays stable.
 """
 
 # %%
@@ -168,11 +166,11 @@ roll(lambda w, grad, t: sgd_step(w, grad, 0.039)), roll(step_with_momentum)
 r"""
 ## Adam: a step size for every weight
 
-Momentum still gives all weights the same lr. But the embedding of a rare word gets a gradient once in a thousand steps, and a bias gets one in every step, a hundred times as large. Adam (Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, arXiv:1412.6980) keeps two running means for every weight: of the gradient, and of its square.
+Momentum still gives all weights the same lr. But the embedding of a rare word may get a gradient once in a thousand steps, while a bias gets one in every step. Adam (Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, arXiv:1412.6980) keeps two running means for every weight: of the gradient, and of its square.
 
 $$m \leftarrow \beta_1 m + (1 - \beta_1) \, g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) \, g^2.$$
 
-With $\beta_1 = 0.9$ the first remembers about ten steps, with $\beta_2 = 0.999$ the second about a thousand. $\sqrt v$ is the size that this weight's gradients usually have, so $m / \sqrt v$ is a direction without a scale: multiply a loss by 1,000 and it stays the same.
+With $\beta_1 = 0.9$ the first covers about ten steps, with $\beta_2 = 0.999$ the second about a thousand. $\sqrt v$ is the usual size of this weight's gradients, so $m / \sqrt v$ is a direction without a scale: it stays the same if you multiply the loss by 1,000.
 
 **Task (10 points).** Write `update_moments(m, v, grad, beta1, beta2)`, both in place. 4 lines.
 """
@@ -181,7 +179,7 @@ With $\beta_1 = 0.9$ the first remembers about ten steps, with $\beta_2 = 0.999$
 # %% nbgrader={"grade": false, "grade_id": "update-moments", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def update_moments(m: np.ndarray, v: np.ndarray, grad: np.ndarray, beta1: float, beta2: float) -> None:
-    """Arrays of one shape: m and v, the running means of grad and grad**2, in place (Kingma and Ba 2015)."""
+    """Arrays of one shape: updates m and v, the means of grad and grad**2, in place (Kingma and Ba 2015)."""
     ### BEGIN SOLUTION
     m *= beta1
     m += (1 - beta1) * grad
@@ -192,7 +190,7 @@ def update_moments(m: np.ndarray, v: np.ndarray, grad: np.ndarray, beta1: float,
 
 # %% [markdown]
 """
-From zero, one gradient of 2: m should take over a tenth of it, v a thousandth of its square.
+From zero, with one gradient of 2: m should become a tenth of it, v a thousandth of its square.
 """
 
 # %%
@@ -206,7 +204,7 @@ grad = np.array([2.0, -2.0], np.float32)
 update_moments(m, v, grad, 0.75, 0.5)
 assert np.allclose(m, [1.25, 0.25]), f"0.75 * 1 + 0.25 * (2, -2) is (1.25, 0.25), m holds {m}; in place?"
 assert np.allclose(v, [4, 4]), f"0.5 * 4 + 0.5 * 2^2 is 4 for both signs, v holds {v}"
-assert np.array_equal(grad, [2, -2]), "the gradient must stay as it is"
+assert np.array_equal(grad, [2, -2]), "the gradient must not change"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(2)
 m, v = np.zeros((2, 5), np.float32), np.zeros((2, 5), np.float32)
@@ -226,13 +224,13 @@ Both means start at zero, and a mean that starts at zero is too small at first. 
 
 $$(1 - \beta_1)(1 + \beta_1 + \dots + \beta_1^{t-1}) \, g = (1 - \beta_1^t) \, g,$$
 
-and $v$ holds $(1 - \beta_2^t) \, g^2$. Dividing by these factors makes both exact. It is not a detail: in the first step $m$ is a tenth of $g$ and $v$ a thousandth of $g^2$, so $m / \sqrt v = 0.1 / \sqrt{0.001} \approx 3.2$: three times the step that was asked for, in a model that has seen one batch.
+and $v$ holds $(1 - \beta_2^t) \, g^2$. Dividing by these factors corrects both. This matters: in the first step $m$ is a tenth of $g$ and $v$ a thousandth of $g^2$, so $m / \sqrt v = 0.1 / \sqrt{0.001} \approx 3.2$, more than three times the step that lr asks for, in a model that has seen one batch.
 
 $$w \leftarrow w - \text{lr} \cdot \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}$$
 
-$\epsilon$ keeps a weight that has never had a gradient from a division by zero. It stands outside the root.
+$\epsilon$ prevents a division by zero for a weight whose gradients have all been 0. It is added outside the root.
 
-**Task (14 points).** Write `adam_step(weight, m, v, t, lr, beta1, beta2, eps)`, in place; `t` counts from 1; `m` and `v` are already up to date and stay as they are. About 3 lines. Compute what are plain numbers with `math.sqrt` and Python's arithmetic: `np.sqrt(0.5)` is a float64 of NumPy's, and an array of float32 times a float64 becomes an array of float64, twice the memory and more than twice the time, without a word.
+**Task (14 points).** Write `adam_step(weight, m, v, t, lr, beta1, beta2, eps)`, in place; `t` counts from 1; `m` and `v` are already up to date and must not change. About 3 lines. Compute plain numbers with `math.sqrt` and Python's arithmetic: `np.sqrt(0.5)` is a NumPy float64, and a float32 array times a float64 silently becomes a float64 array, with twice the memory and, for a million weights, 9.3 ms instead of 3.5 (one core, NumPy 2.4).
 """
 
 
@@ -250,7 +248,7 @@ def adam_step(
 ) -> None:
     """Arrays of one shape: weight -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps), in place.
 
-    t: the number of gradients that m and v have seen, 1 or more. (Kingma and Ba 2015, algorithm 1.)
+    t: how many gradients m and v have seen, at least 1. (Kingma and Ba 2015, algorithm 1.)
     """
     ### BEGIN SOLUTION
     root = np.sqrt(v)
@@ -262,7 +260,7 @@ def adam_step(
 
 # %% [markdown]
 """
-The first step of four weights that stand at 0, with gradients of very different size. How far does each go with lr 0.01?
+The first step of four weights that start at 0, with gradients of very different sizes. How far does each go with lr 0.01?
 """
 
 # %%
@@ -279,7 +277,7 @@ assert np.allclose(weight, [0.75, 1.25]), (
     f"the gradients were 1 and -2; the first step goes lr = 0.25 against each sign, to (0.75, 1.25); "
     f"yours is at {weight}. Were m and v divided by 1 - beta^t?"
 )
-assert np.allclose(m, [0.1, -0.2]) and np.allclose(v, [0.001, 0.004]), "m and v must stay as they are"
+assert np.allclose(m, [0.1, -0.2]) and np.allclose(v, [0.001, 0.004]), "m and v must not change"
 weight = np.zeros(1, np.float32)
 adam_step(weight, np.array([1.0], np.float32), np.array([0.0], np.float32), 1, 1.0, 0.5, 0.5, eps=4.0)
 assert np.allclose(weight, -0.5), f"m / (1 - 0.5) = 2, divided by 0 + eps = 4: 0.5; you went {-weight}"
@@ -301,9 +299,9 @@ for t in (1, 2, 7, 100, 5000):
 r"""
 ## The class around it
 
-Everything that is not arithmetic is the same for all optimizers: hold the parameters, keep some arrays for each of them, count its steps, and call the arithmetic. Three decisions are worth a word.
+Everything but the arithmetic is the same for all optimizers: hold the parameters, keep some arrays for each of them, count its steps, and call the arithmetic. Three decisions need an explanation.
 
-**Blocks.** `m += (1 - beta1) * grad` first computes the product of *all* entries and writes it to memory, then reads it back to add it. For an embedding of 40 million entries every one of these passes goes out to the main memory, and an Adam step has about a dozen. So we hand the arithmetic a few rows at a time. All arrays of a block fit into the processor's cache together, the temporary arrays too, and the formulas stay as you wrote them. `in_blocks` is given, and the cell below it measures what it brings.
+**Blocks.** `m += (1 - beta1) * grad` first computes the product for *all* entries and writes it to memory, then reads it back to add it. For an embedding of 40 million entries, each of these passes goes to main memory, and an Adam step has about a dozen. So we pass the arithmetic a few rows at a time. All arrays of such a block, including the temporary ones, fit in the processor's cache together, and the formulas stay as you wrote them. `in_blocks` is given, and the cell below measures what it gains.
 """
 
 # %%
@@ -312,7 +310,7 @@ BLOCK = 2**15  # entries; weight, gradient, moments and temporaries of a block f
 
 
 def in_blocks(*arrays: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
-    """Yields views: the same rows of each array, about BLOCK entries at a time. All have one shape."""
+    """Yields views: the same rows of each array, about BLOCK entries at a time. All have the same shape."""
     rows, size = len(arrays[0]) if arrays[0].ndim else 1, arrays[0].size
     if size <= BLOCK:
         yield arrays
@@ -348,22 +346,20 @@ four = np.ones((4, 4096, 512), np.float32)  # weight, grad, m, v of one large la
 
 # %% [markdown]
 r"""
-**Steps are counted for each parameter.** A parameter whose `.grad` is None took no part in this loss, and it is skipped: its moments do not decay, and its $t$ does not grow, for $t$ says how many gradients *its* means have seen.
+**Steps are counted for each parameter.** A parameter whose `.grad` is None had no part in this loss and is skipped: its moments do not decay, and its $t$ does not grow, because $t$ is the number of gradients that *its* means have seen.
 
-**A state is a flat dictionary** of numbers and arrays, because that is what can be stored in a file without pickle. The settings are part of it, since a run that goes on with another lr is another run. Loading checks every entry before it writes the first.
+**A state is a flat dictionary** of numbers and arrays, because that can be stored in a file without pickle. The settings are part of it, since a run that goes on with another lr is a different run. Loading checks every entry before it changes anything.
 
-**Task (12 points).** Two methods of `Optimizer`.
+**Task (12 points).** The method `step()` of `Optimizer`. `with_gradient()` is given; it checks all shapes and returns the indices of the parameters that have a gradient. For each such index `i`, add 1 to `self.steps[i]`; collect the parameter's buffers, `arrays[i]` for every list `arrays` in `self.buffers.values()`; and for each block of `p.data`, `p.grad` and the buffers call `self.update(weight, grad, *buffers, t=self.steps[i])`. About 6 lines.
 
-`step()`: `with_gradient()` is given; it checks all shapes and returns the numbers of the parameters that have a gradient. For each such number `i`: raise `self.steps[i]` by 1; collect its buffers, `arrays[i]` for every list `arrays` in `self.buffers.values()`; and for each block of `p.data`, `p.grad` and the buffers call `self.update(weight, grad, *buffers, t=self.steps[i])`. About 6 lines.
-
-**Task (8 points).** `state_dict()`: for every name in `self.settings` the attribute of that name; `"steps"`, the counts as an int64 array; and for every buffer `"m"` and every parameter number `i` an entry `"m.i"`, for instance `"m.0"`, with the array itself. About 5 lines.
+**Task (8 points).** The method `state_dict()`. It returns, for every name in `self.settings`, the attribute of that name; under `"steps"`, the counts as an int64 array; and for every buffer such as `"m"` and every parameter index `i` the array itself, under a name such as `"m.0"`. About 5 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "optimizer", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def check_setting(name: str, value: Any, below: float = math.inf) -> float:
-    """-> value as a float. Raises ValueError unless 0 <= value < below, TypeError if it is no number."""
+    """-> value as a float. Raises ValueError unless 0 <= value < below, TypeError if it is not a number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -378,9 +374,9 @@ class Optimizer:
     """What all optimizers share: the parameters, the loop over them, and a state that can be saved.
 
     A subclass has an `update` for arrays, and names what it needs:
-    buffer_names: arrays to keep for each parameter, of its shape, zero at first.
+    buffer_names: arrays to keep for each parameter, of its shape, initially zero.
     limits: setting -> what it must stay below.
-    squares: those buffers that hold squares, which may need float64 where float32 holds what is squared.
+    squares: the buffers that hold squares, which can overflow float32 where the gradient itself does not.
     """
 
     buffer_names: tuple[str, ...] = ()
@@ -393,7 +389,7 @@ class Optimizer:
     eps: float
 
     def __init__(self, parameters: Sequence[Tensor], **settings: Any):
-        """Raises ValueError if there are no parameters, one is there twice, or a setting is out of range."""
+        """Raises ValueError if there are no parameters, one occurs twice, or a setting is out of range."""
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("there are 0 parameters to optimize")
@@ -413,7 +409,7 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        """The learning rate. May be set at any time; ValueError unless it is finite and at least 0."""
+        """The learning rate. It may be set at any time; ValueError unless it is finite and at least 0."""
         return self._lr
 
     @lr.setter
@@ -421,12 +417,12 @@ class Optimizer:
         self._lr = check_setting("lr", value)
 
     def zero_grad(self) -> None:
-        """Forget all gradients: `backward` adds to what is there."""
+        """Removes all gradients, because `backward` adds to what is there."""
         for p in self.parameters:
             p.grad = None
 
     def with_gradient(self) -> list[int]:
-        """-> the numbers of the parameters that have a gradient. ValueError if one has another shape."""
+        """-> the indices of the parameters that have a gradient. ValueError if one has another shape."""
         found = [i for i, p in enumerate(self.parameters) if p.grad is not None]
         for i in found:
             p = self.parameters[i]
@@ -435,9 +431,9 @@ class Optimizer:
         return found
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place; the others stay as they are.
+        """Changes every parameter that has a gradient, in place; the others stay as they are.
 
-        Raises ValueError, before anything changes, if a gradient has another shape than its parameter.
+        Raises ValueError, before anything changes, if the shape of a gradient is not its parameter's.
         """
         ### BEGIN SOLUTION
         for i in self.with_gradient():
@@ -449,7 +445,7 @@ class Optimizer:
         ### END SOLUTION
 
     def update(self, weight: np.ndarray, grad: np.ndarray, *buffers: np.ndarray, t: int) -> None:
-        """Change `weight` and its buffers in place; `grad` stays as it is; t counts the calls, 1, 2, ..."""
+        """Changes `weight` and its buffers in place, but not `grad`; t is the number of the step, from 1."""
         raise TypeError(f"{type(self).__name__} has no update")
 
     def state_dict(self) -> dict:
@@ -496,7 +492,7 @@ class Optimizer:
         return checked
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where the optimizer that gave `state` stood. Errors as `check_state`, before any change."""
+        """Continues from the state of another optimizer. Errors as `check_state`, before any change."""
         checked = self.check_state(state)
         for name in self.settings:
             setattr(self, name, checked[name])
@@ -509,7 +505,7 @@ class Optimizer:
 
 # %% [markdown]
 """
-A toy optimizer shows what the two methods do. Its update takes the number of the step away from every weight, and its one buffer keeps the sum of all gradients. The second parameter has no gradient.
+A toy optimizer shows what the two methods do. Its update subtracts the number of the step from every weight, and its one buffer holds the sum of all gradients. The second parameter has no gradient.
 """
 
 
@@ -543,8 +539,8 @@ counter.step()
 assert np.array_equal(first.data, [9, 19]), f"in the first step t is 1: (9, 19), yours is {first.data}"
 counter.step()
 assert np.array_equal(first.data, [7, 17]), f"in the second step t is 2: (7, 17), yours is {first.data}"
-assert first.data is array, "the array inside the tensor must stay the same one"
-assert np.array_equal(counter.buffers["total"][0], [6, 8]), "each step hands the parameter's own buffer on"
+assert first.data is array, "the array inside the tensor must remain the same object"
+assert np.array_equal(counter.buffers["total"][0], [6, 8]), "pass each parameter's own buffer to update"
 assert np.array_equal(second.data, [[30]]) and counter.steps == [2, 0], (
     f"the second parameter has no gradient: no change, no step; yours: {second.data}, {counter.steps}"
 )
@@ -556,17 +552,16 @@ large = Tensor(np.zeros((300, 401)), requires_grad=True)
 counter = Counter([second, large])
 large.grad = np.arange(large.size, dtype=np.float32).reshape(large.shape)
 counter.step()
-assert (large.data == -1).all(), "of a large parameter every entry takes exactly one step"
-assert np.array_equal(counter.buffers["total"][1], large.grad) and counter.steps == [1, 1], (
-    "rows are mixed up"
-)
+assert (large.data == -1).all(), "every entry of a large parameter takes exactly one step"
+assert np.array_equal(counter.buffers["total"][1], large.grad), "rows are mixed up"
+assert counter.steps == [1, 1], "a parameter in several blocks takes one step, not one for each block"
 large.grad = np.ones(401, np.float32)
 try:
     counter.step()
 except ValueError:
     assert (second.data == 28).all() and counter.steps == [1, 1], "something was changed before the error"
 else:
-    raise AssertionError("a gradient of another shape than its parameter was accepted")
+    raise AssertionError("a gradient whose shape is not its parameter's was accepted")
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-state-dict", "locked": true, "points": 8, "schema_version": 3, "solution": false}
@@ -582,7 +577,7 @@ assert isinstance(state["steps"], np.ndarray) and state["steps"].tolist() == [3,
 )
 assert np.array_equal(state["total.0"], [5, 6]) and np.array_equal(state["total.1"], [[0]]), "wrong buffers"
 ### BEGIN HIDDEN TESTS
-assert state["steps"].dtype == np.int64, f"steps are whole numbers, yours are {state['steps'].dtype}"
+assert state["steps"].dtype == np.int64, f"steps are int64, yours are {state['steps'].dtype}"
 assert state["total.0"] is counter.buffers["total"][0], "the arrays themselves, not copies"
 counter.lr = 0.125
 assert counter.state_dict()["lr"] == 0.125, "lr is what it is now, not what it was at the beginning"
@@ -597,16 +592,16 @@ assert not np.shares_memory(other.buffers["total"][0], counter.buffers["total"][
 r"""
 ## SGD
 
-Large weights make sharp functions, so one often pulls all weights a little towards zero. The oldest way is to add $\tfrac{\lambda}{2} \lVert w \rVert^2$ to the loss; then $\lambda w$ is added to every gradient.
+Large weights make sharp functions, so training often pulls all weights a little towards zero. The oldest way is to add $\tfrac{\lambda}{2} \lVert w \rVert^2$ to the loss, which adds $\lambda w$ to every gradient.
 
-**Task (10 points).** Write `SGD.update`. If `self.weight_decay` is not 0, use `grad + self.weight_decay * weight` for the gradient; a new array, because `grad` is not yours to change. If `self.momentum` is not 0, there is one buffer, the velocity: `accumulate`, and go on with the velocity in place of the gradient. Then `sgd_step`. About 6 lines.
+**Task (10 points).** Write `SGD.update`. If `self.weight_decay` is not 0, use `grad + self.weight_decay * weight` as the gradient; make a new array, because `grad` must not change. If `self.momentum` is not 0, there is one buffer, the velocity: call `accumulate`, and use the velocity instead of the gradient. Then call `sgd_step`. About 6 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "sgd", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class SGD(Optimizer):
-    """weight -= lr * (grad + weight_decay * weight); with momentum, of the accumulated velocity of that.
+    """weight -= lr * (grad + weight_decay * weight); with momentum, lr times the velocity of that.
 
     lr, weight_decay: at least 0; momentum: in [0, 1), usually 0.9. Errors as `Optimizer`.
     """
@@ -634,7 +629,7 @@ class SGD(Optimizer):
 
 # %% [markdown]
 """
-A weight of 4 with gradient 1, lr 0.5 and decay 0.25: the gradient becomes 2, so the step goes to 3.
+A weight of 4 with gradient 1, lr 0.5 and decay 0.25: the gradient becomes 2, so the step leads to 3.
 """
 
 # %%
@@ -660,18 +655,14 @@ SGD(one, lr=0.5).update(weight, grad, t=1)
 assert np.allclose(weight, [3.5, -4.5]), f"(4, -4) - 0.5 * (1, 1) is (3.5, -4.5), yours is {weight}"
 weight = np.array([4.0, -4.0], np.float32)
 SGD(one, lr=0.5, weight_decay=0.25).update(weight, grad, t=1)
-assert np.allclose(weight, [3, -4]), (
-    f"with 0.25 * weight the gradients are (2, 0): (3, -4), yours is {weight}"
-)
-assert np.array_equal(grad, [1, 1]), "the gradient must stay as it is"
+assert np.allclose(weight, [3, -4]), f"with 0.25 * weight the gradients are (2, 0): (3, -4), not {weight}"
+assert np.array_equal(grad, [1, 1]), "the gradient must not change"
 weight, velocity = np.array([4.0, -4.0], np.float32), np.array([2.0, 2.0], np.float32)
 SGD(one, lr=0.5, momentum=0.5).update(weight, grad, velocity, t=2)
 assert np.allclose(velocity, [2, 2]), f"0.5 * 2 + 1 is 2 again, the velocity is {velocity}"
-assert np.allclose(weight, [3, -5]), (
-    f"a step of 0.5 times the velocity (2, 2) leads to (3, -5), yours is {weight}"
-)
+assert np.allclose(weight, [3, -5]), f"0.5 times the velocity (2, 2) leads to (3, -5), yours is {weight}"
 ### BEGIN HIDDEN TESTS
-assert np.array_equal(grad, [1, 1]), "the gradient must stay as it is"
+assert np.array_equal(grad, [1, 1]), "the gradient must not change"
 rng = np.random.default_rng(4)
 weight, velocity = rng.normal(size=(2, 3)).astype(np.float32), np.zeros((2, 3), np.float32)
 want, moving = weight.astype(float).ravel().tolist(), [0.0] * 6
@@ -689,11 +680,11 @@ assert np.allclose(weight.ravel(), want, atol=1e-5), "momentum and weight decay 
 r"""
 ## Adam, and weight decay done right
 
-Put the same $\lambda w$ into Adam's gradient, and something odd happens. Adam divides by the size of the gradients, and $\lambda w$ is divided along with the rest: a weight with large gradients is hardly pulled to zero, a weight with small ones strongly. Nobody had meant that. Loshchilov and Hutter ("Decoupled weight decay regularization", ICLR 2019, arXiv:1711.05101) noticed, and took the decay out of the gradient: first shrink the weight, $w \leftarrow (1 - \text{lr} \cdot \lambda) \, w$, then take the plain Adam step. That is AdamW. (In the paper $\lambda$ stands without the lr, which is a setting of its own there; libraries multiply, and so do we.)
+If you add the same $\lambda w$ to Adam's gradient, something odd happens. Adam divides by the size of the gradients, and $\lambda w$ is divided with the rest: a weight with large gradients is hardly pulled to zero, and a weight with small ones strongly. This is not what decay is meant to do. So Loshchilov and Hutter ("Decoupled weight decay regularization", ICLR 2019, arXiv:1711.05101) took it out of the gradient: first shrink the weight, $w \leftarrow (1 - \text{lr} \cdot \lambda) \, w$, then take the plain Adam step. That is AdamW. (In the paper $\lambda$ is multiplied by the schedule but not by the lr; PyTorch multiplies by the lr too, and so do we.)
 
-A gradient of 2e19 is finite in float32; its square is not, and a $v$ that is infinite once stays so and freezes its weight for good. `with_gradient`, given, sees to it: where the squares of a gradient are too large, this gradient and its $v$ become float64, which your formulas do not notice.
+A gradient of 2e19 is finite in float32, but its square is not, and once $v$ is infinite it stays infinite and its weight no longer moves. `with_gradient`, which is given, prevents this: if the squares of a gradient are too large, the gradient and its $v$ become float64, and your formulas need not change.
 
-**Task (6 + 6 points).** Write `Adam.update` (add `weight_decay * weight` to the gradient, if there is any; then the moments; then the step) and `AdamW.update` (shrink the weight; the gradient stays pure). `self.beta1`, `self.beta2`, `self.eps` are there. About 4 and 3 lines.
+**Task (6 + 6 points).** Write `Adam.update` (add `weight_decay * weight` to the gradient, if there is any; then the moments; then the step) and `AdamW.update` (shrink the weight; add nothing to the gradient). Use `self.beta1`, `self.beta2` and `self.eps`. About 4 and 3 lines.
 """
 
 
@@ -724,7 +715,7 @@ class Adam(Optimizer):
         super().__init__(parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
 
     def with_gradient(self) -> list[int]:
-        """As for any optimizer; where squares would pass float32, the gradient and its v become float64."""
+        """As for any optimizer; if squares would overflow float32, the gradient and its v become float64."""
         found = super().with_gradient()
         for i in found:
             p, v = self.parameters[i], self.buffers["v"]
@@ -771,7 +762,7 @@ class AdamW(Adam):
 
 # %% [markdown]
 r"""
-Two weights start at 1. The gradients of the first are +10, −10, +10, …, those of the second +0.1, −0.1, …: they lead nowhere, so only the decay acts. After 1,000 steps with lr 0.001 and $\lambda = 0.5$, both should have shrunk by the factor $(1 - 0.0005)^{1000} \approx 0.61$. Which optimizer does that?
+Two weights start at 1. The gradients of the first are +10, −10, +10, …, those of the second +0.1, −0.1, …. They nearly cancel, so only the decay has an effect. After 1,000 steps with lr 0.001 and $\lambda = 0.5$, both weights should have shrunk by the factor $(1 - 0.0005)^{1000} \approx 0.61$. With which optimizer do they?
 """
 
 
@@ -804,19 +795,17 @@ one = [Tensor(0.0, requires_grad=True)]
 weight, grad = np.array([4.0, -4.0], np.float32), np.array([1.0, 1.0], np.float32)
 m, v = np.zeros(2, np.float32), np.zeros(2, np.float32)
 Adam(one, lr=0.5).update(weight, grad, m, v, t=1)
-assert np.allclose(weight, [3.5, -4.5]), (
-    f"the first step goes lr = 0.5 against the sign, yours is at {weight}"
-)
+assert np.allclose(weight, [3.5, -4.5]), f"the first step goes lr = 0.5 against the sign, not to {weight}"
 assert np.allclose(m, 0.1) and np.allclose(v, 0.001), f"m should be 0.1 and v 0.001, yours {m} and {v}"
 weight, m, v = np.array([4.0, -8.0], np.float32), np.zeros(2, np.float32), np.zeros(2, np.float32)
 Adam(one, lr=0.5, weight_decay=0.25).update(weight, grad, m, v, t=1)
 assert np.allclose(m, [0.2, -0.1]), f"the gradients are 1 + 0.25 * (4, -8) = (2, -1), a tenth in m; yours {m}"
-assert np.array_equal(grad, [1, 1]), "the gradient must stay as it is"
+assert np.array_equal(grad, [1, 1]), "the gradient must not change"
 
 
 ### BEGIN HIDDEN TESTS
 def by_hand(weight, grads, lr, beta1, beta2, eps, inside, outside):
-    """One weight after the paper's algorithm, in Python floats; inside: L2, outside: decoupled decay."""
+    """One weight by the paper's algorithm, in Python floats; inside: L2, outside: decoupled decay."""
     m = v = 0.0
     for t, g in enumerate(grads, 1):
         g = g + inside * weight
@@ -855,13 +844,13 @@ one = [Tensor(0.0, requires_grad=True)]
 weight, grad = np.array([4.0, -8.0], np.float32), np.array([1.0, 1.0], np.float32)
 m, v = np.zeros(2, np.float32), np.zeros(2, np.float32)
 AdamW(one, lr=0.5, weight_decay=0.5).update(weight, grad, m, v, t=1)
-assert np.allclose(m, 0.1), f"the decay must not enter the moments: m should be 0.1, yours is {m}"
+assert np.allclose(m, 0.1), f"the decay must not be in the moments: m should be 0.1, yours is {m}"
 assert np.allclose(weight, [2.5, -6.5]), (
     f"(4, -8) shrunk by 1 - 0.5 * 0.5 is (3, -6), then 0.5 against the sign: (2.5, -6.5); yours is {weight}"
 )
 weight, m, v = np.array([4.0], np.float32), np.zeros(1, np.float32), np.zeros(1, np.float32)
 AdamW(one, lr=0.5, weight_decay=0.5).update(weight, np.zeros(1, np.float32), m, v, t=1)
-assert np.allclose(weight, 3), f"without a slope only the decay is left: 4 * 0.75 = 3, yours is {weight}"
+assert np.allclose(weight, 3), f"with a gradient of 0 only the decay acts: 4 * 0.75 = 3, yours is {weight}"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(6)
 grads = rng.normal(size=(9, 3, 2)).astype(np.float32)
@@ -882,7 +871,7 @@ for i in np.ndindex(3, 2):
 r"""
 ## Not every weight should decay
 
-Decay is a remedy against weights that grow although nothing calls for it, and it is meant for matrices. A bias or the scale of a norm that is drawn to 0 loses what it is there for, so they are usually spared. Two optimizers with different settings do that, and `ParameterGroups` makes them look like one: a trainer, a schedule and a file need not know. `matrices_and_others` tells the parameters apart. Both are given.
+Decay is a remedy for weights that grow without need, and it is meant for matrices. A bias or the scale of a norm loses its purpose if it is pulled to 0, so these are usually spared. Two optimizers with different settings do this, and `ParameterGroups` makes them look like one, so that a trainer, a schedule and a saved file need not know. `matrices_and_others` separates the parameters. Both are given.
 """
 
 
@@ -895,9 +884,9 @@ def matrices_and_others(parameters: Iterable[Tensor]) -> tuple[list, list]:
 
 
 class ParameterGroups:
-    """Several optimizers as one, each with its own parameters and settings; the learning rate is common.
+    """Several optimizers as one, each with its own parameters and settings, but one learning rate.
 
-    For instance AdamW with weight_decay for the matrices, and with 0 for the others.
+    For instance AdamW with weight_decay for the matrices, and AdamW with 0 for the others.
     """
 
     def __init__(self, *optimizers: Optimizer):
@@ -915,7 +904,7 @@ class ParameterGroups:
 
     @property
     def lr(self) -> float:
-        """The learning rate of all groups. May be set at any time; errors as for `Optimizer`."""
+        """The learning rate of all groups. It may be set at any time; errors as for `Optimizer`."""
         return self.optimizers[0].lr
 
     @lr.setter
@@ -924,7 +913,7 @@ class ParameterGroups:
             optimizer.lr = value
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Removes all gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
@@ -936,12 +925,12 @@ class ParameterGroups:
             optimizer.step()
 
     def state_dict(self) -> dict:
-        """As for `Optimizer`, each name with the number of its group in front, "0/lr"."""
+        """As for `Optimizer`, with the number of the group before each name, as in "0/lr"."""
         states = [optimizer.state_dict() for optimizer in self.optimizers]
         return {f"{i}/{name}": value for i, state in enumerate(states) for name, value in state.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where the groups that gave `state` stood. Errors as for `Optimizer`, before any change."""
+        """Continues from the state of other groups. Errors as for `Optimizer`, before any change."""
         own = [f"{i}/" for i in range(len(self.optimizers))]
         unknown = [name for name in state if not name.startswith(tuple(own))]
         if unknown:
@@ -955,7 +944,7 @@ class ParameterGroups:
 
 # %% [markdown]
 """
-A matrix of ones and a bias of ones, a learning rate of 1, and no slope at all: what is left after one step with a decay of 0.1?
+With a matrix of ones, a bias of ones, a learning rate of 1 and gradients of 0, what is left after one step with a decay of 0.1?
 """
 
 
@@ -975,17 +964,17 @@ spared()
 r"""
 ## One bad batch
 
-Now and then a batch has a gradient a hundred times as long as usual, and a single step along it can undo an hour of training. The remedy is blunt: if the gradient is longer than `max_norm`, shorten it to `max_norm` (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, arXiv:1211.5063). *The* gradient is all gradients of all weights as one long vector; shortening each array by itself would change its direction.
+Now and then a batch has a far longer gradient than usual, and a single step along it can spoil a model. The remedy is simple: if the gradient is longer than `max_norm`, shorten it to `max_norm` (Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, arXiv:1211.5063). *The* gradient means all gradients of all weights as one long vector; shortening each array separately would change its direction.
 
-If the norm is not finite, there is no direction left to save. Scaling by `max_norm / nan` would fill every weight with nan; `max_norm / inf` is 0, and the step would silently do nothing. So we say so instead.
+If the norm is not finite, clipping cannot help. Scaling by `max_norm / nan` would fill every gradient with NaN. `max_norm / inf` is 0, so finite gradients would become 0 and infinite ones NaN. So raise an error instead.
 
-**Task (10 points).** Write `clip_grad_norm(parameters, max_norm)`. `squared_norm(array)` is given: the sum of the squares as a Python float, also where float32 would overflow.
+**Task (10 points).** Write `clip_grad_norm(parameters, max_norm)`. `squared_norm(array)` is given: the sum of the squares as a Python float, even where float32 would overflow.
 
-- `ValueError` unless `max_norm` is above 0; infinity is allowed and only measures.
-- The norm of all gradients together (parameters without one are left out; none at all have the norm 0).
-- `ValueError` if the norm is not finite, before any gradient is touched; name the first parameter, by its number, whose gradient is the cause.
+- Raise a `ValueError` unless `max_norm` is above 0. Infinity is allowed; it only measures.
+- Compute the norm of all gradients together. Leave out parameters without one; if none has a gradient, the norm is 0.
+- If the norm is not finite, raise a `ValueError` before any gradient changes, and name the index of the first parameter whose gradient is the cause.
 - If the norm is above `max_norm`, multiply every gradient in place by `max_norm / norm`.
-- Return the norm before clipping: it belongs into the log of a training run.
+- Return the norm before clipping: it belongs in the log of a training run.
 
 About 11 lines.
 """
@@ -994,7 +983,7 @@ About 11 lines.
 # %% nbgrader={"grade": false, "grade_id": "clip-grad-norm", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def squared_norm(array: np.ndarray) -> float:
-    """-> the sum of the squares of all entries, added up in float64 block by block."""
+    """-> the sum of the squares of all entries, block by block; in float64 where float32 would overflow."""
     total = math.fsum(float(np.vdot(block, block)) for (block,) in in_blocks(array))
     return total if math.isfinite(total) else float(np.square(array, dtype=np.float64).sum())
 
@@ -1002,7 +991,7 @@ def squared_norm(array: np.ndarray) -> float:
 def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> float:
     """-> the norm of all gradients as one vector, before clipping; if above max_norm, they are scaled to it.
 
-    Raises ValueError unless max_norm > 0, or if the norm is not finite; no gradient is changed then.
+    Raises ValueError, without changing a gradient, unless max_norm > 0 and the norm is finite.
     (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063)
     """
     ### BEGIN SOLUTION
@@ -1025,7 +1014,7 @@ def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> float:
 
 # %% [markdown]
 """
-Two gradients, (3) and (0, 4): together they have the length 5. Clipped to 1, each keeps its share.
+Two gradients, (3) and (0, 4), have a length of 5 together. Clipped to 1, each is divided by 5.
 """
 
 # %%
@@ -1050,7 +1039,7 @@ assert abs(norm - 5) < 1e-6, f"the norm before clipping is the root of 9 + 16, 5
 assert np.allclose(a.grad, [0.6]) and np.allclose(b.grad, [0, 0.8]), (
     f"all gradients are multiplied by the same 1 / 5: (0.6) and (0, 0.8), yours are {a.grad} and {b.grad}"
 )
-assert a.grad is array, "the gradients should be changed in place"
+assert a.grad is array, "change the gradients in place"
 a, b = with_grads([3.0], [0.0, 4.0])
 norm = clip_grad_norm([a, b], 50.0)
 assert abs(norm - 5) < 1e-6 and np.allclose(a.grad, [3]), "a gradient of length 5 is short enough for 50"
@@ -1070,7 +1059,7 @@ for value, word in ((np.nan, "nan"), (np.inf, "inf")):
         assert word in str(error) and "parameter 2" in str(error), f"name the norm and parameter 2: {error}"
         assert a.grad == 3 and b.grad[0] == 1, "gradients were changed before the error"
     else:
-        raise AssertionError(f"a gradient of {value} was clipped in silence")
+        raise AssertionError(f"a gradient of {value} was clipped silently: raise a ValueError")
 rng = np.random.default_rng(7)
 grads = [rng.normal(size=shape).astype(np.float32) for shape in ((2, 3), (), (4,), (2, 1, 5))]
 length = math.sqrt(sum(g * g for grad in grads for g in grad.ravel().tolist()))
@@ -1086,9 +1075,9 @@ assert np.array_equal(huge.grad, np.array([3e30, 4e30], np.float32)), "infinity 
 
 # %% [markdown]
 r"""
-## Going on as if nothing had happened
+## Continuing as if nothing had happened
 
-The proof of a state is a run that is cut in two. Train 20 steps; or train 10, save, make everything anew, load, and train 10 more. The weights must be the same to the last bit, or something that the step depends on is not in the state.
+The test of a saved state is a run that is cut in two. Train 20 steps; or train 10, save, make a new model and a new optimizer, load, and train 10 more. The weights must be equal to the last bit; otherwise the state lacks something that the step depends on.
 """
 
 # %%
@@ -1136,7 +1125,7 @@ train(second, resumed, 10)
 """
 ## The race
 
-The network that learned a sine in module 05, from the same first weights, with each optimizer at a step size that suits it. The last loss of each after 600 steps:
+Each optimizer fits the sine of module 05 with the same network, from the same initial weights, with a step size at which it trains well. Here is the loss of each after 600 steps:
 """
 
 # %%
@@ -1170,11 +1159,11 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 r"""
-AdamW ends lowest, and it is the most restless: near the minimum the gradients shrink, $\sqrt v$ shrinks with them, and the step stays as long as it was. So lr has to come down during training, and module 07 does that with a schedule.
+AdamW ends lowest, and its loss is the least smooth: near the minimum the gradients shrink, $\sqrt v$ shrinks with them, and the steps hardly get shorter. So lr has to fall during training, and module 07 does that with a schedule.
 
-The memory has its price. Adam keeps two numbers beside every weight, so with the gradient a model in training takes four times the memory of its weights, before the first activation. For the 124,439,808 weights of the small GPT-2 that is 4 · 4 bytes · 124,439,808 ≈ 2.0 GB.
+This memory has a price. Adam keeps two numbers for every weight, so with the gradient a model in training takes four times the memory of its weights, before the first activation. For the 124,439,808 weights of the small GPT-2 that is 4 · 4 bytes · 124,439,808 ≈ 2.0 GB.
 
-**Question (5 points).** Somebody trains with AdamW, saves only the *weights* every hour, and after a crash goes on with a new optimizer. The loss jumps up in the first steps, then recovers. Explain what the new optimizer does differently in its first steps, with the roles of $m$, $v$ and $t$ kept apart. Would the jump be larger or smaller with $\beta_2 = 0.95$? And why does plain SGD have no such jump?
+**Question (5 points).** A student trains with AdamW, saves only the *weights* every hour, and after a crash continues with a new optimizer. The loss jumps up in the first steps, then recovers. Explain what the new optimizer does differently in its first steps, and discuss the roles of $m$, $v$ and $t$ separately. Would the jump be larger or smaller with $\beta_2 = 0.95$? And why does plain SGD have no such jump?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-resume", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1184,7 +1173,7 @@ Your answer here.
 
 # %% [markdown]
 r"""
-**Question (5 points).** Adam's step does not change when the loss is multiplied by 1,000. Show why, from the formulas, and say which setting makes this only almost true. What does the same factor do to SGD, to SGD with momentum, to `clip_grad_norm` followed by SGD, and to Adam with `weight_decay` in the gradient?
+**Question (5 points).** Adam's step does not change if the loss is multiplied by 1,000. Show why, from the formulas, and say which setting makes this only nearly true. What does the same factor do to SGD, to SGD with momentum, to `clip_grad_norm` followed by SGD, and to Adam with `weight_decay` in the gradient?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-scale", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1196,12 +1185,12 @@ Your answer here.
 r"""
 ## You can now
 
-write the step of every optimizer that language models are trained with, in place and in blocks; say what each of its memories is for, and what it costs; keep one bad batch from ruining a run; and stop a run and go on without a trace.
+write the steps of SGD, Adam and AdamW, in place and in blocks; say what each of their memories is for, and what it costs; keep one bad batch from ruining a run; and stop a run and continue it exactly.
 
 Two exercises:
 
-1. Lion (Chen et al. 2023, arXiv:2302.06675) keeps one buffer only and steps by the *sign* of $\beta_1 m + (1 - \beta_1) g$, then updates $m$ with $\beta_2$. Write it as a subclass of `Optimizer`, with decoupled decay, and let it run in the race. What lr does it need, and why a smaller one than AdamW?
-2. Let the groups of `ParameterGroups` have learning rates of their own. A schedule sets one number: what should it mean for each of them, also after a warm-up that begins at 0?
+1. Lion (Chen et al. 2023, arXiv:2302.06675) keeps only one buffer and steps by the *sign* of $\beta_1 m + (1 - \beta_1) g$, then updates $m$ with $\beta_2$. Write it as a subclass of `Optimizer`, with decoupled decay, and enter it in the race. What lr does it need, and why a smaller one than AdamW?
+2. Give each group of `ParameterGroups` its own learning rate. A schedule sets one number: what should it mean for each group, even after a warm-up that begins at 0?
 
-The next door: 07, where a trainer gives all this a schedule, a log and a file.
+Next: module 07, where a trainer adds a schedule, a log and a file.
 """

@@ -26,7 +26,7 @@ def accumulate(velocity: np.ndarray, grad: np.ndarray, momentum: float) -> None:
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #update-moments
 def update_moments(m: np.ndarray, v: np.ndarray, grad: np.ndarray, beta1: float, beta2: float) -> None:
-    """Arrays of one shape: m and v, the running means of grad and grad**2, in place (Kingma and Ba 2015)."""
+    """Arrays of one shape: updates m and v, the means of grad and grad**2, in place (Kingma and Ba 2015)."""
     m *= beta1
     m += (1 - beta1) * grad
     v *= beta2
@@ -45,7 +45,7 @@ def adam_step(
 ) -> None:
     """Arrays of one shape: weight -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps), in place.
 
-    t: the number of gradients that m and v have seen, 1 or more. (Kingma and Ba 2015, algorithm 1.)
+    t: how many gradients m and v have seen, at least 1. (Kingma and Ba 2015, algorithm 1.)
     """
     root = np.sqrt(v)
     root *= 1 / math.sqrt(1 - beta2**t)
@@ -57,7 +57,7 @@ BLOCK = 2**15  # entries; weight, gradient, moments and temporaries of a block f
 
 
 def in_blocks(*arrays: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
-    """Yields views: the same rows of each array, about BLOCK entries at a time. All have one shape."""
+    """Yields views: the same rows of each array, about BLOCK entries at a time. All have the same shape."""
     rows, size = len(arrays[0]) if arrays[0].ndim else 1, arrays[0].size
     if size <= BLOCK:
         yield arrays
@@ -68,7 +68,7 @@ def in_blocks(*arrays: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #optimizer
 def check_setting(name: str, value: Any, below: float = math.inf) -> float:
-    """-> value as a float. Raises ValueError unless 0 <= value < below, TypeError if it is no number."""
+    """-> value as a float. Raises ValueError unless 0 <= value < below, TypeError if it is not a number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -83,9 +83,9 @@ class Optimizer:
     """What all optimizers share: the parameters, the loop over them, and a state that can be saved.
 
     A subclass has an `update` for arrays, and names what it needs:
-    buffer_names: arrays to keep for each parameter, of its shape, zero at first.
+    buffer_names: arrays to keep for each parameter, of its shape, initially zero.
     limits: setting -> what it must stay below.
-    squares: those buffers that hold squares, which may need float64 where float32 holds what is squared.
+    squares: the buffers that hold squares, which can overflow float32 where the gradient itself does not.
     """
 
     buffer_names: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class Optimizer:
     eps: float
 
     def __init__(self, parameters: Sequence[Tensor], **settings: Any):
-        """Raises ValueError if there are no parameters, one is there twice, or a setting is out of range."""
+        """Raises ValueError if there are no parameters, one occurs twice, or a setting is out of range."""
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("there are 0 parameters to optimize")
@@ -118,7 +118,7 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        """The learning rate. May be set at any time; ValueError unless it is finite and at least 0."""
+        """The learning rate. It may be set at any time; ValueError unless it is finite and at least 0."""
         return self._lr
 
     @lr.setter
@@ -126,12 +126,12 @@ class Optimizer:
         self._lr = check_setting("lr", value)
 
     def zero_grad(self) -> None:
-        """Forget all gradients: `backward` adds to what is there."""
+        """Removes all gradients, because `backward` adds to what is there."""
         for p in self.parameters:
             p.grad = None
 
     def with_gradient(self) -> list[int]:
-        """-> the numbers of the parameters that have a gradient. ValueError if one has another shape."""
+        """-> the indices of the parameters that have a gradient. ValueError if one has another shape."""
         found = [i for i, p in enumerate(self.parameters) if p.grad is not None]
         for i in found:
             p = self.parameters[i]
@@ -140,9 +140,9 @@ class Optimizer:
         return found
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place; the others stay as they are.
+        """Changes every parameter that has a gradient, in place; the others stay as they are.
 
-        Raises ValueError, before anything changes, if a gradient has another shape than its parameter.
+        Raises ValueError, before anything changes, if the shape of a gradient is not its parameter's.
         """
         for i in self.with_gradient():
             p = self.parameters[i]
@@ -152,7 +152,7 @@ class Optimizer:
                 self.update(weight, grad, *buffers, t=self.steps[i])
 
     def update(self, weight: np.ndarray, grad: np.ndarray, *buffers: np.ndarray, t: int) -> None:
-        """Change `weight` and its buffers in place; `grad` stays as it is; t counts the calls, 1, 2, ..."""
+        """Changes `weight` and its buffers in place, but not `grad`; t is the number of the step, from 1."""
         raise TypeError(f"{type(self).__name__} has no update")
 
     def state_dict(self) -> dict:
@@ -197,7 +197,7 @@ class Optimizer:
         return checked
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where the optimizer that gave `state` stood. Errors as `check_state`, before any change."""
+        """Continues from the state of another optimizer. Errors as `check_state`, before any change."""
         checked = self.check_state(state)
         for name in self.settings:
             setattr(self, name, checked[name])
@@ -209,7 +209,7 @@ class Optimizer:
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #sgd
 class SGD(Optimizer):
-    """weight -= lr * (grad + weight_decay * weight); with momentum, of the accumulated velocity of that.
+    """weight -= lr * (grad + weight_decay * weight); with momentum, lr times the velocity of that.
 
     lr, weight_decay: at least 0; momentum: in [0, 1), usually 0.9. Errors as `Optimizer`.
     """
@@ -258,7 +258,7 @@ class Adam(Optimizer):
         super().__init__(parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
 
     def with_gradient(self) -> list[int]:
-        """As for any optimizer; where squares would pass float32, the gradient and its v become float64."""
+        """As for any optimizer; if squares would overflow float32, the gradient and its v become float64."""
         found = super().with_gradient()
         for i in found:
             p, v = self.parameters[i], self.buffers["v"]
@@ -306,9 +306,9 @@ def matrices_and_others(parameters: Iterable[Tensor]) -> tuple[list, list]:
 
 
 class ParameterGroups:
-    """Several optimizers as one, each with its own parameters and settings; the learning rate is common.
+    """Several optimizers as one, each with its own parameters and settings, but one learning rate.
 
-    For instance AdamW with weight_decay for the matrices, and with 0 for the others.
+    For instance AdamW with weight_decay for the matrices, and AdamW with 0 for the others.
     """
 
     def __init__(self, *optimizers: Optimizer):
@@ -326,7 +326,7 @@ class ParameterGroups:
 
     @property
     def lr(self) -> float:
-        """The learning rate of all groups. May be set at any time; errors as for `Optimizer`."""
+        """The learning rate of all groups. It may be set at any time; errors as for `Optimizer`."""
         return self.optimizers[0].lr
 
     @lr.setter
@@ -335,7 +335,7 @@ class ParameterGroups:
             optimizer.lr = value
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Removes all gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
@@ -347,12 +347,12 @@ class ParameterGroups:
             optimizer.step()
 
     def state_dict(self) -> dict:
-        """As for `Optimizer`, each name with the number of its group in front, "0/lr"."""
+        """As for `Optimizer`, with the number of the group before each name, as in "0/lr"."""
         states = [optimizer.state_dict() for optimizer in self.optimizers]
         return {f"{i}/{name}": value for i, state in enumerate(states) for name, value in state.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where the groups that gave `state` stood. Errors as for `Optimizer`, before any change."""
+        """Continues from the state of other groups. Errors as for `Optimizer`, before any change."""
         own = [f"{i}/" for i in range(len(self.optimizers))]
         unknown = [name for name in state if not name.startswith(tuple(own))]
         if unknown:
@@ -365,7 +365,7 @@ class ParameterGroups:
 
 # %% ../../modules/06_optimizers/optimizers_dev.py #clip-grad-norm
 def squared_norm(array: np.ndarray) -> float:
-    """-> the sum of the squares of all entries, added up in float64 block by block."""
+    """-> the sum of the squares of all entries, block by block; in float64 where float32 would overflow."""
     total = math.fsum(float(np.vdot(block, block)) for (block,) in in_blocks(array))
     return total if math.isfinite(total) else float(np.square(array, dtype=np.float64).sum())
 
@@ -373,7 +373,7 @@ def squared_norm(array: np.ndarray) -> float:
 def clip_grad_norm(parameters: Sequence[Tensor], max_norm: float) -> float:
     """-> the norm of all gradients as one vector, before clipping; if above max_norm, they are scaled to it.
 
-    Raises ValueError unless max_norm > 0, or if the norm is not finite; no gradient is changed then.
+    Raises ValueError, without changing a gradient, unless max_norm > 0 and the norm is finite.
     (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063)
     """
     if not max_norm > 0:
