@@ -61,7 +61,7 @@ A single float64 array undoes this: for NumPy, `float32 + float64` is float64, a
 - an array that already has the right type is returned without a copy: `astype(..., copy=False)`;
 - text, `None`, complex numbers and other objects raise a `TypeError` that names the type found, and so does a `dtype` of such a kind. `array.dtype.kind` is `"f"` for floats, `"i"` and `"u"` for integers, `"b"` for booleans.
 
-About 6 lines. One check is given: tensors in a list would silently lose their gradients here, which you will meet in module 05.
+About 6 lines. One check is given: gradients come in module 05, and a list of tensors would silently lose them here.
 """
 
 

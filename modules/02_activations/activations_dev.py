@@ -125,7 +125,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-ReLU of `x` plus ReLU of `-x` is the absolute value, a curve with a corner. With enough corners, a network can come close to any continuous curve.
+ReLU of `x` plus ReLU of `-x` is the absolute value, a curve with a corner. With enough corners, a network can come close to any continuous curve on an interval.
 """
 
 # %%

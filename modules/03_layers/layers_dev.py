@@ -131,7 +131,7 @@ y = linear(np.ones((4, 5, 2), np.float32), weight)
 assert y.shape == (4, 5, 3), f"(4, 5, 2) with 3 outputs gives (4, 5, 3); yours is {y.shape}"
 assert np.allclose(y[3, 4], [1, 1, 2]), f"without a bias, [1, 1] becomes [1, 1, 2]; yours is {y[3, 4]}"
 assert y.dtype == np.float32, f"float32 in, float32 out; yours is {y.dtype}"
-assert np.array_equal(bias, [0, 0, 10]), "the bias that was passed in must stay as it is"
+assert np.array_equal(bias, [0, 0, 10]), "the bias that was passed in must not change"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(0)
 for front in ((), (1,), (7,), (2, 3), (2, 1, 4), (5, 9), (0, 3)):
@@ -480,7 +480,7 @@ assert one.weight.dtype == one.bias.dtype == np.float32, "weights are float32"
 # %% nbgrader={"grade": true, "grade_id": "test-linear-forward", "locked": true, "points": 7, "schema_version": 3, "solution": false}
 ### BEGIN HIDDEN TESTS
 def linear(x, weight, bias=None):
-    """One that is right, whatever became of the first task."""
+    """A correct version, whatever the answer to the first task."""
     return np.einsum("...i,oi->...o", x, weight) + (0 if bias is None else bias)
 
 
@@ -634,7 +634,7 @@ Twelve ones, of which a quarter is dropped on average. What value do the others 
 Dropout(0.25, rng=0)(Tensor(np.ones((3, 4))))
 
 # %% nbgrader={"grade": true, "grade_id": "test-dropout", "locked": true, "points": 10, "schema_version": 3, "solution": false}
-Module.training = True  # as it was, whatever became of `train`
+Module.training = True  # as at first, whatever `train` did
 x = Tensor(np.full((100, 100), 2.0))
 dropout = Dropout(0.2, rng=1)
 y = dropout.forward(x).data

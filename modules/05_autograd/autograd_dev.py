@@ -85,7 +85,7 @@ numerical_gradient(lambda x: x[0] ** 2 * x[1], np.array([3.0, 2.0]))
 # %% nbgrader={"grade": true, "grade_id": "test-numerical-gradient", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 ### BEGIN HIDDEN TESTS
 def measured(function, arrays, grad, **options):
-    """The slopes of sum(grad * function(*arrays)) along every entry of every array; later tests use it."""
+    """The slopes of sum(grad * function(*arrays)) along every entry of every array, for later tests too."""
     slopes = []
     for array in arrays:
         slope = np.zeros(array.shape)
@@ -744,7 +744,7 @@ end = made_by(sum_and_difference, made_by(sum_and_difference, inner, y), inner)
 flow_back([x, inner, y, end.history[1][0], end], grad)
 assert np.array_equal(x.grad, [14, 42]), f"14 and 42 flow into x, yours is {x.grad}"
 assert np.array_equal(y.grad, [1, 3]), f"[1, 3] flows into y, yours is {y.grad}; was += used on an array?"
-assert np.array_equal(grad, [1, 3]), "the gradient that was passed in must stay as it is"
+assert np.array_equal(grad, [1, 3]), "the gradient that was passed in must not change"
 x.grad += 1
 assert np.array_equal(y.grad, [1, 3]) and np.array_equal(grad, [1, 3]), "two leaves share one array"
 leaf = Tensor([1.0], requires_grad=True)
@@ -818,7 +818,9 @@ assert np.array_equal(sum_to_shape(np.ones((1, 1)), (1, 1)), [[1]]), "an axis of
 
 The recorder that `apply` calls is an object with two methods, and both rest on the functions that you have written. `record` is called for every operation of the whole program, so it first checks whether recording is on.
 
-`backward` checks that every function on the way has a rule *before* it writes a gradient. A rule may still fail, or return no gradient where one is needed. Then every leaf gets its earlier gradient back, so that an error leaves no half-finished gradients behind. Each thread decides for itself whether to record, because one thread may train while another answers with the same model. So `recording` is kept in a `ContextVar`, a variable with a separate value in each thread and each asyncio task.
+`backward` checks that every function on the way has a rule *before* it writes a gradient. A rule may still fail, or return no gradient where one is needed. Then every leaf gets its earlier gradient back, so that an error leaves no half-finished gradients behind.
+
+Each thread decides for itself whether to record, because one thread may train while another answers with the same model. So `recording` is kept in a `ContextVar`, a variable with a separate value in each thread and each asyncio task.
 """
 
 
@@ -1114,7 +1116,7 @@ def _(grad, output, a, axis=None, keepdims=False):
 
 Reshaping, transposing and indexing only move entries around, so their rules only move gradients back. A reshape is undone by a reshape. A transpose is undone by the inverse permutation: `np.argsort(axes)` says where each axis went. (Axes may be counted from the end, so take them `% ndim` first.)
 
-Indexing takes entries out; going backward, their gradients are put back where they came from, into zeros. With slices that is an assignment. But a list of row numbers may name a row twice, as an embedding does for a word that occurs twice in a sentence. Then that row was *used* twice, so it collects two gradients. `full[index] = grad` would keep only the last, and so would `full[index] += grad`, because NumPy reads, adds and writes each row once. `np.add.at(full, index, grad)` adds every time.
+Indexing takes entries out; going backward, their gradients are put back where they came from, into zeros. With slices that is an assignment. But a list of row numbers may name a row twice, as an embedding does for a word that occurs twice in a sentence. Then that row was *used* twice, so it collects two gradients. `full[index] = grad` would keep only the last, and so would `full[index] += grad`, because NumPy first reads and adds all rows and then writes them, so that the last of two writes wins. `np.add.at(full, index, grad)` adds every time.
 
 **Task (6 points).** Write the rules of `np.reshape`, `np.transpose` (`axes` is None for "all reversed") and `getitem`. `takes_once` is given: it says whether an index consists of numbers and slices only. In that case assign, which is about a hundred times faster (256 rows of 768 took 0.017 ms instead of 1.7); otherwise use `np.add.at`. About 1, 3 and 6 lines.
 """
@@ -1259,7 +1261,7 @@ $$\sum_i g_i \, p_i (\delta_{ij} - p_j) = p_j \Big( g_j - \sum_i g_i p_i \Big).$
 
 So you never build the matrix of slopes; one sum for each row is enough. The result sums to zero along the row, because raising all inputs together changes no share.
 
-**Task (4 points).** Write the rule of `softmax`. `output` holds the $p$. 1 to 3 lines; sum along `axis` and keep its dimension.
+**Task (4 points).** Write the rule of `softmax`. `output` holds the $p$. 1 to 3 lines; sum along `axis`, with `keepdims=True`.
 """
 
 
@@ -1408,7 +1410,7 @@ assert np.array_equal(logits, kept), "the rule changed the logits"
 """
 ## Checking everything
 
-Check every rule against your own `numerical_gradient`: `check_rule` draws a random `grad` and returns the largest difference. For smooth functions it should be far below $10^{-5}$.
+Check every rule against your own `numerical_gradient`: `check_rule` draws a random `grad` and returns the largest difference, which should be far below $10^{-5}$ for each.
 """
 
 
@@ -1610,7 +1612,7 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-The loss falls fast at first and then slowly: every step uses the same factor for all weights, whether their slopes are steep or flat. The next module changes that.
+The loss falls fast in the first steps, and hardly at all in the last 900: every step uses the same factor for all weights, whether their slopes are steep or flat. The next module changes that.
 
 ## You can now
 

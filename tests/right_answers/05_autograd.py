@@ -74,7 +74,7 @@ RIGHT = [
 
 
                 class no_grad(ContextDecorator):
-                    """Inside `with no_grad():` nothing is recorded, so nothing made there leads a gradient back."""
+                    """Inside `with no_grad():` nothing is recorded, so no gradient leads back from there."""
 
                     ### BEGIN SOLUTION
                     def __enter__(self):
