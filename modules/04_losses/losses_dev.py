@@ -12,7 +12,7 @@ After this module you will be able to
 - say why the loss is computed from logits and not from probabilities;
 - read a loss: what an untrained model should have, what a perplexity of 12 means, and when a first loss points to a bug.
 
-You need modules 01, 02 and 03. Training follows the slope of these losses, which is the subject of module 05; here you measure one slope by nudging.
+You need modules 01, 02 and 03. Training follows the slope of these losses, which is the subject of module 05; here you measure it once, by nudging.
 """
 
 # %%

@@ -181,7 +181,7 @@ for a, b in ((1.5, -2.0), (-3.0, 0.25), (0.0, 4.0)):
 
 What you did by hand had two parts: a local rule for each kind of step (add, multiply, square), and a walk from the result back to the inputs. The walk is always the same. The rules go into a table.
 
-A rule answers: *if `grad` flows into the output, what flows into each input?* It works on plain arrays and takes `(grad, output, *inputs, **options)`: the inputs and keyword options of the function, and also its output, because some slopes are easiest to write with it. `grad` has the shape of the output. The rule returns a **tuple** with one array for each input, even if there is only one input: `return (-grad,)`. It puts `None` where no gradient makes sense, for the targets of a loss for instance. `gradient_of(function)` puts a rule into the table. Later modules use it too: with each new array function they write its rule. The rules themselves need no names, so all are called `_`; here is the one for addition.
+A rule answers: *if `grad` flows into the output, what flows into each input?* It works on plain arrays and takes `(grad, output, *inputs, **options)`: the inputs and keyword options of the function, and also its output, because some slopes are easiest to write with it. `grad` has the shape of the output. The rule returns a **tuple** with one array for each input, even if there is only one input: `return (into_a,)`. It puts `None` where no gradient makes sense, for the targets of a loss for instance. `gradient_of(function)` puts a rule into the table. Later modules use it too: with each new array function they write its rule. The rules themselves need no names, so all are called `_`; here is the one for addition.
 """
 
 # %%
