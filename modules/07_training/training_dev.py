@@ -1,19 +1,19 @@
 # %% [markdown]
 """
-# Training
+# Module 07: Training
 
-You have a model, a loss, gradients and an optimizer. What is missing is the part that runs them for hours: that starts gently and ends gently, notices when something has gone wrong, can be stopped with Ctrl-C, and goes on the next day as if nothing had happened. "As if nothing had happened" can be tested to the last bit, and you will test it.
+You have a model, a loss, gradients and an optimizer. What is missing is the part that runs them for hours: it starts gently and ends gently, notices when something has gone wrong, can be stopped with Ctrl-C, and continues the next day as if nothing had happened. "As if nothing had happened" can be tested to the last bit, and you will test it.
 
 You will be able to
 
 - choose a learning rate for every step: a warm-up, then half a cosine;
 - write a file so that a crash leaves the old one or the new one, never half of one;
 - read weights from a stranger without running the stranger's code;
-- take a training step that refuses to touch the weights when the loss is not a number;
-- average losses over batches of different sizes, and get the number that you mean;
-- save a training and load it elsewhere: all of it or nothing of it.
+- take a training step that refuses to touch the weights when the loss is not finite;
+- average losses over batches of different sizes, and get the number you mean;
+- save a training run and load it elsewhere: all of it or nothing.
 
-Needed: modules 03 (Module), 04 (losses), 05 (autograd), 06 (optimizers).
+You need modules 03 (Module), 04 (losses), 05 (autograd), 06 (optimizers).
 """
 
 # %%
@@ -44,7 +44,7 @@ from tinytorch.core.tensor import as_array
 
 # %% [markdown]
 """
-What follows is for this notebook only: a folder for files that we may spoil, a small problem, and a small model for it. The problem is two spirals, 60 points each, wound into each other; the question is which spiral a point belongs to. A straight line cannot tell.
+The next cell is for this notebook only: a folder for files that we may damage, a small problem, and a small model for it. The problem is two spirals of 60 points each, wound around each other: which spiral does a point belong to? No straight line separates them.
 """
 
 # %%
@@ -76,18 +76,18 @@ points, spirals = two_spirals()
 points.shape, spirals.shape
 
 # %% [markdown]
-"""
+r"""
 ## 1. A learning rate for every step
 
-A learning rate that is right in the middle of a training is wrong at both ends. At the start the weights are random, Adam has seen hardly any gradients, and large steps throw the model somewhere from where it does not come back: so the rate rises in a straight line, the *warm-up*. At the end large steps jump about around a minimum: so the rate falls, along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5, one period of it).
+A learning rate that is right in the middle of a training run is usually too large at both ends. At the start the weights are random and Adam has seen hardly any gradients, so a large step can throw the model somewhere it does not recover from: the rate rises in a straight line, the *warm-up*. At the end large steps bounce around a minimum, so the rate falls along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983, one period of equation 5).
 
 With steps counted from 0, w warm-up steps and N steps in all:
 
-$$\\text{lr}(s) = \\begin{cases} \\text{max} \\cdot \\dfrac{s + 1}{w} & s < w \\\\[2mm] \\text{min} + \\dfrac{\\text{max} - \\text{min}}{2}\\left(1 + \\cos \\pi\\, \\dfrac{s - w}{N - w}\\right) & w \\le s < N \\\\[2mm] \\text{min} & s \\ge N \\end{cases}$$
+$$\text{lr}(s) = \begin{cases} \text{max} \cdot \dfrac{s + 1}{w} & s < w \\[2mm] \text{min} + \dfrac{\text{max} - \text{min}}{2}\left(1 + \cos \pi\, \dfrac{s - w}{N - w}\right) & w \le s < N \\[2mm] \text{min} & s \ge N \end{cases}$$
 
-Why s + 1? With s, the first step would have a rate of 0: a whole batch computed for nothing.
+Why s + 1? With s, the first step would have a rate of 0, and a whole batch would be computed for nothing.
 
-**Task (14 points).** Write `CosineSchedule.__call__`. `step` is a whole number; raise a `ValueError` with the number if it is negative. Mind w = 0, and w = N, where nothing is left for the cosine: no division by zero. The constructor with its checks is given. About 6 lines.
+**Task (14 points).** Write `CosineSchedule.__call__`. `step` is an integer; if it is negative, raise a `ValueError` that states it. Take care that neither w = 0 nor w = N, which leaves no steps for the cosine, divides by zero. The constructor with its checks is given. About 6 lines.
 """
 
 
@@ -124,7 +124,7 @@ class CosineSchedule:
 
 # %% [markdown]
 """
-Two steps of warm-up in six, up to 1.0. The cosine has four steps to fall: cos 0 = 1, cos 45° = 0.71, cos 90° = 0, cos 135° = -0.71. Which six rates do you expect, and which comes seventh?
+Two of six steps are warm-up, and the maximum is 1.0. The cosine has four steps to fall: cos 0 = 1, cos 45° = 0.71, cos 90° = 0, cos 135° = -0.71. Which six rates do you expect, and what is the seventh?
 """
 
 # %%
@@ -137,7 +137,7 @@ assert math.isclose(schedule(0), 0.1), f"the first of 4 warm-up steps has 0.4 / 
 assert math.isclose(schedule(3), 0.4), f"the last warm-up step has max_lr, 0.4, yours {schedule(3)}"
 assert math.isclose(schedule(4), 0.4), f"the cosine begins at max_lr, 0.4, yours is {schedule(4)}"
 assert math.isclose(schedule(8), 0.25), (
-    f"half way down, at step 8, the rate is (0.4 + 0.1) / 2, yours is {schedule(8)}"
+    f"halfway down, at step 8, the rate is (0.4 + 0.1) / 2, yours is {schedule(8)}"
 )
 assert math.isclose(schedule(12), 0.1) and math.isclose(schedule(100), 0.1), (
     f"from step 12 on the rate stays at min_lr, 0.1; yours: {schedule(12)}, {schedule(100)}"
@@ -160,18 +160,18 @@ assert refused, "a step of -1 should raise a ValueError"
 """
 ## 2. A file is there or it is not
 
-A checkpoint is written again and again over the last one. When does a training crash? Often while it writes: the disk is full, the time is up. Then the old checkpoint is gone and the new one is half a file, and a night's work with them.
+Each checkpoint overwrites the last one. A training run may well crash while it writes: the disk is full, or its time is up. Then the old checkpoint is gone, the new one is half a file, and a night's work is lost.
 
-The way out is old: write to another file *beside* the old one, and when it is complete, let it take the old one's name. `os.replace` does that in one step that nobody sees half done, but only within one file system, and therefore beside it and not in `/tmp`.
+The remedy is an old one: write to another file *beside* the old one and, when it is complete, give it the old one's name. `os.replace` does that in a single step, which no other program can see half done. It works only within one file system, which is why the new file lies beside the old one and not in `/tmp`.
 
-**Task (10 points).** Write `replace_file(path, write)`. Open a file beside `path`, named by `beside`, for writing bytes; call `write(file)`; `file.flush()` and `os.fsync(file.fileno())`, so that the bytes are on the disk before the name is; close it; `os.replace`. Whatever goes wrong, the file beside must not stay (`try … finally`, `beside.unlink(missing_ok=True)`), and the error reaches the caller. About 8 lines.
+**Task (10 points).** Write `replace_file(path, write)`. Open the file `beside` for writing bytes and call `write(file)`; then call `file.flush()` and `os.fsync(file.fileno())`, so that the bytes are on the disk before the name is. Close it and call `os.replace`. Whatever goes wrong, the file beside must not remain (`try … finally`, `beside.unlink(missing_ok=True)`), and the error must reach the caller. About 8 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "replace-file", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def replace_file(path: str | Path, write: Callable) -> None:
-    """Put what write(file) writes into the file at `path`; if anything fails, that stays as it was."""
+    """Put what write(file) writes into the file at `path`; if anything fails, that file stays as it was."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     ### BEGIN SOLUTION
@@ -188,7 +188,7 @@ def replace_file(path: str | Path, write: Callable) -> None:
 
 # %% [markdown]
 """
-The disk is full after three bytes. What is in the file afterwards?
+The disk is full after three bytes. What does the file hold afterwards?
 """
 
 
@@ -229,8 +229,8 @@ replace_file(test_folder / "a", write_new)
 assert (test_folder / "a").read_bytes() == b"new", "what was written should be in the file at `path`"
 (test_folder / "a").write_bytes(b"old")
 replace_file(str(test_folder / "a"), write_new)
-assert seen == [False, b"old"], f"while the new file is written the old one stays; you had {seen}"
-assert [p.name for p in test_folder.iterdir()] == ["a"], "the file beside should be gone afterwards"
+assert seen == [False, b"old"], f"the old file stays while the new one is written; yours held {seen}"
+assert [p.name for p in test_folder.iterdir()] == ["a"], "the file beside it should be gone afterwards"
 ### BEGIN HIDDEN TESTS
 try:
     replace_file(test_folder / "a", write_half)
@@ -239,28 +239,28 @@ except ZeroDivisionError:
     told = True
 assert told, "the writer's error should reach the caller"
 assert (test_folder / "a").read_bytes() == b"new", "after a failure the old content stays"
-assert [p.name for p in test_folder.iterdir()] == ["a"], "no half file should stay behind"
+assert [p.name for p in test_folder.iterdir()] == ["a"], "no half-written file should stay behind"
 (test_folder / "b").mkdir()
 try:
     replace_file(test_folder / "b", write_new)
     told = False
 except OSError:
     told = True
-assert told and sorted(p.name for p in test_folder.iterdir()) == ["a", "b"], "nor when replacing fails"
+assert told and sorted(p.name for p in test_folder.iterdir()) == ["a", "b"], "nor if replacing fails"
 asked, real_fsync = [], os.fsync
 os.fsync = lambda number: asked.append((number, (test_folder / "c").exists()))
 try:
     replace_file(test_folder / "c", lambda file: file.write(b"12345"))
 finally:
     os.fsync = real_fsync
-assert len(asked) == 1 and not asked[0][1], "os.fsync comes before the file gets its name"
+assert len(asked) == 1 and not asked[0][1], "os.fsync should come before the file gets its name"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
 ## 3. Weights, not programs
 
-Much of the world saves weights with `pickle`. A pickle is a program: "call this function with these arguments" is one of its instructions, and reading it runs it. Here is one that calls `print`. It could as well call `os.system`.
+Weights are often saved with `pickle`. A pickle is a program: "call this function with these arguments" is one of its instructions, and loading the pickle runs it. This one calls `print`; it could just as well call `os.system`.
 """
 
 # %%
@@ -276,18 +276,18 @@ pickle.loads(pickle.dumps(Gift()))
 
 # %% [markdown]
 """
-So whoever loads a pickled model from the internet has run a stranger's program. We use NumPy's npz: a zip file of arrays, each with a plain header (type, shape) and its bytes. But look out: `np.save` turns arrays of Python *objects* into pickles without a word, and `np.load` reads these only with `allow_pickle=True`. We never write any and never allow any.
+So if you load a pickled model from the internet, you run a stranger's program. We use NumPy's npz instead: a zip file of arrays, each with a plain header (type, shape) and its bytes. But beware: `np.save` silently pickles arrays of Python *objects*, and `np.load` reads those only with `allow_pickle=True`. We never write one and never allow one.
 
-Besides arrays we keep *facts*: a dictionary of what JSON can hold (numbers, texts, lists, dictionaries), stored as one array that holds one text.
+Besides arrays we keep *facts*: a dictionary of what JSON can hold (numbers, strings, lists, dictionaries), stored as an array that holds a single string.
 
-**Task (8 points).** Write `save_arrays(path, arrays, facts)`. Raise a `TypeError` that names an array that has `dtype.hasobject`, before anything is written. Then have `replace_file` write an npz with `np.savez(file, **entries)`, where `entries` has each array under `"array/" + name`, so that no name can collide, and `"facts"`: `np.array(json.dumps(facts, sort_keys=True))`. No facts are `{}`. About 7 lines.
+**Task (8 points).** Write `save_arrays(path, arrays, facts)`. Before anything is written, raise a `TypeError` for an array with `dtype.hasobject`, and name the array. Then have `replace_file` write an npz with `np.savez(file, **entries)`. `entries` holds each array under `"array/" + name`, so that no name can collide, and under `"facts"` the array `np.array(json.dumps(facts, sort_keys=True))`; facts of `None` are stored as `{}`. About 7 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "save-arrays", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def save_arrays(path: str | Path, arrays: dict, facts: dict | None = None) -> None:
-    """Write arrays, and facts that JSON can hold, to one npz file: whole or not at all.
+    """Write arrays, and facts that JSON can hold, to one npz file: all of it or nothing.
 
     Raises TypeError for an array of objects and for facts that JSON cannot hold.
     """
@@ -303,7 +303,7 @@ def save_arrays(path: str | Path, arrays: dict, facts: dict | None = None) -> No
 
 # %% [markdown]
 """
-Any tool that reads zip files can look inside. Four numbers of two bytes, and a header of 128 bytes before them:
+Any tool that reads zip files can look inside. The array takes four numbers of two bytes, after a header of 128 bytes:
 """
 
 # %%
@@ -328,7 +328,7 @@ save_arrays(path, {"a": np.arange(6.0).reshape(2, 3), "facts": np.array([7, 8])}
 with np.load(path, allow_pickle=False) as file:
     entries = {name: file[name] for name in file.files}
 assert sorted(entries) == ["array/a", "array/facts", "facts"], f"the file holds {sorted(entries)}"
-assert np.array_equal(entries["array/a"], [[0, 1, 2], [3, 4, 5]]), "array a should come back as it was"
+assert np.array_equal(entries["array/a"], [[0, 1, 2], [3, 4, 5]]), "array a should come back unchanged"
 assert json.loads(str(entries["facts"])) == {"steps": 3, "name": "x"}, f"the facts: {entries['facts']}"
 ### BEGIN HIDDEN TESTS
 assert replaced == [path], "replace_file should write the file, or a crash leaves half of one"
@@ -337,7 +337,7 @@ save_arrays(path, {"file": np.float16([1, 2, 4]), "x/y.z": np.array(True)})
 with np.load(path, allow_pickle=False) as file:
     entries = {name: file[name] for name in file.files}
 assert entries["array/file"].dtype == np.float16 and entries["array/x/y.z"].shape == ()
-assert json.loads(str(entries["facts"])) == {}, "no facts are an empty dictionary"
+assert json.loads(str(entries["facts"])) == {}, "no facts should be stored as an empty dictionary"
 replaced.clear()
 for arrays, facts in (({"bad": np.array([1, None])}, {}), ({}, {"x": object()})):
     try:
@@ -353,13 +353,13 @@ replace_file = your_replace_file
 
 # %% [markdown]
 """
-Reading is where the trouble is: a download that broke off, a file of something else, a byte that flipped. What comes out of NumPy then? Try all the bytes.
+Reading is harder: the download may have broken off, the file may be something else entirely, a bit may have flipped. What does NumPy raise then? Try every byte.
 """
 
 
 # %%
 def what_numpy_raises():
-    """-> the names of the exceptions when each byte of tiny.npz in turn has its highest bit flipped."""
+    """-> the exceptions raised when the highest bit of each byte of tiny.npz is flipped in turn."""
     raised, whole = set(), (folder / "tiny.npz").read_bytes()
     for place, byte in enumerate(whole):
         spoilt = io.BytesIO(whole[:place] + bytes([byte ^ 128]) + whole[place + 1 :])
@@ -375,9 +375,9 @@ what_numpy_raises()
 
 # %% [markdown]
 """
-Whoever calls you wants one exception, not these, and a byte that we did not flip may bring another. Here, around bytes that come from anywhere, `except Exception` is right: nothing is swallowed, since the new error says `from` which one it came.
+Your callers want one exception, not this list, and other damage may raise yet another. Here, around bytes from an unknown source, `except Exception` is right: nothing is swallowed, because `raise … from error` keeps the original.
 
-**Task (14 points).** Write `load_arrays(path)`. Open the file yourself (given a path, `np.load` forgets to close what it cannot read), and outside the `try`, so that a file that does not exist stays a `FileNotFoundError`. Inside, read all entries of `np.load(file, allow_pickle=False)`; take out `"facts"` and parse it; the others, without their `"array/"`, are the arrays. Whatever fails in there becomes a `ValueError` that names the path, and so do: no `"facts"`, facts that are no dictionary, a name without `"array/"`, a file with a single array (`np.load` then gives an array, not an archive). About 14 lines.
+**Task (14 points).** Write `load_arrays(path)`. Open the file yourself, outside the `try`, so that a missing file still raises `FileNotFoundError` (and so that the file is closed whatever `np.load` does). Inside the `try`, read all entries of `np.load(file, allow_pickle=False)`; take out `"facts"` and parse it; the others, without their `"array/"`, are the arrays. Whatever fails there becomes a `ValueError` that names the path. So does a file without `"facts"`, one whose facts are not a dictionary, a name without `"array/"`, and a file with a single array (for which `np.load` returns an array, not an archive). About 14 lines.
 """
 
 
@@ -386,7 +386,7 @@ Whoever calls you wants one exception, not these, and a byte that we did not fli
 def load_arrays(path: str | Path) -> tuple[dict, dict]:
     """-> (arrays, facts) of a file that save_arrays wrote. Never unpickles.
 
-    Raises FileNotFoundError if there is none, ValueError if it cannot be read or is not such a file.
+    Raises FileNotFoundError if there is no file, ValueError if it cannot be read or is not such a file.
     """
     ### BEGIN SOLUTION
     with open(path, "rb") as file:
@@ -407,7 +407,7 @@ def load_arrays(path: str | Path) -> tuple[dict, dict]:
 
 # %% [markdown]
 """
-The file from above, whole and cut in the middle:
+The file from above, first whole, then cut short:
 """
 
 
@@ -475,48 +475,48 @@ except FileNotFoundError:
     missing = True
 assert missing, "a file that is not there raises FileNotFoundError"
 np.savez(path, facts=np.array("{}"))
-assert load_arrays(path) == ({}, {}), "no arrays and no facts are in order"
+assert load_arrays(path) == ({}, {}), "a file without arrays and with no facts is allowed"
 ### END HIDDEN TESTS
 
 # %% [markdown]
-"""
-Weights of *another model* are a whole file, so `load_arrays` has nothing against them. The model itself refuses them: `load_state_dict` of module 03 compares all names and shapes before it writes one number.
+r"""
+A file with the weights of *another model* is complete, so `load_arrays` accepts it. The model itself refuses them: `load_state_dict` of module 03 compares all names and shapes before it writes a single number.
 
 ## 4. One step
 
-Every step has the same order, and each exchange of two lines is a classic mistake. Gradients of the last batch must go before new ones come, since `backward` adds. They are cut after `backward` and before the optimizer looks. The rate is set before the optimizer uses it.
+The lines of a step have an order, and getting it wrong is a classic mistake. The gradients of the last batch must be cleared before new ones arrive, since `backward` adds. They are clipped after `backward` and before the optimizer reads them. The rate is set before the optimizer uses it.
 
-And one line more. When the loss is NaN, its gradients are NaN, and one step later every weight is NaN, the moments too, and the next checkpoint overwrites the last good one. The time to stop is before the weights are touched.
+One more line is needed. When the loss is NaN, so are its gradients; one step later the weights and the moments are NaN too, and the next checkpoint overwrites the last good one. The time to stop is before the weights are touched.
 
-A large batch gives a steady gradient, and takes memory for all the arrays between its inputs and its loss. It need not go through the model at once: the gradient of a mean is the mean of gradients, and `backward` adds. So `Trainer.gradients(inputs, targets)`, which is given, takes `self.loss(self.model(inputs), targets)` and its `backward()` for `accumulate` pieces of the batch, one after the other, each weighted by its share of the targets. It returns the loss of the whole batch; if that is not finite, `backward` has not been called for the piece at fault.
+A large batch gives a steadier gradient, but needs memory for all the arrays between its inputs and its loss. It need not go through the model all at once: the gradient of a mean is the mean of the gradients, and `backward` adds. So the given `Trainer.gradients(inputs, targets)` cuts the batch into `accumulate` pieces. For one piece after another it computes `self.loss(self.model(inputs), targets)`, weighted by the piece's share of the targets, and calls `backward()`. It returns the loss of the whole batch; if the loss stops being finite, it returns at once, without calling `backward` for the piece at fault.
 
 **Task (16 points).** Write `Trainer.step(inputs, targets)`:
 
-1. the model to `train()`, the optimizer to `zero_grad()`;
-2. `self.gradients(inputs, targets)`, the loss as a float. If it is not finite: `ValueError` with the number of this step, counted from 1 (`self.steps + 1`), and the loss;
-3. `clip_grad_norm(self.optimizer.parameters, limit)`, where `limit` is `self.max_norm`, or `math.inf` if that is None: it changes nothing then, but still raises `ValueError` if a gradient is not finite. Let that error say the number of the step too (`raise … from error`);
-4. if there is a schedule, `self.optimizer.lr = self.schedule(self.steps)`;
-5. the optimizer's `step()`, and `self.steps` grows by 1. Return the loss.
+1. put the model into `train()` mode and call the optimizer's `zero_grad()`;
+2. call `self.gradients(inputs, targets)`, which returns the loss as a float. If it is not finite, raise a `ValueError` that states the loss and the number of this step, counted from 1 (`self.steps + 1`);
+3. call `clip_grad_norm(self.optimizer.parameters, limit)`, where `limit` is `self.max_norm`, or `math.inf` if that is None: then it changes nothing, but still raises a `ValueError` if a gradient is not finite. Make that error state the number of the step too (`raise … from error`);
+4. if there is a schedule, set `self.optimizer.lr = self.schedule(self.steps)`;
+5. call the optimizer's `step()`, add 1 to `self.steps`, and return the loss.
 
 About 14 lines.
 
-One thing is given with the constructor, because it cannot be seen from here. A step makes some hundred large arrays and frees them all. The C library hands large freed pieces back to the system, and the system clears every page before it hands it out again: for the chat model 34,567 pages in every step. On Linux, `keep_freed_memory` asks the library to keep them, and there are none any more: a step (8 texts of 256 tokens) took 0.76 of the time on two cores. Elsewhere it does nothing. Neither Python nor NumPy shows this cost under a name: it looks as if `np.matmul` were slow.
+The constructor also calls `keep_freed_memory`, for a cost that Python does not show. A step makes many large arrays and frees them all. The C library returns large freed blocks to the system, and the system clears every page before it hands it out again: about 39,000 pages in each step of the chat model (8 texts of 256 tokens, vocabulary of 768). With glibc, the usual C library of Linux, `keep_freed_memory` asks the library to keep those blocks. Then a step takes no new pages, and needs 0.72 of the processor time (measured on one core). Elsewhere the call does nothing. Neither Python nor NumPy reports this cost: it looks as if `np.matmul` were slow.
 
 ## 5. Many steps
 
-A loader gives the batches of one *epoch*, one `for` loop long; training usually takes many epochs, or stops in the middle of one. Around the loop stands `between_steps`, which is given, because signals are not what this module is about. It does two things. Ctrl-C normally strikes anywhere, perhaps when half of the weights are updated; inside, it only raises a flag, and `check()` raises the `KeyboardInterrupt` when the step is complete. (Press it twice, and it strikes at once.) And a loader that knows its place is told to go on from there next time, instead of from the start of the epoch.
+Looping over a loader once gives the batches of one *epoch*; training usually takes many epochs, or stops in the middle of one. The loop runs inside `between_steps`, which is given, because signals are not the subject of this module. It does two things. Ctrl-C normally interrupts anywhere, perhaps when half of the weights are updated; inside `between_steps` it only sets a flag, and `check()` raises the `KeyboardInterrupt` when the step is complete. (Press it twice to interrupt at once.) And a loader that knows its place is told to continue from there next time, not from the start of the epoch.
 
-**Task (12 points).** Write `Trainer.fit(loader, num_steps, on_step)` inside the two given lines. Until `self.steps` reaches `num_steps`, which counts *all* steps of this trainer, go through the loader; when it ends, begin it again. After each step call `on_step(self.steps, loss)`, if there is one, then `check()`; stop in the middle of an epoch when the number is reached. A loader that gives no batch would keep you for ever: `ValueError`. However it ends, the model is in `eval()` afterwards: that is the given `finally`. About 11 lines.
+**Task (12 points).** Write `Trainer.fit(loader, num_steps, on_step)` inside the two given lines. Until `self.steps` reaches `num_steps`, which counts *all* steps of this trainer, loop over the loader, starting again when it ends. After each step call `on_step(self.steps, loss)`, if there is one, and then `check()`; stop in the middle of an epoch when the number is reached. A loader that gives no batches would keep you in the loop for ever: raise a `ValueError`. However it ends, the given `finally` puts the model into `eval()` mode. About 11 lines.
 
 ## 6. How good is it?
 
-The last batch of an epoch is often smaller. Five batches of 32 and one of 2: the mean of the six losses gives each of the two samples in the small batch sixteen times the weight of the others, and you report a number that depends on how the data was cut. For token models it is worse: the loss is the mean over the targets that *count*, those which are not `ignore_index`, and their number differs in every batch.
+The last batch of an epoch is often smaller. With five batches of 32 and one of 2, the mean of the six losses gives each of the two samples in the small batch sixteen times the weight of the others, so the number you report depends on how the data was cut. For token models it is worse: the loss is the mean over the targets that *count*, those that are not `ignore_index`, and their number can differ from batch to batch.
 
-The right number is the mean over all targets that count: $\\sum_b n_b \\ell_b / \\sum_b n_b$, with $n_b$ the targets that count in batch b.
+The right number is the mean over all targets that count: $\sum_b n_b \ell_b / \sum_b n_b$, where $n_b$ is the number of targets that count in batch b.
 
-**Task (10 points).** Write `Trainer.evaluate(batches)`. $n_b$ is `counted(self.loss, targets)`, which is given; a batch with $n_b = 0$ is left out without asking the model. The model is in `eval()` and `no_grad()` surrounds everything, so that nothing is recorded. Afterwards the model is back in the mode it was in (`was_training = self.model.training`, `train(was_training)`), also after an error. `ValueError` if no target counts at all. About 14 lines.
+**Task (10 points).** Write `Trainer.evaluate(batches)`. $n_b$ is `counted(self.loss, targets)`, which is given; a batch with $n_b = 0$ is skipped without running the model. Run the model in `eval()` mode, inside `no_grad()`, so that nothing is recorded. Afterwards, even after an error, the model returns to the mode it was in (`was_training = self.model.training`, `train(was_training)`). Raise a `ValueError` if no target counts at all. About 14 lines.
 
-The three methods stand in one cell; each has its own test, so you can leave one and go on. `save` and `load` are given here and explained in section 7.
+The three methods share one cell, but each has its own test, so you can skip one and continue. `save` and `load` are given here and explained in section 7.
 """
 
 
@@ -524,9 +524,9 @@ The three methods stand in one cell; each has its own test, so you can leave one
 #| export
 @contextmanager
 def between_steps(loader: Any) -> Any:
-    """Within, Ctrl-C waits until the function yielded here is called; pressed twice, it does not wait.
+    """Inside, Ctrl-C waits until the yielded function is called; pressed twice, it does not wait.
 
-    Afterwards a loader with a state goes on behind the last batch it gave.
+    Afterwards a loader with a state continues after the last batch it gave.
     """
     pressed = []
 
@@ -540,7 +540,7 @@ def between_steps(loader: Any) -> Any:
             raise KeyboardInterrupt
         pressed.append(number)
 
-    here = threading.current_thread() is threading.main_thread()  # only there may signals be handled
+    here = threading.current_thread() is threading.main_thread()  # only the main thread may handle signals
     before = signal.signal(signal.SIGINT, remember) if here else None
     try:
         with loader.going_on() if hasattr(loader, "going_on") else nullcontext():
@@ -554,11 +554,11 @@ def between_steps(loader: Any) -> Any:
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library not to hand freed memory back to the system -> whether it was glibc and said yes.
+    """Ask the C library not to return freed memory to the system -> whether it is glibc and agreed.
 
-    Arrays below 32 MB then come from memory that is there already, of which up to 1 GB is kept.
+    Arrays below 32 MB then reuse memory that the process already has; up to 1 GB of it is kept.
     """
-    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
@@ -567,14 +567,14 @@ def keep_freed_memory() -> bool:
 
 
 def counted(loss: Any, targets: Any) -> int:
-    """How many targets the mean of `loss` is taken over: all but those that are its ignore_index."""
+    """-> how many targets `loss` takes its mean over: all that are not its ignore_index."""
     targets = as_array(targets)
     ignored = getattr(loss, "ignore_index", None)
     return targets.size if ignored is None else int((targets != ignored).sum())
 
 
 def in_pieces(inputs: Any, targets: Any, count: int) -> Iterable[tuple]:
-    """Yields (inputs, targets) of up to `count` pieces of a batch, nearly equal, cut at its first axis."""
+    """Yields (inputs, targets) of up to `count` nearly equal pieces of a batch, cut along its first axis."""
     places = np.linspace(0, len(targets), min(count, len(targets)) + 1).round().astype(int)
     for start, stop in zip(places[:-1], places[1:], strict=True):
         yield inputs[start:stop], targets[start:stop]
@@ -583,14 +583,14 @@ def in_pieces(inputs: Any, targets: Any, count: int) -> Iterable[tuple]:
 # %% nbgrader={"grade": false, "grade_id": "trainer", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class Trainer:
-    """Takes a model through batches of (inputs, targets); can stop and go on exactly where it was.
+    """Trains a model on batches of (inputs, targets); can stop, and continue exactly where it was.
 
     loss: (prediction, targets) -> scalar Tensor, by default CrossEntropyLoss().
-    schedule: number of the step, from 0 -> learning rate; without one, the optimizer's own rate stays.
-    max_norm: longer gradients, all together, are shortened to this norm.
-    accumulate: in how many pieces the model reads a batch. For a loss that is a mean over the targets, all
-        else is the same, but for the memory, which is that of a piece.
-    steps: how many were made so far.
+    schedule: number of the step, from 0 -> learning rate; without one, the optimizer's own rate is kept.
+    max_norm: if the norm of all gradients together is larger, they are scaled down to it.
+    accumulate: in how many pieces the model reads a batch. For a loss that is a mean over the targets, only
+        the memory changes: it is that of one piece.
+    steps: how many have been taken so far.
     """
 
     def __init__(
@@ -602,7 +602,7 @@ class Trainer:
         max_norm: float | None = None,
         accumulate: int = 1,
     ):
-        """Raises ValueError if max_norm is not above 0 or accumulate below 1, TypeError if that is no int."""
+        """Raises ValueError if max_norm is not above 0 or accumulate below 1, TypeError if not an int."""
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm should be above 0, got {max_norm}")
         if isinstance(accumulate, bool) or not isinstance(accumulate, Integral):
@@ -617,9 +617,9 @@ class Trainer:
         self.steps = 0
 
     def gradients(self, inputs: Any, targets: Any) -> float:
-        """Add the gradients of a batch to those that are there, piece by piece -> its loss.
+        """Add the gradients of a batch to those already there, piece by piece -> its loss.
 
-        It ends before the `backward` of a piece whose loss is not finite, and returns that.
+        If the loss stops being finite, returns it at once, before the `backward` of that piece.
         """
         if self.accumulate == 1:
             pieces: Iterable[tuple] = [(inputs, targets)]
@@ -640,7 +640,7 @@ class Trainer:
         return value
 
     def step(self, inputs: Any, targets: Any) -> float:
-        """One batch forward, backward, and a step of the optimizer -> the loss before it.
+        """One batch forward and backward, and one step of the optimizer -> the loss before that step.
 
         Raises ValueError with the number of the step, and changes no weight, if the loss or a gradient is not
         finite.
@@ -664,10 +664,10 @@ class Trainer:
         ### END SOLUTION
 
     def fit(self, loader: Any, num_steps: int, on_step: Callable | None = None) -> None:
-        """Train until `num_steps` steps are done, those before this call included, epoch after epoch.
+        """Train until `num_steps` steps are done, including those before this call, epoch after epoch.
 
-        loader: anything that gives (inputs, targets) each time it is looped over. on_step(step, loss) hears
-        of each step. Ctrl-C takes effect between two steps. The model ends in eval().
+        loader: anything that gives (inputs, targets) each time it is looped over. on_step(step, loss) is
+        called after each step. Ctrl-C takes effect between two steps. The model ends in eval() mode.
         Raises ValueError if the loader gives no batch.
         """
         try:
@@ -689,7 +689,7 @@ class Trainer:
             self.model.eval()
 
     def evaluate(self, batches: Iterable) -> float:
-        """-> the mean loss over all targets that count, in batches of any sizes, without learning from them.
+        """-> the mean loss over all targets that count, in batches of any size, without training on them.
 
         Raises ValueError if there is no such target.
         """
@@ -712,12 +712,12 @@ class Trainer:
         ### END SOLUTION
 
     def parts(self, loader: Any) -> dict:
-        """name -> what has a state that the next step depends on."""
+        """name -> each object with a state that the next step depends on."""
         parts = {"optimizer": self.optimizer, "random": Randomness(self.model), "model": self.model}
         return parts if loader is None else {"loader": loader, **parts}
 
     def save(self, path: str | Path, loader: Any = None) -> None:
-        """Everything that the next step depends on, in one file: whole or not at all."""
+        """Write everything that the next step depends on to one file: all of it or nothing."""
         arrays, facts = {}, {"steps": self.steps}
         for kind, part in self.parts(loader).items():
             facts[kind] = {}
@@ -729,10 +729,10 @@ class Trainer:
         save_arrays(path, arrays, facts)
 
     def load(self, path: str | Path, loader: Any = None) -> None:
-        """Go on where `save` was called: with the same batch, if the loader is given.
+        """Continue where `save` was called, with the same batch if the loader is given.
 
         Raises FileNotFoundError, or ValueError if the file cannot be read or belongs to another model,
-        optimizer or loader; nothing at all is changed then.
+        optimizer or loader; then nothing is changed.
         """
         arrays, facts = load_arrays(path)
         parts = self.parts(loader)
@@ -743,7 +743,7 @@ class Trainer:
             or steps < 0
             or any(type(state) is not dict for state in states.values())
         ):
-            raise ValueError(f"{path} is no saved training with steps, {', '.join(parts)}")
+            raise ValueError(f"{path} is not a saved training with steps, {', '.join(parts)}")
         for name, array in arrays.items():
             kind, _, rest = name.partition("/")
             if kind in states:
@@ -757,7 +757,7 @@ class Trainer:
 
 # %% [markdown]
 """
-One step by hand: the model is a single weight 3, the loss is weight times input, and so its gradient is the input, 2. With SGD at rate 0.5 the weight goes from 3 to 3 - 0.5 · 2. And the loss that comes back is the one before the step.
+One step by hand. The model is a single weight, 3, and the loss is the weight times the input, so its gradient is the input, 2. With SGD at rate 0.5 the weight goes from 3 to 3 - 0.5 · 2 = 2. The loss returned is the one before the step, 3 · 2 = 6.
 """
 
 # %%
@@ -792,13 +792,13 @@ trainer = one_weight_trainer(schedule=lambda step: [0.5, 0.25, 0.125][step])
 trainer.model.eval()
 losses = [trainer.step(2.0, None) for _ in range(2)]
 assert losses == [6.0, 4.0], f"weights 3 and then 2 give losses of 6 and 4, yours {losses}"
-assert isinstance(losses[0], float), f"the loss comes back as a float, not {type(losses[0]).__name__}"
+assert isinstance(losses[0], float), f"step should return the loss as a float, not {type(losses[0]).__name__}"
 weight = trainer.model.weight.item()
 assert weight == 1.5, (
-    f"steps of 0.5 * 2 and 0.25 * 2 lead from 3 to 1.5, yours to {weight}; "
-    "is the gradient zeroed before, and the rate set to schedule(0), then schedule(1)?"
+    f"steps of 0.5 * 2 and 0.25 * 2 take the weight from 3 to 1.5, yours to {weight}; "
+    "are the gradients zeroed first, and the rate set to schedule(0), then schedule(1)?"
 )
-assert trainer.steps == 2 and trainer.model.training, "2 steps are counted, and the model is in training"
+assert trainer.steps == 2 and trainer.model.training, "2 steps should be counted, in train() mode"
 trainer = one_weight_trainer(max_norm=0.5)
 trainer.step(2.0, None)
 assert trainer.model.weight.item() == 2.75, "max_norm 0.5 shortens the gradient 2 to 0.5, so 3 - 0.5 * 0.5"
@@ -809,7 +809,7 @@ try:
 except ValueError as error:
     told = str(error)
 assert "1" in told and "nan" in told, f"a loss of nan should raise a ValueError with both; yours: {told}"
-assert trainer.model.weight.item() == 3 and trainer.steps == 0, "and change neither weight nor steps"
+assert trainer.model.weight.item() == 3 and trainer.steps == 0, "and should change neither weight nor steps"
 ### BEGIN HIDDEN TESTS
 trainer = one_weight_trainer(lr=0.5)
 for number in (1.0, 4.0, -2.0):
@@ -875,7 +875,7 @@ for a, b in zip(whole.parameters(), pieces.parameters(), strict=True):
 
 # %% [markdown]
 """
-Now a loop: three batches are an epoch, and we want seven steps. Which batches does the trainer see? Here is a trainer that only writes down what it is given.
+Now the loop: an epoch has three batches, and we want seven steps. Which batches does the trainer see? This trainer only writes down what it is given.
 """
 
 
@@ -903,16 +903,16 @@ trainer, heard = noting_trainer(), []
 trainer.fit([("a", 1), ("b", 2), ("c", 3)], 5, lambda step, loss: heard.append((step, loss)))
 assert trainer.noted == list("abcab"), f"5 steps of batches a, b, c are a b c a b, yours {trainer.noted}"
 assert heard == [(1, 1), (2, 2), (3, 3), (4, 1), (5, 2)], f"on_step hears (steps done, loss): {heard}"
-assert not trainer.model.training, "afterwards the model is in eval()"
+assert not trainer.model.training, "afterwards the model should be in eval() mode"
 trainer.fit([("d", 4)], 7)
 assert trainer.noted == list("abcabdd"), "num_steps counts all steps: from 5 to 7 there are two more"
 trainer.fit([("e", 5)], 7)
-assert len(trainer.noted) == 7, "with 7 of 7 steps done nothing remains to do"
+assert len(trainer.noted) == 7, "with 7 of 7 steps done, nothing is left to do"
 
 
 ### BEGIN HIDDEN TESTS
 class Dry:
-    """A loader with some batches in its first epoch, and none later; it is not asked for ever."""
+    """A loader with some batches in its first epoch and none later; it stops being asked after three."""
 
     def __init__(self, *batches):
         self.epochs = [batches, (), ()]
@@ -934,7 +934,7 @@ try:
     refused = False
 except ValueError:
     refused = True
-assert refused and trainer.steps == 1, "a loader that has run dry gives no second epoch: ValueError"
+assert refused and trainer.steps == 1, "a loader with no second epoch: raise a ValueError"
 
 
 def press_twice(step, loss):
@@ -953,7 +953,7 @@ try:
 except KeyboardInterrupt:
     stopped = True
 assert stopped and trainer.noted == ["a", "b"], (
-    f"Ctrl-C in step 2 ends it after step 2; yours {trainer.noted}"
+    f"Ctrl-C in step 2 should end fit after step 2; yours saw {trainer.noted}"
 )
 assert finished == [2] and not trainer.model.training and signal.getsignal(signal.SIGINT) == before
 pulled = []
@@ -979,7 +979,7 @@ assert pulled == [0, 1, 2, 3, 0, 1], f"no batch should be taken that is not trai
 
 # %% [markdown]
 """
-Evaluate by hand: the model doubles, the loss is the mean distance. One batch holds three targets that are all 1 off, the other holds a single target that is 5 off. The mean over four targets is (1 + 1 + 1 + 5) / 4 = 2; the mean of the two means would be 3.
+An evaluation by hand: the model doubles its input, and the loss is the mean distance. One batch holds three targets, each 1 off; the other holds a single target, 5 off. The mean over four targets is (1 + 1 + 1 + 5) / 4 = 2; the mean of the two means would be 3.
 """
 
 
@@ -997,7 +997,7 @@ modes = []
 
 
 class Spy(OneWeight):
-    """Notes whether it is called in training, and whether gradients are being recorded."""
+    """Notes whether it is called in train() mode, and whether gradients are being recorded."""
 
     def forward(self, x):
         output = super().forward(x)
@@ -1009,8 +1009,8 @@ model = Spy(2.0)
 trainer = Trainer(model, SGD(model.parameters(), lr=1.0), mean_distance)
 value = trainer.evaluate(batches)
 assert value == 2.0, f"(1 + 1 + 1 + 5) / 4 = 2, yours is {value}: weigh each batch by its number of targets"
-assert modes == [(False, False)] * 2, "the model should run in eval(), and nothing be recorded (no_grad)"
-assert model.training, "the model was in training before, and should be so again"
+assert modes == [(False, False)] * 2, "run the model in eval() mode and record nothing (no_grad)"
+assert model.training, "the model was in train() mode before, and should be again"
 ### BEGIN HIDDEN TESTS
 assert isinstance(value, float) and trainer.steps == 0 and model.weight.item() == 2
 model.eval()
@@ -1022,13 +1022,13 @@ for wrong in ([], [(np.zeros(0), np.zeros(0))]):
         refused = False
     except ValueError:
         refused = True
-    assert refused and model.training, "without any target there is no mean: ValueError"
+    assert refused and model.training, "without any target there is no mean: raise a ValueError"
 trainer.loss = None
 try:
     trainer.evaluate(batches)
 except TypeError:
     pass
-assert model.training, "the mode comes back after an error too"
+assert model.training, "the mode should be restored after an error too"
 rng = np.random.default_rng(1)
 model = Sequential(Linear(3, 4, rng=rng))
 trainer = Trainer(model, SGD(model.parameters(), lr=1.0))
@@ -1046,18 +1046,18 @@ assert math.isclose(value, sum(wanted) / 5, rel_tol=1e-5), f"the mean over the 5
 """
 ## 7. All of it or nothing
 
-What does the next step depend on? The weights. The optimizer's moments and its count of steps. The number of steps, for the schedule. The loader's place and its order. And the random numbers: a model with dropout holds a generator, and its state decides what is dropped next. `Randomness`, given, collects these. The schedule itself needs no saving: it is a function of the step.
+What does the next step depend on? On the weights; on the optimizer's moments and its count of steps; on the number of steps, for the schedule; on the loader's place and its order; and on random numbers: a model with dropout holds a generator, whose state decides what is dropped next. The given `Randomness` collects those states. The schedule itself need not be saved: it is a function of the step.
 
-Loading has its own trap. The model, the optimizer and the loader each refuse a state that does not fit, and change nothing when they do. But if the model accepts and the *optimizer* refuses, you hold new weights with old moments, and no error message will tell you later why the loss jumps.
+Loading has a trap of its own. The model, the optimizer and the loader each refuse a state that does not fit, and change nothing when they do. But if the model accepts and the *optimizer* refuses, you have new weights with old moments, and if the error is caught, nothing will tell you later why the loss jumps.
 
-**Task (11 points).** Write `load_together(pairs)`, for pairs (part, state), in the given order: keep a `copy.deepcopy` of `part.state_dict()` (a copy, because the arrays in it are the live ones), then `part.load_state_dict(state)`. If one of them raises, give those loaded before it their old states back, the last one first, and let the error go on to the caller (`raise`). The order is the caller's choice; ours ends with the model, so that no weights, which are the largest, have ever to be put back. About 10 lines.
+**Task (11 points).** Write `load_together(pairs)`, for pairs (part, state), in the given order: keep a `copy.deepcopy` of `part.state_dict()` (a copy, because the arrays in it are the live ones), then call `part.load_state_dict(state)`. If one of them raises, give those loaded before it their old states back, the last one first, and let the error reach the caller (`raise`). The caller chooses the order; ours ends with the model, so that its weights never have to be put back. About 10 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "load-together", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def load_together(pairs: Iterable[tuple]) -> None:
-    """part.load_state_dict(state) for each (part, state), or for none: if one raises, so does this."""
+    """Call part.load_state_dict(state) for each (part, state); if one raises, undo the others and raise."""
     ### BEGIN SOLUTION
     loaded = []
     try:
@@ -1075,14 +1075,14 @@ def load_together(pairs: Iterable[tuple]) -> None:
 # %%
 #| export
 class Randomness:
-    """The states of all random generators in a model (dropout has one), with the interface of a part."""
+    """The states of all random generators in a model (dropout has one), as a part to save and load."""
 
     def __init__(self, model: Module):
         self.generators = dict(self.found(model, ""))
 
     @classmethod
     def found(cls, module: Any, prefix: str) -> Iterator[tuple[str, np.random.Generator]]:
-        """Yields (name, generator) for the module's own and those of its parts."""
+        """Yields (name, generator) for the module's own generators and those of its children."""
         for name, value in getattr(module, "__dict__", {}).items():
             if isinstance(value, np.random.Generator):
                 yield prefix + name, value
@@ -1098,20 +1098,20 @@ class Randomness:
         if sorted(state) != sorted(self.generators):
             raise ValueError(f"random states of {sorted(state)}, the model has {sorted(self.generators)}")
         for name, rng in self.generators.items():
-            type(rng.bit_generator)(0).state = state[name]  # raises if it is no such state
+            type(rng.bit_generator)(0).state = state[name]  # raises if it is not such a state
         for name, rng in self.generators.items():
             rng.bit_generator.state = state[name]
 
 
 # %% [markdown]
 """
-Three shelves, and the third refuses. What is on the first two afterwards?
+Three shelves get new numbers, and the third refuses. What is on the first two afterwards?
 """
 
 
 # %%
 class Shelf:
-    """Holds one array; refuses what is not of its size."""
+    """Holds one array; refuses one of another size."""
 
     def __init__(self, numbers, log=None):
         self.numbers, self.log = np.array(numbers), [] if log is None else log
@@ -1153,11 +1153,11 @@ except ValueError as error:
 assert told, "the error of the third should reach the caller"
 got = [shelf.numbers.tolist() for shelf in (first, second, third)]
 assert got == [[7, 8], [9], [4, 5, 6]], (
-    f"after a refusal all should be as before: [[7, 8], [9], [4, 5, 6]], yours {got}; "
-    "state_dict gives the live arrays: was it copied?"
+    f"after a refusal all should be as before, [[7, 8], [9], [4, 5, 6]]; yours is {got}; "
+    "state_dict returns the live arrays: did you copy it?"
 )
 ### BEGIN HIDDEN TESTS
-assert log == [first, second, second, first], "put back the last one first"
+assert log == [first, second, second, first], "the last one loaded should be put back first"
 assert "2 numbers" in told, "the error should be the one that was raised"
 log.clear()
 load_together([])
@@ -1167,7 +1167,7 @@ try:
 except KeyError:
     told = True
 assert told and log == [] and first.numbers.tolist() == [7, 8], (
-    "after the first fails nothing else is touched"
+    "if the first fails, nothing else should be touched"
 )
 
 
@@ -1180,20 +1180,20 @@ try:
     load_together([(first, {"numbers": [1, 1]}), (Interrupted([1]), {})])
 except KeyboardInterrupt:
     pass
-assert first.numbers.tolist() == [7, 8], "Ctrl-C in the middle must not leave half of it either"
+assert first.numbers.tolist() == [7, 8], "Ctrl-C in the middle must not leave half of it loaded"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
 ## 8. The proof
 
-Now everything together on the spirals. Module 08 will give you a real loader; for today a few lines do, with the same manners: an order that depends on seed and epoch alone, and a state.
+Now everything together, on the spirals. In module 08 you write a real loader; for now a few lines will do, with the same two properties: an order that depends only on seed and epoch, and a state.
 """
 
 
 # %%
 class SmallLoader:
-    """Shuffled batches of points; knows its place, as the DataLoader of module 08 will."""
+    """Shuffled batches of points; knows its place, like the DataLoader of module 08."""
 
     def __init__(self, inputs, targets, batch_size, seed):
         self.inputs, self.targets, self.batch_size, self.seed = inputs, targets, batch_size, seed
@@ -1253,15 +1253,15 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-A loss curve begins near guessing, ln 2 = 0.69 for two classes. If yours begins far above, look at the initial weights; if it stays there, at the gradients. The jags are the batches, not the model: each has other points.
+A loss curve should begin near the loss of guessing, ln 2 = 0.69 for two classes. If yours begins far above, look at the initial weights; if it stays there, look at the gradients. The jags come from the batches, not from the model: each batch has different points.
 
-Now the same training in two halves. 137 steps, in the middle of an epoch of four batches; save; then everything new, with another seed, so that nothing can be right by accident; load; the other 163. Are the weights the same, to the last bit?
+Now the same training in two parts. Train for 137 steps, which ends in the middle of an epoch of four batches, and save. Then make everything anew with another seed, so that nothing can be right by accident; load, and train for the other 163. Are the weights the same, to the last bit?
 """
 
 
 # %%
 def train_in_two_halves():
-    """-> whether 137 + 163 steps, with a file in between, give the weights of 300 steps, bit by bit."""
+    """-> whether 137 + 163 steps, with a file in between, give the weights of 300 steps, bit for bit."""
     trainer, loader = make_training(seed=0)
     run(trainer, loader, 137)
     trainer.save(folder / "middle.npz", loader)
@@ -1276,7 +1276,7 @@ train_in_two_halves()
 
 # %% [markdown]
 """
-**Question (5 points).** Suppose that only the weights had been saved, and the optimizer had begun afresh at step 138. The loss would jump and then recover. Say what in AdamW is different in its first steps after such a restart, and name one thing besides the optimizer that would have to be restored for the same batches to come. Three or four sentences.
+**Question (5 points).** Suppose that only the weights had been saved, and the optimizer had started afresh at step 138. The loss would jump and then recover. Say what is different in AdamW during its first steps after such a restart, and name one thing besides the optimizer that must be restored for the same batches to come. Three or four sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-restart", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1286,7 +1286,7 @@ Your answer here.
 
 # %% [markdown]
 """
-And a file that belongs to something else changes nothing, not even the number of steps:
+A file that belongs to another training run changes nothing, not even the number of steps:
 """
 
 
@@ -1315,11 +1315,11 @@ shutil.rmtree(folder)
 You can now
 
 - give every step its learning rate, and say what the warm-up is for;
-- write files that are never half there, and read files that you do not trust;
-- train, stop with Ctrl-C, and go on to the same bits;
+- write files that are never half written, and read files that you do not trust;
+- train, stop with Ctrl-C, and continue to the same bits;
 - report a loss that does not depend on how the data was cut into batches.
 
-**Exercises.** (1) Gradient accumulation: four batches of 8 should give the same step as one of 32. Which two lines of `step` have to move out of the loop, and by what must each loss be divided? Check it against the one large batch. (2) Train the spirals with max_lr at 0.002, 0.02 and 0.2, with and without warm-up, five seeds each, and compare the loss at the end. Where does the warm-up matter?
+**Exercises.** (1) `Trainer.gradients` weights each piece by its share of the targets. Write a version that divides each loss by the number of pieces instead. For which batches are the gradients the same? Find a batch for which they are not, and say when that happens with `ignore_index`. (2) Train the spirals with max_lr at 0.002, 0.02 and 0.2, with and without warm-up, five seeds each, and compare the loss at the end. Where does the warm-up matter?
 
-The next door: module 08 builds the loader whose manners `SmallLoader` only imitates.
+Next: in module 08 you build the loader that `SmallLoader` stands in for.
 """

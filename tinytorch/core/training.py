@@ -55,7 +55,7 @@ class CosineSchedule:
 
 # %% ../../modules/07_training/training_dev.py #replace-file
 def replace_file(path: str | Path, write: Callable) -> None:
-    """Put what write(file) writes into the file at `path`; if anything fails, that stays as it was."""
+    """Put what write(file) writes into the file at `path`; if anything fails, that file stays as it was."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -69,7 +69,7 @@ def replace_file(path: str | Path, write: Callable) -> None:
 
 # %% ../../modules/07_training/training_dev.py #save-arrays
 def save_arrays(path: str | Path, arrays: dict, facts: dict | None = None) -> None:
-    """Write arrays, and facts that JSON can hold, to one npz file: whole or not at all.
+    """Write arrays, and facts that JSON can hold, to one npz file: all of it or nothing.
 
     Raises TypeError for an array of objects and for facts that JSON cannot hold.
     """
@@ -84,7 +84,7 @@ def save_arrays(path: str | Path, arrays: dict, facts: dict | None = None) -> No
 def load_arrays(path: str | Path) -> tuple[dict, dict]:
     """-> (arrays, facts) of a file that save_arrays wrote. Never unpickles.
 
-    Raises FileNotFoundError if there is none, ValueError if it cannot be read or is not such a file.
+    Raises FileNotFoundError if there is no file, ValueError if it cannot be read or is not such a file.
     """
     with open(path, "rb") as file:
         try:
@@ -103,9 +103,9 @@ def load_arrays(path: str | Path) -> tuple[dict, dict]:
 # %% ../../modules/07_training/training_dev.py #cell-30
 @contextmanager
 def between_steps(loader: Any) -> Any:
-    """Within, Ctrl-C waits until the function yielded here is called; pressed twice, it does not wait.
+    """Inside, Ctrl-C waits until the yielded function is called; pressed twice, it does not wait.
 
-    Afterwards a loader with a state goes on behind the last batch it gave.
+    Afterwards a loader with a state continues after the last batch it gave.
     """
     pressed = []
 
@@ -119,7 +119,7 @@ def between_steps(loader: Any) -> Any:
             raise KeyboardInterrupt
         pressed.append(number)
 
-    here = threading.current_thread() is threading.main_thread()  # only there may signals be handled
+    here = threading.current_thread() is threading.main_thread()  # only the main thread may handle signals
     before = signal.signal(signal.SIGINT, remember) if here else None
     try:
         with loader.going_on() if hasattr(loader, "going_on") else nullcontext():
@@ -133,11 +133,11 @@ def between_steps(loader: Any) -> Any:
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library not to hand freed memory back to the system -> whether it was glibc and said yes.
+    """Ask the C library not to return freed memory to the system -> whether it is glibc and agreed.
 
-    Arrays below 32 MB then come from memory that is there already, of which up to 1 GB is kept.
+    Arrays below 32 MB then reuse memory that the process already has; up to 1 GB of it is kept.
     """
-    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
@@ -146,28 +146,28 @@ def keep_freed_memory() -> bool:
 
 
 def counted(loss: Any, targets: Any) -> int:
-    """How many targets the mean of `loss` is taken over: all but those that are its ignore_index."""
+    """-> how many targets `loss` takes its mean over: all that are not its ignore_index."""
     targets = as_array(targets)
     ignored = getattr(loss, "ignore_index", None)
     return targets.size if ignored is None else int((targets != ignored).sum())
 
 
 def in_pieces(inputs: Any, targets: Any, count: int) -> Iterable[tuple]:
-    """Yields (inputs, targets) of up to `count` pieces of a batch, nearly equal, cut at its first axis."""
+    """Yields (inputs, targets) of up to `count` nearly equal pieces of a batch, cut along its first axis."""
     places = np.linspace(0, len(targets), min(count, len(targets)) + 1).round().astype(int)
     for start, stop in zip(places[:-1], places[1:], strict=True):
         yield inputs[start:stop], targets[start:stop]
 
 # %% ../../modules/07_training/training_dev.py #trainer
 class Trainer:
-    """Takes a model through batches of (inputs, targets); can stop and go on exactly where it was.
+    """Trains a model on batches of (inputs, targets); can stop, and continue exactly where it was.
 
     loss: (prediction, targets) -> scalar Tensor, by default CrossEntropyLoss().
-    schedule: number of the step, from 0 -> learning rate; without one, the optimizer's own rate stays.
-    max_norm: longer gradients, all together, are shortened to this norm.
-    accumulate: in how many pieces the model reads a batch. For a loss that is a mean over the targets, all
-        else is the same, but for the memory, which is that of a piece.
-    steps: how many were made so far.
+    schedule: number of the step, from 0 -> learning rate; without one, the optimizer's own rate is kept.
+    max_norm: if the norm of all gradients together is larger, they are scaled down to it.
+    accumulate: in how many pieces the model reads a batch. For a loss that is a mean over the targets, only
+        the memory changes: it is that of one piece.
+    steps: how many have been taken so far.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Trainer:
         max_norm: float | None = None,
         accumulate: int = 1,
     ):
-        """Raises ValueError if max_norm is not above 0 or accumulate below 1, TypeError if that is no int."""
+        """Raises ValueError if max_norm is not above 0 or accumulate below 1, TypeError if not an int."""
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm should be above 0, got {max_norm}")
         if isinstance(accumulate, bool) or not isinstance(accumulate, Integral):
@@ -194,9 +194,9 @@ class Trainer:
         self.steps = 0
 
     def gradients(self, inputs: Any, targets: Any) -> float:
-        """Add the gradients of a batch to those that are there, piece by piece -> its loss.
+        """Add the gradients of a batch to those already there, piece by piece -> its loss.
 
-        It ends before the `backward` of a piece whose loss is not finite, and returns that.
+        If the loss stops being finite, returns it at once, before the `backward` of that piece.
         """
         if self.accumulate == 1:
             pieces: Iterable[tuple] = [(inputs, targets)]
@@ -217,7 +217,7 @@ class Trainer:
         return value
 
     def step(self, inputs: Any, targets: Any) -> float:
-        """One batch forward, backward, and a step of the optimizer -> the loss before it.
+        """One batch forward and backward, and one step of the optimizer -> the loss before that step.
 
         Raises ValueError with the number of the step, and changes no weight, if the loss or a gradient is not
         finite.
@@ -239,10 +239,10 @@ class Trainer:
         return value
 
     def fit(self, loader: Any, num_steps: int, on_step: Callable | None = None) -> None:
-        """Train until `num_steps` steps are done, those before this call included, epoch after epoch.
+        """Train until `num_steps` steps are done, including those before this call, epoch after epoch.
 
-        loader: anything that gives (inputs, targets) each time it is looped over. on_step(step, loss) hears
-        of each step. Ctrl-C takes effect between two steps. The model ends in eval().
+        loader: anything that gives (inputs, targets) each time it is looped over. on_step(step, loss) is
+        called after each step. Ctrl-C takes effect between two steps. The model ends in eval() mode.
         Raises ValueError if the loader gives no batch.
         """
         try:
@@ -262,7 +262,7 @@ class Trainer:
             self.model.eval()
 
     def evaluate(self, batches: Iterable) -> float:
-        """-> the mean loss over all targets that count, in batches of any sizes, without learning from them.
+        """-> the mean loss over all targets that count, in batches of any size, without training on them.
 
         Raises ValueError if there is no such target.
         """
@@ -283,12 +283,12 @@ class Trainer:
         return total / count
 
     def parts(self, loader: Any) -> dict:
-        """name -> what has a state that the next step depends on."""
+        """name -> each object with a state that the next step depends on."""
         parts = {"optimizer": self.optimizer, "random": Randomness(self.model), "model": self.model}
         return parts if loader is None else {"loader": loader, **parts}
 
     def save(self, path: str | Path, loader: Any = None) -> None:
-        """Everything that the next step depends on, in one file: whole or not at all."""
+        """Write everything that the next step depends on to one file: all of it or nothing."""
         arrays, facts = {}, {"steps": self.steps}
         for kind, part in self.parts(loader).items():
             facts[kind] = {}
@@ -300,10 +300,10 @@ class Trainer:
         save_arrays(path, arrays, facts)
 
     def load(self, path: str | Path, loader: Any = None) -> None:
-        """Go on where `save` was called: with the same batch, if the loader is given.
+        """Continue where `save` was called, with the same batch if the loader is given.
 
         Raises FileNotFoundError, or ValueError if the file cannot be read or belongs to another model,
-        optimizer or loader; nothing at all is changed then.
+        optimizer or loader; then nothing is changed.
         """
         arrays, facts = load_arrays(path)
         parts = self.parts(loader)
@@ -314,7 +314,7 @@ class Trainer:
             or steps < 0
             or any(type(state) is not dict for state in states.values())
         ):
-            raise ValueError(f"{path} is no saved training with steps, {', '.join(parts)}")
+            raise ValueError(f"{path} is not a saved training with steps, {', '.join(parts)}")
         for name, array in arrays.items():
             kind, _, rest = name.partition("/")
             if kind in states:
@@ -327,7 +327,7 @@ class Trainer:
 
 # %% ../../modules/07_training/training_dev.py #load-together
 def load_together(pairs: Iterable[tuple]) -> None:
-    """part.load_state_dict(state) for each (part, state), or for none: if one raises, so does this."""
+    """Call part.load_state_dict(state) for each (part, state); if one raises, undo the others and raise."""
     loaded = []
     try:
         for part, state in pairs:
@@ -341,14 +341,14 @@ def load_together(pairs: Iterable[tuple]) -> None:
 
 # %% ../../modules/07_training/training_dev.py #cell-43
 class Randomness:
-    """The states of all random generators in a model (dropout has one), with the interface of a part."""
+    """The states of all random generators in a model (dropout has one), as a part to save and load."""
 
     def __init__(self, model: Module):
         self.generators = dict(self.found(model, ""))
 
     @classmethod
     def found(cls, module: Any, prefix: str) -> Iterator[tuple[str, np.random.Generator]]:
-        """Yields (name, generator) for the module's own and those of its parts."""
+        """Yields (name, generator) for the module's own generators and those of its children."""
         for name, value in getattr(module, "__dict__", {}).items():
             if isinstance(value, np.random.Generator):
                 yield prefix + name, value
@@ -364,6 +364,6 @@ class Randomness:
         if sorted(state) != sorted(self.generators):
             raise ValueError(f"random states of {sorted(state)}, the model has {sorted(self.generators)}")
         for name, rng in self.generators.items():
-            type(rng.bit_generator)(0).state = state[name]  # raises if it is no such state
+            type(rng.bit_generator)(0).state = state[name]  # raises if it is not such a state
         for name, rng in self.generators.items():
             rng.bit_generator.state = state[name]
