@@ -2,19 +2,19 @@
 """
 # Module 08: DataLoader
 
-Your training loop wants batches: arrays with B samples in them, a different B every time, each sample once per epoch, in an order that has nothing to do with the order of the file. What you have is a table, or a long row of token ids. This module stands between the two.
+Your training loop wants batches: arrays of B samples, each sample once per epoch, in an order that has nothing to do with the order of the file. What you have is a table, or a long row of token ids. This module turns one into the other.
 
-It is not hard, and that is the trap. A wrong data loader raises no error. The loss still falls; it only falls to a worse place, because targets are shifted the wrong way, because the last samples are never seen, or because every epoch after a restart shows the same order again. So here you check each step on numbers that you can count on your fingers.
+It is not hard, and that is the trap: a wrong data loader raises no error. The loss may still fall, but to a worse value, because targets are shifted the wrong way, because the last samples are never seen, or because every epoch after a restart repeats the same order. So you check each step here on numbers small enough to count by hand.
 
 After this module you will be able to
 
 - say what a dataset is in two methods, and write two: rows of arrays, and windows of a token stream;
 - cut windows without copying a single token;
-- stack samples into batches, and refuse the ones that do not fit together;
-- shuffle so that seed and epoch number alone fix the order;
-- stop in the middle of an epoch and go on with exactly the batch that would have come next.
+- stack samples into batches, and refuse those that do not fit together;
+- shuffle so that seed and epoch number alone determine the order;
+- stop in the middle of an epoch and continue with exactly the batch that would have come next.
 
-You need module 01 (`Tensor`), and nothing else. Each part is graded alone: in the final grading it runs with correct versions of the parts before it, so a mistake costs the points of its own part and no others.
+You need only module 01 (`Tensor`). Each part is graded alone: in the final grading it runs with correct versions of the parts before it, so a mistake costs only the points of its own part.
 """
 
 # %%
@@ -36,9 +36,9 @@ from tinytorch.core.tensor import Tensor
 """
 ## A dataset is two questions
 
-How many samples are there, and what is sample number i? Whoever can answer both is a dataset: a list can, and so can a folder of a million pictures that reads one when it is asked for it. In Python the two questions are the methods `__len__` and `__getitem__`.
+How many samples are there, and what is sample number i? Anything that answers both is a dataset: a list, or a folder of a million pictures that reads one when asked for it. In Python the two questions are the methods `__len__` and `__getitem__`.
 
-The base class below says so, and leaves both to its subclasses. A sample is a tuple, for instance (input, target). An index past the end must raise `IndexError`: that is also how a `for` loop over a dataset knows when to stop.
+The base class below declares both and leaves them to its subclasses. A sample is a tuple, for instance (input, target). An index past the end must raise `IndexError`: that is how a `for` loop over a dataset knows when to stop.
 """
 
 
@@ -60,9 +60,9 @@ class Dataset(ABC):
 """
 ## Rows that belong together
 
-The first dataset holds arrays whose rows belong together: row i of the inputs with row i of the targets. If one array has a row more than the other, then somewhere a row has lost its partner, and nothing after that place is right. NumPy would not complain.
+The first dataset holds arrays whose rows belong together: row i of the inputs with row i of the targets. If one array has one row more than the other, a row has lost its partner somewhere, and nothing after that place is right. NumPy would not complain.
 
-**Task (6 points).** Write `common_length(arrays)`: the number of rows that all arrays have. Raise a `ValueError` if there is no array, if one has no axis at all (a single number has no rows), or if two differ in length; then the message states both lengths. About 8 lines.
+**Task (6 points).** Write `common_length(arrays)`, which returns the number of rows that all the arrays have. Raise a `ValueError` if there is no array, if one has no axis at all (a single number has no rows), or if two differ in length; in that case state both lengths. About 8 lines.
 """
 
 
@@ -100,7 +100,7 @@ assert "3" in message and "4" in message, f"name both lengths, 4 and 3; yours sa
 assert common_length([np.zeros((1, 9))]) == 1, (
     "one array is enough, and its rows are counted, not its columns"
 )
-assert common_length([np.zeros((0, 3)), np.zeros(0)]) == 0, "no rows are no mistake"
+assert common_length([np.zeros((0, 3)), np.zeros(0)]) == 0, "arrays without rows are allowed"
 for lengths in ((2, 3), (3, 2), (5, 5, 5, 6)):
     try:
         common_length([np.zeros((n, 2)) for n in lengths])
@@ -111,17 +111,17 @@ for lengths in ((2, 3), (3, 2), (5, 5, 5, 6)):
 
 # %% [markdown]
 """
-**Task (8 points).** Write the two methods of `TensorDataset`. `self.arrays` is a tuple of arrays and `self.length` their common length; both are made for you, floats already in float32. Sample i is the tuple of the rows number i. About 2 lines: NumPy's indexing knows negative indices, raises `IndexError`, and returns *views*, so that no number is copied.
+**Task (8 points).** Write the two methods of `TensorDataset`. `self.arrays` is a tuple of arrays, with floats already in float32, and `self.length` is their common length; the constructor makes both. Sample i is the tuple of row i of each array. About 2 lines: NumPy's indexing handles negative indices, raises `IndexError`, and returns *views*, so no number is copied.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "tensor-dataset", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class TensorDataset(Dataset):
-    """Sample i is the tuple of the rows i of all arrays, as views."""
+    """Sample i is the tuple of row i of every array, as views."""
 
     def __init__(self, *arrays: Tensor | np.ndarray):
-        """arrays: Tensors, arrays or lists with the same number of rows; ValueError if they differ in it."""
+        """arrays: Tensors, arrays or lists with the same number of rows; else ValueError."""
         self.arrays = tuple(Tensor(array).data for array in arrays)
         self.length = common_length(self.arrays)
 
@@ -179,7 +179,7 @@ common_length = yours
 """
 ## Windows of a token stream
 
-A text is one long row of token ids, and a language model learns to say the next one. With a context of T tokens a sample is: T ids to read, and the same row shifted by one, so that at every place the target is the token that comes next. One window trains T predictions at once.
+A text is one long row of token ids, and a language model learns to predict the next one. With a context of T tokens, a sample is T ids to read and the same row shifted by one, so that at every position the target is the token that comes next. One window trains T predictions at once.
 
 ```
 tokens    12  7  31  5  9  2          context 4
@@ -187,9 +187,9 @@ inputs    12  7  31  5
 targets       7  31  5  9
 ```
 
-So a window needs T + 1 tokens. The next window begins `stride` tokens later. With stride 1 there is a window at every place; with stride T each token is a target once (the first one and a rest too short for a window excepted).
+So a window needs T + 1 tokens, and the next window begins `stride` tokens later. With stride 1 a window begins at every token that has T more after it; with stride T each token is a target once, except the first one and a remainder too short for a window.
 
-**Task (10 points).** Write `count_windows(num_tokens, context, stride)`: how many windows of T + 1 tokens fit, the first at token 0, the others each `stride` later. Raise a `ValueError` if context or stride is smaller than 1, or if not even one window fits; the message states the two numbers that do not fit. About 6 lines. Draw the case above first: 6 tokens, context 4, stride 1.
+**Task (10 points).** Write `count_windows(num_tokens, context, stride)`: how many windows of T + 1 tokens fit, the first at token 0 and each of the others `stride` tokens after the one before. Raise a `ValueError` if context or stride is smaller than 1, or if not even one window fits; state the two numbers that conflict. About 6 lines. First draw the case above: 6 tokens, context 4, stride 1.
 """
 
 
@@ -216,7 +216,7 @@ assert number == 2, f"6 tokens hold windows of 5 tokens at 0 and at 1, so 2; you
 number = count_windows(9, 4, 4)
 assert number == 2, f"9 tokens hold windows of 5 at 0 and at 4 (tokens 4 to 8), so 2; yours is {number}"
 number = count_windows(5, 4, 3)
-assert number == 1, f"exactly one window of 5 fits into 5 tokens, yours is {number}"
+assert number == 1, f"exactly one window of 5 fits in 5 tokens, yours is {number}"
 for num_tokens, context, stride, wrong in ((4, 4, 1, "4"), (9, 0, 1, "0"), (9, 4, 0, "0")):
     try:
         number = count_windows(num_tokens, context, stride)
@@ -239,7 +239,7 @@ for num_tokens in range(2, 15):
 
 # %% [markdown]
 """
-**Task (12 points).** Write `TokenDataset.__getitem__`: the tuple (inputs, targets) of window number `index`, both of length `self.context`, both slices of `self.tokens`, so that nothing is copied. Negative indices count from the end. An index that does not exist raises `IndexError`, and here NumPy does not do it for you: a slice past the end is no error in Python, it just comes back shorter. About 6 lines; `self.stride` and `len(self)` are there.
+**Task (12 points).** Write `TokenDataset.__getitem__`: the tuple (inputs, targets) of window number `index`, both of length `self.context`, both slices of `self.tokens`, so that nothing is copied. Negative indices count from the end. An index that does not exist must raise `IndexError`, and here NumPy does not do it for you: a slice past the end is not an error in Python, only shorter. About 6 lines; use `self.stride` and `len(self)`.
 """
 
 
@@ -251,8 +251,8 @@ class TokenDataset(Dataset):
     def __init__(self, tokens: Tensor | np.ndarray | Sequence[int], context: int, stride: int = 1):
         """tokens: (N,) ids, kept as they are (a memory map stays on disk); window i begins at i * stride.
 
-        Raises TypeError if the ids are no integers; ValueError if they do not stand in one row, if context or
-        stride is smaller than 1, or if N is smaller than context + 1.
+        Raises TypeError if the ids are not integers; ValueError if they do not have exactly one axis, if
+        context or stride is smaller than 1, or if N is smaller than context + 1.
         """
         self.tokens = tokens.data if isinstance(tokens, Tensor) else np.asanyarray(tokens)
         if self.tokens.ndim != 1:
@@ -279,7 +279,7 @@ class TokenDataset(Dataset):
 
 # %% [markdown]
 """
-Ten tokens, context 4, stride 3. Which is the last window, and which token is never a target?
+Take ten tokens, context 4 and stride 3. Which is the last window, and which tokens are never a target?
 """
 
 # %%
@@ -330,7 +330,7 @@ count_windows = yours
 
 # %% [markdown]
 """
-What do the views save? Take a million tokens in 16-bit integers, context 128, stride 1. The row itself is 2 MB. All its windows, written out as inputs and targets, would be 128 times as much, twice. (MB is 10**6 bytes.)
+What do the views save? Take a million tokens in 16-bit integers, context 128, stride 1. The row itself takes 2 MB (1 MB is 10**6 bytes). All its windows, written out as inputs and targets, would take nearly 256 times as much.
 """
 
 # %%
@@ -342,9 +342,9 @@ stream.nbytes / 10**6, len(windows) * sum(part.nbytes for part in windows[0]) / 
 """
 ## Samples become a batch
 
-The model wants one array per field, with a new first axis, B samples long. Here, for the first time, numbers are copied, B samples and no more: they lie in different places and must come to stand side by side.
+The model wants one array per field, with a new first axis of length B. Here numbers are copied for the first time, and only those of B samples: they lie in different places in memory and must end up side by side.
 
-**Task (10 points).** Write `stack_samples(values)`: `values` is a list of B arrays (or numbers) of one shape; return a `Tensor` of shape (B, …). Integers of any width become int64, because ids that were stored in 16 bits to save room should not be calculated with in 16 bits; floats become float32, which `Tensor` does on its own; booleans stay. If shapes differ, raise a `ValueError` with both shapes. About 8 lines.
+**Task (10 points).** Write `stack_samples(values)`: `values` is a list of B arrays (or numbers) of one shape; return a `Tensor` of shape (B, …). Integers of any width become int64, because ids stored in 16 bits to save space could overflow in 16-bit arithmetic. Floats become float32, which `Tensor` does for you, and booleans stay booleans. If two shapes differ, raise a `ValueError` that states both. About 8 lines.
 """
 
 
@@ -387,7 +387,7 @@ assert stack_samples([np.True_, np.False_]).dtype == np.bool_, "booleans stay bo
 row = np.arange(4, dtype=np.int8)
 batch = stack_samples([row, row])
 row[0] = 99
-assert batch.data[:, 0].tolist() == [0, 0], "a batch must not change when its samples do: it is a copy"
+assert batch.data[:, 0].tolist() == [0, 0], "a batch is a copy: it must not change when its samples do"
 values = np.random.default_rng(1).standard_normal((3, 2, 5)).astype(np.float32)
 assert np.array_equal(stack_samples(list(values)).data, values), "stack along a new first axis"
 try:
@@ -401,14 +401,14 @@ assert broadcast_refused, "shapes (1,) and (3,) would broadcast, but they do not
 
 # %% [markdown]
 """
-**Task (6 points).** Write `collate(samples)`. If the samples are tuples of n fields, return a tuple of n Tensors, each one field stacked; if they are no tuples, one Tensor. No samples, or tuples of different lengths, raise a `ValueError` with the numbers. About 8 lines; `zip(*samples)` turns B tuples of n into n tuples of B.
+**Task (6 points).** Write `collate(samples)`. If the samples are tuples of n fields, return a tuple of n Tensors, one stacked field each; if they are not tuples, return one Tensor. If there are no samples, or tuples of different lengths, raise a `ValueError` that states the numbers. About 8 lines; `zip(*samples)` turns B tuples of n into n tuples of B.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "collate", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def collate(samples: Sequence) -> tuple[Tensor, ...] | Tensor:
-    """B tuples of n fields -> n Tensors (B, ...); B samples that are no tuples -> one Tensor (B, ...)."""
+    """B tuples of n fields -> n Tensors (B, ...); B samples that are not tuples -> one Tensor (B, ...)."""
     ### BEGIN SOLUTION
     if not samples:
         raise ValueError("a batch needs at least 1 sample, it was given 0")
@@ -439,11 +439,11 @@ def stack_samples(values):
 batch = collate([([1, 2, 3], 0), ([4, 5, 6], 1)])
 assert isinstance(batch, tuple) and len(batch) == 2, f"samples of 2 fields give 2 Tensors, yours: {batch!r}"
 assert batch[0].shape == (2, 3) and batch[1].shape == (2,), (
-    f"expected (2, 3) and (2,): {[t.shape for t in batch]}"
+    f"expected shapes (2, 3) and (2,), yours are {[t.shape for t in batch]}"
 )
 assert batch[1].data.tolist() == [0, 1], f"the second field is 0 and 1, yours is {batch[1].data}"
 batch = collate([3.0, 4.0])
-assert isinstance(batch, Tensor), f"samples that are no tuples give one Tensor, yours: {batch!r}"
+assert isinstance(batch, Tensor), f"samples that are not tuples give one Tensor, yours: {batch!r}"
 ### BEGIN HIDDEN TESTS
 batch = collate([(1, 2, 3)])
 assert [part.data.tolist() for part in batch] == [[1], [2], [3]], "a batch of one keeps its first axis"
@@ -465,11 +465,11 @@ stack_samples = yours
 """
 ## The order of an epoch
 
-A model that always sees the samples in the order of the file learns that order: all the easy ones, then all the hard ones, and by then the easy ones are half forgotten. So shuffle, anew in every epoch.
+A file often has an order of its own, say all samples of one class and then all of the next. Read in that order, neighbouring batches are alike, and the model drifts towards whatever it saw last. So shuffle, anew in every epoch.
 
-But randomness makes a run impossible to repeat, unless you know where it comes from. A generator that lives somewhere and is used by everyone has a history, and its next number depends on all of it. Here the order is a *function*: seed and epoch number go in, the order comes out, and nothing else has a say. Epoch 7 can be had without computing epochs 0 to 6, and the whole state of the shuffling is two integers.
+But a run with random numbers can be repeated only if you know where they come from. A generator shared by the whole program has a history, and its next number depends on all of it. Here the order is a *function* of the seed and the epoch number, and of nothing else. You can have epoch 7 without computing epochs 0 to 6, and the whole state of the shuffling is two integers.
 
-**Task (12 points).** Write `epoch_order(num_samples, epoch, seed=None)`: an integer array with each of 0 … N − 1 once. Without a seed, in order. With a seed, a permutation from a generator that is made on the spot from both numbers. Their sum would not do: seed 3 in epoch 1 would be seed 4 in epoch 0. `np.random.default_rng` also takes a list of integers, and mixes all of them in. About 3 lines.
+**Task (12 points).** Write `epoch_order(num_samples, epoch, seed=None)`: an integer array with each of 0 … N − 1 once. Without a seed, they come in order. With a seed, return a permutation from a generator made on the spot from both numbers. Their sum would not do: seed 3 in epoch 1 would repeat seed 4 in epoch 0. `np.random.default_rng` also accepts a list of integers and mixes all of them in. About 3 lines.
 """
 
 
@@ -496,30 +496,28 @@ assert sorted(first.tolist()) == list(range(50)), (
 )
 assert not np.array_equal(first, np.arange(50)), "with a seed the order should be shuffled"
 assert np.array_equal(first, again), "the same seed and epoch must give the same order every time"
-assert not np.array_equal(first, later), "epoch 1 should have another order than epoch 0"
+assert not np.array_equal(first, later), "epoch 1 should not repeat the order of epoch 0"
 ### BEGIN HIDDEN TESTS
 assert not np.array_equal(epoch_order(50, 0, seed=4), later), "seed 4 in epoch 0 repeats seed 3 in epoch 1"
 assert not np.array_equal(epoch_order(50, 3, seed=1), epoch_order(50, 1, seed=3)), (
-    "seed and epoch are no product"
+    "seed 1 in epoch 3 repeats seed 3 in epoch 1"
 )
 assert not np.array_equal(epoch_order(50, 0, seed=0), np.arange(50)), "seed 0 is a seed, not the lack of one"
 assert not np.array_equal(epoch_order(50, 0, seed=0), epoch_order(50, 1, seed=0)), (
-    "seed 0 must shuffle anew too"
+    "with seed 0, too, each epoch must have its own order"
 )
 counts = np.zeros((4, 4), dtype=int)
 for epoch in range(400):
     counts[np.arange(4), epoch_order(4, epoch, seed=5)] += 1
-assert counts.min() > 60, (
-    f"in 400 epochs each of 4 samples should stand about 100 times in each place: {counts}"
-)
-assert len(epoch_order(0, 0, seed=1)) == 0, "no samples have an empty order"
+assert counts.min() > 60, f"in 400 epochs each of 4 samples should be about 100 times in each place: {counts}"
+assert len(epoch_order(0, 0, seed=1)) == 0, "without samples the order is empty"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
 ## Cutting the order into batches
 
-Seven samples in batches of three: 3, 3 and 1. The short one at the end may be kept or dropped. Keep it when every sample counts, in an evaluation for instance; drop it when a gradient from one sample is too noisy to be worth a step.
+Seven samples in batches of three make 3, 3 and 1. The short batch at the end may be kept or dropped. Keep it when every sample counts, as in an evaluation; drop it when a gradient from so few samples is too noisy to be worth a step.
 
 **Task (8 points).** Write `split_batches(order, batch_size, drop_last)`: a list of slices of `order`. About 4 lines.
 """
@@ -566,21 +564,21 @@ for num_samples in range(0, 12):
 
 # %% [markdown]
 """
-## The loader, and where it stands
+## The loader and its position
 
-The loader puts the parts in a row: an order for the epoch, the order cut into batches, the samples fetched, the batch collated. One `for` loop over the loader is one epoch.
+The loader joins the parts: it takes the order of the epoch, cuts it into batches, fetches the samples of each and collates them. One `for` loop over the loader is one epoch.
 
-What a run of hours needs besides is a way to stop and go on. The loader's position is two integers: `self.epoch` and `self.batch` say which batch comes *next*. They move before a batch is handed out, so whoever saves the state after training on a batch will not train on it again; and after the last batch of epoch 3 comes batch 0 of epoch 4.
+A run of several hours also needs a way to stop and continue. The loader's position is two integers: `self.epoch` and `self.batch` say which batch comes *next*. They move before a batch is handed out, so if you save the state after training on a batch, you will not train on it again. After the last batch of epoch 3 comes batch 0 of epoch 4.
 
-A `for` loop that is broken off before the last batch counts for nothing: the next loop shows the same epoch from its beginning, and the position says so. So `next(iter(loader))`, to have a look, does not change what you train on. Only a loaded state begins in the middle, at batch `self.start`, which is 0 otherwise. (The Trainer of module 07 stops in the middle of an epoch and wants to go on there; it says so with `going_on`.)
+A `for` loop that is left before the last batch does not count: the next loop shows the same epoch from its beginning, and the position says so. So a look at `next(iter(loader))` does not change what you train on. Only a loaded state begins in the middle, at batch `self.start`, which is otherwise 0. (The Trainer of module 07 stops in the middle of an epoch and continues there; it asks for that with `going_on`.)
 
-And what if somebody measures the loss on the same data while a loop over it is under way? Two loops must not push each other's position. So `__iter__`, given, runs each pass on a copy of the loader, where your generator moves the position; the loader follows the pass that began first, and any other, begun meanwhile, is a whole epoch that leaves no trace.
+And what if the loss is measured on the same data while a loop over it is running? The two loops must not move each other's position. So the given `__iter__` runs each pass on a copy of the loader, where your generator moves the position. The loader follows the pass that began first; any pass begun meanwhile is a whole epoch that leaves no trace.
 
 **Task (4 + 8 + 6 points).**
 
-- `__len__()`: the number of batches in a whole epoch, calculated, not counted. About 3 lines.
-- `one_epoch()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling), cut it, and for each batch from number `self.start` on move the position on, then `yield` the collated samples. With the last batch, `self.epoch` goes up by one, `self.batch` and `self.start` to 0. About 7 lines.
-- `state_dict()` and `load_state_dict(state)`. The state has three integers that say which batch comes next, `epoch`, `batch` and `seed`, and four that say for what they are valid, `num_samples`, `batch_size`, `shuffle` and `drop_last`; `self.fixed()` returns those four. Loading checks first: a `ValueError` if a name is missing, if one of the four differs (with both values), if epoch or seed is negative, or if the batch is not one of 0 … len(self) − 1. Then it sets `self.epoch` and `self.seed`, and both `self.batch` and `self.start` to the batch. Nothing is set if anything is wrong. About 14 lines together.
+- `__len__()`: the number of batches in a whole epoch, computed without looping. About 3 lines.
+- `one_epoch()`, a generator: take the order of `self.epoch` (`self.order_seed` is the seed, or None for no shuffling) and cut it. For each batch from number `self.start` on, move the position forward, then `yield` the collated samples. With the last batch, `self.epoch` grows by 1, and `self.batch` and `self.start` become 0. About 7 lines.
+- `state_dict()` and `load_state_dict(state)`. The state has three integers that say which batch comes next, `epoch`, `batch` and `seed`, and four that say which loader they are valid for, `num_samples`, `batch_size`, `shuffle` and `drop_last`; `self.fixed()` returns those four. Loading checks first: it raises a `ValueError` if a name is missing, if one of the four differs (state both values), if epoch or seed is negative, or if the batch is not one of 0 … len(self) − 1. Then it sets `self.epoch` and `self.seed`, and sets both `self.batch` and `self.start` to the batch. If anything is wrong, nothing is set. About 14 lines together.
 """
 
 
@@ -600,8 +598,8 @@ class DataLoader:
     ):
         """dataset: anything with a length and samples by number.
 
-        shuffle needs one of seed and rng, which mean the same: a whole number, or a Generator, of which one
-        number is drawn now. The order of an epoch then depends on that and the number of the epoch alone.
+        shuffle needs one of seed and rng, which mean the same: an integer, or a Generator, from which one
+        integer is drawn now. The order of an epoch then depends only on that and on the epoch's number.
         Raises ValueError if batch_size is smaller than 1, if there is no sample, or if drop_last drops all.
         """
         num_samples, batch_size = len(dataset), operator.index(batch_size)
@@ -614,7 +612,7 @@ class DataLoader:
         if seed is not None and rng is not None:
             raise ValueError("give a seed or an rng, not both")
         if shuffle and seed is None and rng is None:
-            raise ValueError("shuffle=True needs a seed or an rng, so that the order can be had again")
+            raise ValueError("shuffle=True needs a seed or an rng, so that the order can be repeated")
         seed = rng if seed is None else seed
         if isinstance(seed, np.random.Generator):
             seed = seed.integers(2**63) if shuffle else 0
@@ -624,9 +622,7 @@ class DataLoader:
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.epoch = self.batch = self.start = 0
-        self.first: DataLoader | None = (
-            None  # the pass under way whose position is ours, a copy of this loader
-        )
+        self.first: DataLoader | None = None  # the pass that this loader follows, a copy of itself
         self.breaks_count = False
 
     @property
@@ -635,7 +631,7 @@ class DataLoader:
         return self.seed if self.shuffle else None
 
     def fixed(self) -> dict[str, int]:
-        """-> what a state must agree with to mean anything here."""
+        """-> the values that a state must agree with to be valid here."""
         return {
             "num_samples": len(self.dataset),
             "batch_size": self.batch_size,
@@ -653,7 +649,7 @@ class DataLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
         """One pass: the batches of this epoch, from `start` on; `epoch` and `batch` follow it.
 
-        A pass that is begun while another is under way goes over the whole epoch, and no position moves.
+        A pass begun while another is under way covers the whole epoch and moves no position.
         """
         own = copy(self)
         if self.first is not None:
@@ -662,8 +658,8 @@ class DataLoader:
         return self.follow(own)
 
     def follow(self, own: "DataLoader") -> Iterator[tuple[Tensor, ...] | Tensor]:
-        """The pass of a copy of this loader, which takes the copy's position unless it is set meanwhile."""
-        if self.first is not None:  # another one has begun since this one was asked for
+        """Run the pass of a copy of this loader and take over its position, unless ours is set meanwhile."""
+        if self.first is not None:  # another pass began after this one was created
             own.start = 0
             yield from own.one_epoch()
             return
@@ -681,7 +677,7 @@ class DataLoader:
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Inside the block a pass that is broken off counts: the next one goes on behind it."""
+        """Inside the block a pass that is left early counts: the next one continues after it."""
         before, self.breaks_count = self.breaks_count, True
         try:
             yield
@@ -701,13 +697,13 @@ class DataLoader:
         ### END SOLUTION
 
     def state_dict(self) -> dict[str, int]:
-        """-> integers from which load_state_dict goes on with the batch that comes next."""
+        """-> the integers that load_state_dict needs to continue with the next batch."""
         ### BEGIN SOLUTION
         return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed, **self.fixed()}
         ### END SOLUTION
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where state_dict was taken. ValueError, and nothing changed, if it belongs to other data."""
+        """Continue where state_dict was taken; ValueError, with nothing changed, if it does not fit."""
         ### BEGIN SOLUTION
         for name in ("epoch", "batch", "seed", *self.fixed()):
             if name not in state:
@@ -727,7 +723,7 @@ class DataLoader:
 
 # %% [markdown]
 """
-Two epochs of the windows of ten tokens, in batches of three. Look for a sample that is missing or comes twice.
+Here are two epochs of the windows of ten tokens, in batches of three. Look for a sample that is missing or comes twice.
 """
 
 # %%
@@ -781,7 +777,7 @@ loader = DataLoader(samples, 3)
 seen = [(loader.epoch, loader.batch, tens.data.tolist()) for tens, ones in loader]
 assert [batch for _, _, batch in seen] == [[0, 10, 20], [30, 40, 50], [60]], f"wrong batches: {seen}"
 places = [(epoch, number) for epoch, number, _ in seen]
-assert places == [(0, 1), (0, 2), (1, 0)], f"next come batch 1, batch 2, epoch 1 batch 0; yours: {places}"
+assert places == [(0, 1), (0, 2), (1, 0)], f"next: batch 1, batch 2, batch 0 of epoch 1; yours: {places}"
 loader.start = 2
 rest = [tens.data.tolist() for tens, ones in loader]
 assert rest == [[60]], f"from start 2 on only the third batch is left, yours: {rest}"
@@ -792,7 +788,7 @@ loader.start = 1
 next(iter(loader))
 loader.start = 0
 assert [ones.data.tolist() for tens, ones in loader] == [[0, 1, 2], [3, 4, 5], [6]], (
-    "a look must cost nothing"
+    "looking at a batch must not use it up"
 )
 shuffled = DataLoader(samples, 3, shuffle=True, seed=5, drop_last=True)
 for epoch in range(3):
@@ -848,7 +844,7 @@ DataLoader = YourLoader
 
 # %% [markdown]
 """
-Now the whole, with nothing replaced. Train on five batches, stop, and let a *new* loader go on from the saved state. Its batches must be those that the first one would have shown next. The cell ends in True if they are, over the rest of this epoch and the whole next one.
+Now all of it together. Take five batches, stop, and let a *new* loader continue from the saved state. Its batches must be those that the first loader would have shown next. The cell ends in True if they are, for the rest of this epoch and the whole next one.
 """
 
 # %%
@@ -875,7 +871,7 @@ resumed = [*second, *second]
 """
 ## Is it fast enough?
 
-A training step of a small GPT takes milliseconds. The loader should take a small part of that, or the model waits for its food. The cell gives the milliseconds per batch of 32 windows of 128 tokens, on your machine, over one epoch.
+The loader should take only a small part of a training step, or the model waits for it. A step of this course's chat model (8 texts of 256 tokens) took 0.25 s of processor time on one core. The cell gives the number of batches in an epoch and the milliseconds per batch of 32 windows of 128 tokens on your machine.
 """
 
 # %%
@@ -890,7 +886,7 @@ num_batches, round((time.perf_counter() - start) / num_batches * 1000, 3)
 """
 ## Questions
 
-**Question 1 (5 points).** You want to know how well your language model does on text it has not seen, so you hold back a tenth. One colleague makes all windows of the whole text with stride 1 and takes a tenth of the *windows* at random. Another cuts off the last tenth of the *tokens* first and makes windows of each part. Which validation loss will be lower, and what does it measure? How many tokens do a window and its neighbour share at context 128?
+**Question 1 (5 points).** You want to know how well your language model does on text it has not seen, so you hold back a tenth. One colleague makes all windows of the whole text with stride 1 and takes a tenth of the *windows* at random. Another first cuts off the last tenth of the *tokens* and makes windows of each part. Which validation loss will be lower, and what does it measure? How many tokens do a window and its neighbour share at context 128?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-held-out", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -900,7 +896,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question 2 (5 points).** A run of 20 epochs over 10**8 samples is interrupted in the middle of epoch 13. Another loader shuffles one list of indices in place, with one generator, again at the beginning of each epoch. List what it would have to save so that the run could go on exactly, and how many bytes that is; compare with yours. What does yours compute again when it resumes, and roughly how much work is that?
+**Question 2 (5 points).** A run of 20 epochs over 10**8 samples is interrupted in the middle of epoch 13. A different loader shuffles one list of indices in place, with a single generator, at the beginning of each epoch. List what it would have to save for the run to continue exactly, and how many bytes that is; compare with yours. What does yours compute again when it resumes, and roughly how much work is that?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-resume", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -913,13 +909,13 @@ Your answer here.
 ## You can now
 
 - turn any numbered collection into a dataset with two methods, and a text of any length into windows without copying it;
-- give a training loop batches that hold every sample once per epoch, in an order that two integers fix;
-- interrupt a run anywhere and go on as if nothing had happened.
+- give a training loop batches that hold every sample once per epoch, in an order that two integers determine;
+- interrupt a run anywhere and continue as if nothing had happened.
 
 Two exercises:
 
-1. Write `Subset(dataset, indices)`, a dataset that shows only some samples of another one, and use it to hold back the last tenth of `TensorDataset` samples. Why is it wrong to use it for the last tenth of the windows with stride 1, by exactly how many windows?
+1. Write `Subset(dataset, indices)`, a dataset that shows only some samples of another, and use it to hold back the last tenth of the samples of a `TensorDataset`. Why is it wrong for the last tenth of the windows with stride 1? How many of those windows contain tokens that were trained on?
 2. Write a dataset of sentences of different lengths and a collate function of your own that pads them to the longest in the batch. What must the loss know about the padding?
 
-The next door, module 09: the numbers that now arrive in batches grow and shrink on their way through the layers, and normalization keeps them in bounds.
+Next: the numbers that now arrive in batches grow and shrink on their way through the layers. In module 09, normalization keeps them in bounds.
 """

@@ -41,10 +41,10 @@ def common_length(arrays: Sequence[np.ndarray]) -> int:
 
 # %% ../../modules/08_dataloader/dataloader_dev.py #tensor-dataset
 class TensorDataset(Dataset):
-    """Sample i is the tuple of the rows i of all arrays, as views."""
+    """Sample i is the tuple of row i of every array, as views."""
 
     def __init__(self, *arrays: Tensor | np.ndarray):
-        """arrays: Tensors, arrays or lists with the same number of rows; ValueError if they differ in it."""
+        """arrays: Tensors, arrays or lists with the same number of rows; else ValueError."""
         self.arrays = tuple(Tensor(array).data for array in arrays)
         self.length = common_length(self.arrays)
 
@@ -71,8 +71,8 @@ class TokenDataset(Dataset):
     def __init__(self, tokens: Tensor | np.ndarray | Sequence[int], context: int, stride: int = 1):
         """tokens: (N,) ids, kept as they are (a memory map stays on disk); window i begins at i * stride.
 
-        Raises TypeError if the ids are no integers; ValueError if they do not stand in one row, if context or
-        stride is smaller than 1, or if N is smaller than context + 1.
+        Raises TypeError if the ids are not integers; ValueError if they do not have exactly one axis, if
+        context or stride is smaller than 1, or if N is smaller than context + 1.
         """
         self.tokens = tokens.data if isinstance(tokens, Tensor) else np.asanyarray(tokens)
         if self.tokens.ndim != 1:
@@ -106,7 +106,7 @@ def stack_samples(values: Sequence) -> Tensor:
 
 # %% ../../modules/08_dataloader/dataloader_dev.py #collate
 def collate(samples: Sequence) -> tuple[Tensor, ...] | Tensor:
-    """B tuples of n fields -> n Tensors (B, ...); B samples that are no tuples -> one Tensor (B, ...)."""
+    """B tuples of n fields -> n Tensors (B, ...); B samples that are not tuples -> one Tensor (B, ...)."""
     if not samples:
         raise ValueError("a batch needs at least 1 sample, it was given 0")
     if not isinstance(samples[0], tuple):
@@ -146,8 +146,8 @@ class DataLoader:
     ):
         """dataset: anything with a length and samples by number.
 
-        shuffle needs one of seed and rng, which mean the same: a whole number, or a Generator, of which one
-        number is drawn now. The order of an epoch then depends on that and the number of the epoch alone.
+        shuffle needs one of seed and rng, which mean the same: an integer, or a Generator, from which one
+        integer is drawn now. The order of an epoch then depends only on that and on the epoch's number.
         Raises ValueError if batch_size is smaller than 1, if there is no sample, or if drop_last drops all.
         """
         num_samples, batch_size = len(dataset), operator.index(batch_size)
@@ -160,7 +160,7 @@ class DataLoader:
         if seed is not None and rng is not None:
             raise ValueError("give a seed or an rng, not both")
         if shuffle and seed is None and rng is None:
-            raise ValueError("shuffle=True needs a seed or an rng, so that the order can be had again")
+            raise ValueError("shuffle=True needs a seed or an rng, so that the order can be repeated")
         seed = rng if seed is None else seed
         if isinstance(seed, np.random.Generator):
             seed = seed.integers(2**63) if shuffle else 0
@@ -170,9 +170,7 @@ class DataLoader:
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
         self.epoch = self.batch = self.start = 0
-        self.first: DataLoader | None = (
-            None  # the pass under way whose position is ours, a copy of this loader
-        )
+        self.first: DataLoader | None = None  # the pass that this loader follows, a copy of itself
         self.breaks_count = False
 
     @property
@@ -181,7 +179,7 @@ class DataLoader:
         return self.seed if self.shuffle else None
 
     def fixed(self) -> dict[str, int]:
-        """-> what a state must agree with to mean anything here."""
+        """-> the values that a state must agree with to be valid here."""
         return {
             "num_samples": len(self.dataset),
             "batch_size": self.batch_size,
@@ -197,7 +195,7 @@ class DataLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...] | Tensor]:
         """One pass: the batches of this epoch, from `start` on; `epoch` and `batch` follow it.
 
-        A pass that is begun while another is under way goes over the whole epoch, and no position moves.
+        A pass begun while another is under way covers the whole epoch and moves no position.
         """
         own = copy(self)
         if self.first is not None:
@@ -206,8 +204,8 @@ class DataLoader:
         return self.follow(own)
 
     def follow(self, own: "DataLoader") -> Iterator[tuple[Tensor, ...] | Tensor]:
-        """The pass of a copy of this loader, which takes the copy's position unless it is set meanwhile."""
-        if self.first is not None:  # another one has begun since this one was asked for
+        """Run the pass of a copy of this loader and take over its position, unless ours is set meanwhile."""
+        if self.first is not None:  # another pass began after this one was created
             own.start = 0
             yield from own.one_epoch()
             return
@@ -225,7 +223,7 @@ class DataLoader:
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Inside the block a pass that is broken off counts: the next one goes on behind it."""
+        """Inside the block a pass that is left early counts: the next one continues after it."""
         before, self.breaks_count = self.breaks_count, True
         try:
             yield
@@ -243,11 +241,11 @@ class DataLoader:
             yield collate([self.dataset[i] for i in batches[number].tolist()])
 
     def state_dict(self) -> dict[str, int]:
-        """-> integers from which load_state_dict goes on with the batch that comes next."""
+        """-> the integers that load_state_dict needs to continue with the next batch."""
         return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed, **self.fixed()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where state_dict was taken. ValueError, and nothing changed, if it belongs to other data."""
+        """Continue where state_dict was taken; ValueError, with nothing changed, if it does not fit."""
         for name in ("epoch", "batch", "seed", *self.fixed()):
             if name not in state:
                 raise ValueError(f"the state has no {name!r}")
