@@ -2,15 +2,15 @@
 """
 # Module 09: Normalization
 
-A signal that passes through thirty layers is multiplied thirty times. If each layer makes it a little smaller, nothing is left; if each makes it a little larger, everything overflows; and the slopes walk the same road back. You could choose the initial weights so that the size just holds, and then the first training steps change them. Normalization is the blunt and lasting remedy: whatever comes in, bring it back to size, and let the model choose the size by two small arrays that it learns.
+A signal that passes through thirty layers is multiplied thirty times. If each layer makes it a little smaller, almost nothing is left; if each makes it a little larger, it may overflow; and the slopes take the same path back. You could choose initial weights that just keep the size, but the first training steps change them. Normalization is the blunt and lasting remedy: it brings whatever comes in back to size, and lets the model choose the size with two small arrays that it learns.
 
 After this module you will be able to
 
-- normalize a row of numbers with LayerNorm, in the form that does not lose its digits, and say what the small eps is for and where it stands;
+- normalize a row of numbers with LayerNorm, in the form that keeps its digits, and say what the small eps is for and where it belongs;
 - derive the gradient of the normalization on half a page, write it as one rule, and check it against nudging;
 - read from that rule which directions a normalization makes the model blind to;
-- write RMSNorm, what current open models use, and its gradient, as what is left when the mean is left out;
-- say over which axis a language model may normalize, and what breaks if it is another.
+- write RMSNorm, which most current open models use, and its gradient, by leaving out the mean;
+- say over which axis a language model may normalize, and what breaks with another.
 
 You need modules 01, 03 and 05.
 """
@@ -31,13 +31,13 @@ from tinytorch.core.tensor import Tensor, apply
 
 # %% [markdown]
 """
-Here is the trouble, through the door that module 03 left open: ten layers of 256 numbers, fresh from the constructor, and the size of what comes out of each.
+Here is the trouble: ten layers of 256 numbers, fresh from the constructor, and the size of what comes out of each. `wrap`, from module 03, lets us look on.
 """
 
 
 # %%
 def sizes_after(model, x):
-    """The deviation of what comes out of each layer of a Sequential, in order."""
+    """-> the standard deviation of the output of each layer of a Sequential, in order."""
     sizes = []
 
     def note_size(inner, x):
@@ -60,26 +60,26 @@ sizes_after(Sequential(*(Linear(256, 256, rng=seed) for seed in range(10))), sig
 """
 ## One row at a time
 
-Normalize means: subtract the mean, divide by the standard deviation. The question is, the mean of what? Batch normalization (Ioffe and Szegedy 2015, arXiv:1502.03167) takes one feature over all examples of the batch. Then what the model says about one text depends on which others happen to be in the batch, and with a batch of one there is nothing to average. Layer normalization (Ba, Kiros and Hinton 2016, arXiv:1607.06450) turns the table by 90 degrees: it takes all C features of *one token*. Each row stands alone. It is the same in training and in use, for one token or a thousand, and, what will matter in module 15, a token that was computed once need never be computed again because another came after it.
+To normalize is to subtract the mean and divide by the standard deviation. But the mean of what? Batch normalization (Ioffe and Szegedy 2015, arXiv:1502.03167) takes one feature over all examples of the batch. Then, during training, what the model says about one text depends on which others happen to be in the batch. Layer normalization (Ba, Kiros and Hinton 2016, arXiv:1607.06450) turns the table by 90 degrees: it takes all C features of *one token*. Each row stands alone. It is the same in training and in use, for one token or a thousand, and, as will matter in module 15, a row that has been normalized does not change when another token comes after it.
 
 For one row x of C numbers:
 
 - the mean is `m = sum(x) / C`, and the centred row is `c = x - m`;
-- the variance is the mean of the squares, `v = sum(c * c) / C` (divided by C, not by C - 1: this is no estimate, it is the size of this row);
+- the variance is the mean of the squares, `v = sum(c * c) / C` (divided by C, not by C - 1: this is the size of the row itself, not an estimate);
 - the output is `weight * c / sqrt(v + eps) + bias`, with one weight and one bias for each feature, learned.
 
-Two details. The variance could also be had as `mean(x²) - m²`, in one pass over the row. Do not: for a row around 1000 both terms are about a million, float32 keeps seven digits, and what you want is the difference. Centre first. And `eps` stands *inside* the root: a row of equal numbers has v = 0, and `sqrt(eps)`, 0.003, is the smallest number that is ever divided by. Next to the root it would be a different function for small rows, and weights trained with one do not fit the other.
+Two details matter. The variance is also `mean(x²) - m²`, which needs only one pass over the row. Do not compute it so: for a row around 1000 both terms are about a million, float32 keeps seven digits, and you want their small difference. Centre first. And `eps` stands *inside* the root: a row of equal numbers has v = 0, and `sqrt(eps)`, 0.003, is the smallest divisor possible. Outside the root it would make a different function for small rows, and weights trained with one would not fit the other.
 
-Two small helpers are given. `mean_square` is the mean of the squares of each row, kept as an axis of length 1. `np.vecdot` multiplies and sums in one pass, without an array of squares in between, which makes RMSNorm below nearly twice as fast on 512 rows of 768. Where a square is too large for float32, above 2e19, it computes in float64; else a row of such numbers would be divided by infinity, and silently become 0.
+Two small helpers are given. `mean_square` is the mean of the squares of each row, kept as an axis of length 1. `np.vecdot` multiplies and sums in one pass, without an array of squares in between: on 512 rows of 768, the RMSNorm below took about two thirds of the time that it takes with `(x * x).mean`. Where the sum of the squares is too large for float32, it computes in float64; otherwise a row of numbers around 2e19 would be divided by infinity and silently become 0.
 
-The other is for the other end of the scale. A model that writes normalizes one row at a time, and the arithmetic of 128 numbers takes a fraction of a microsecond: the time goes into NumPy's preparations. For two arrays of one shape, or an array and a plain number, it takes a short way; when it must broadcast, (1, 1, 128) with (128,), a long one, on our machine twice as long. So a single row is treated as the plain vector that it is (`as_rows`, from module 03), and its mean as the plain number that it is (`column`). The whole function takes 0.6 of the time for one row of 128, and no longer for many.
+The other helper is for the other end of the scale. A model that writes normalizes one row at a time, and most of that time goes into NumPy's preparations. Multiplying two arrays of shape (128,) took 0.5 µs on our machine, but (1, 1, 128) times (128,), which must broadcast, took 1.5. So a single row is treated as a plain vector (`as_rows`, from module 03), and its mean as a plain number (`column`). Together they bring the whole function to 0.7 of the time for one row of 128.
 """
 
 
 # %%
 #| export
 def column(numbers: np.ndarray) -> np.ndarray:
-    """(...) -> (..., 1): one number for each row, to be lined up with the rows; a lone number stays one."""
+    """(...) -> (..., 1): one number for each row, shaped to broadcast; a lone number stays as it is."""
     return numbers[..., None] if numbers.ndim else numbers
 
 
@@ -96,7 +96,7 @@ def mean_square(x: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-**Task (16 points).** Write `layer_norm(x, weight, bias, eps)` for arrays (..., C), (C,), (C,). About 5 lines. Make one new array, `c`, and change that one in place (`y /= ...`); the arrays that came in stay as they are. Keep to the type of x: `x.sum(...) / x.shape[-1]` of a float32 array is float32.
+**Task (16 points).** Write `layer_norm(x, weight, bias, eps)` for arrays (..., C), (C,), (C,). About 5 lines. Make one new array, `y`, for the centred rows and change it in place (`y /= ...`); the arrays passed in must stay as they are. Keep the type of x: `x.sum(...) / x.shape[-1]` of a float32 array is float32.
 """
 
 
@@ -119,7 +119,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float =
 
 # %% [markdown]
 """
-The row 1, 3 has mean 2 and deviation 1, so it becomes -1, 1. What do 10, 30 and 5, 5 become?
+The row 1, 3 has mean 2 and standard deviation 1, so it becomes -1, 1. What do 10, 30 and 5, 5 become?
 """
 
 # %%
@@ -173,26 +173,24 @@ assert np.allclose(near, far, atol=1e-3), (
 """
 ## Its gradient, on half a page
 
-You could build the normalization from Tensor operations, and module 05 would find the gradient: six operations forward, six rules back, each with an array of its own. Derived as one, the rule has three terms, and it says something that six steps hide.
+You could build the normalization from Tensor operations, and module 05 would find the gradient: nine operations forward and nine rules back, each with an array of its own. Derived in one piece, the rule has three terms, and it shows something that the nine steps hide.
 
-Take one row, and call `n = c / r` the normalized row with `r = sqrt(v + eps)`. The output is `weight * n + bias`, so with `grad` the slope of the loss at the output:
+Take one row, let `r = sqrt(v + eps)`, and call `n = c / r` the normalized row. The output is `weight * n + bias`. With `grad` for the slope of the loss at the output:
 
-- the slope at `bias` is `grad`, at `weight` it is `grad * n`, both summed over all rows;
+- the slope at `bias` is `grad` and at `weight` it is `grad * n`, both summed over all rows;
 - the slope at `n` is `g = grad * weight`.
 
-Now move x by a small dx and follow it. The centred row moves by `dc = dx - mean(dx)`. From `r² = mean(c²) + eps` follows `2 r dr = 2 mean(c dc)`, so `dr = mean(n dc)`. And `n = c / r` moves by `dn = dc / r - c dr / r² = (dc - n mean(n dc)) / r`. As n has mean 0, `mean(n dc)` is the same as `mean(n dx)`. Put together:
+Now move x by a small dx and follow it. The centred row moves by `dc = dx - mean(dx)`. From `r² = mean(c²) + eps` it follows that `2 r dr = 2 mean(c dc)`, so `dr = mean(n dc)`. And `n = c / r` moves by `dn = dc / r - c dr / r² = (dc - n mean(n dc)) / r`. Since n has mean 0, `mean(n dc)` equals `mean(n dx)`. Together, `dn = (dx - mean(dx) - n mean(n dx)) / r`.
 
-dn = (dx - mean(dx) - n mean(n dx)) / r
-
-The loss moves by `sum(g dn)`. Sort by dx; each mean of a product can be moved from one factor to the other, `sum(g mean(dx)) = sum(mean(g) dx)`:
+The loss moves by `sum(g dn)`. Collect the terms with dx; a mean can be moved from one factor to the other, `sum(g mean(dx)) = sum(mean(g) dx)`:
 
 sum(g dn) = sum( (g - mean(g) - n mean(g n)) dx ) / r
 
-What stands in front of dx is the slope at x:
+The factor of dx is the slope at x:
 
 grad_x = (g - mean(g) - n * mean(g * n)) / r
 
-**Task (20 points).** Write `layer_norm_gradients(grad, x, weight, eps)` for arrays: it returns the three slopes (grad_x, grad_weight, grad_bias). All means run over the last axis, row by row. grad_weight and grad_bias may be left in the shape of x, not yet summed over the rows: the engine of module 05 sums what was broadcast. About 6 lines. The bias itself is not needed; change none of the arrays that came in.
+**Task (20 points).** Write `layer_norm_gradients(grad, x, weight, eps)` for arrays: it returns the three slopes (grad_x, grad_weight, grad_bias). All means run over the last axis, row by row. Leave grad_weight and grad_bias in the shape of x, not summed over the rows: the engine of module 05 sums over what was broadcast. About 6 lines. The bias itself is not needed; change none of the arrays passed in.
 """
 
 
@@ -213,7 +211,7 @@ def layer_norm_gradients(grad: np.ndarray, x: np.ndarray, weight: np.ndarray, ep
 
 # %% [markdown]
 """
-The rule is registered beside its function, so that `apply(layer_norm, ...)` has a gradient from here on. This cell is given.
+This given cell registers the rule for its function, so that `apply(layer_norm, ...)` has a gradient from here on.
 """
 
 
@@ -226,7 +224,7 @@ def _(grad, output, x, weight, bias, eps=1e-5):
 
 # %% [markdown]
 """
-Read the rule again: from g it takes away its mean, and then its part along n. So what is left has no part along (1, 1, …, 1) and none along n. It must be so: adding a constant to a row changes nothing that comes out, and making the row longer changes nothing either, so there is no slope in these two directions. Both products below should be zero (the second up to eps). A row of *two* numbers always becomes -1, 1, whatever they are; what slope should a row of two have?
+Read the rule again: it subtracts from g its mean, and then its part along n. What is left has no part along (1, 1, …, 1) and none along n. It must be so: adding a constant to a row does not change the output, and neither does stretching the centred row, so there is no slope in these two directions. Both products below should be zero (the second up to eps). A row of *two* different numbers always becomes -1, 1 or 1, -1; what slope should it have?
 """
 
 # %%
@@ -269,7 +267,7 @@ assert len(got) == 3, f"three slopes: at x, weight and bias; yours returns {len(
 got_x, got_weight, got_bias = got
 assert got_x.shape == (3, 5), f"the slope at x has the shape of x, (3, 5); yours {got_x.shape}"
 assert np.allclose(got_x.sum(axis=-1), 0, atol=1e-9), (
-    "the slopes of each row sum to 0: is mean(g) taken away?"
+    "the slopes of each row should sum to 0: is mean(g) subtracted?"
 )
 want = nudged(loss, x)
 assert np.allclose(got_x, want, atol=1e-7), (
@@ -304,11 +302,11 @@ assert all(g.dtype == np.float32 for g in low), f"float32 in, float32 out; yours
 """
 ## LayerNorm
 
-The class holds the two learned arrays. They start as if they were not there: a weight of ones, a bias of zeros. The checks of the sizes are given.
+The class holds the two learned arrays. They start without effect: a weight of ones and a bias of zeros. The checks of the sizes are given.
 
-**Task: the constructor (7 points).** Make `self.weight` and `self.bias`, Tensors of shape (embed_dim,), both asking for gradients. 2 lines.
+**Task: the constructor (7 points).** Make `self.weight` and `self.bias`, Tensors of shape (embed_dim,), both with `requires_grad=True`. 2 lines.
 
-**Task: `forward` (8 points).** Raise a `ValueError` with both numbers if the last axis of x is not embed_dim long. Then call `layer_norm` through `apply`, with eps as an option. About 5 lines; `x.shape[-1:]` is a tuple of the last length, and empty where x has no axis.
+**Task: `forward` (8 points).** Raise a `ValueError` that states embed_dim and the shape of x if the last axis of x is not embed_dim long. Then call `layer_norm` through `apply`, with eps as an option. About 5 lines; `x.shape[-1:]` is a tuple that holds the last length, and is empty if x has no axis.
 """
 
 
@@ -346,7 +344,7 @@ class LayerNorm(Module):
 
 # %% [markdown]
 """
-Now the whole path, backward included: the sum of squares of a normalized row of C numbers is C, whatever the row is, so its slope at x must be zero, and at the weight it is 2 n².
+Now the whole path, backward included. The sum of the squares of a normalized row of C numbers is C, whatever the row, so its slope at x must be zero; at the weight it is 2 n².
 """
 
 # %%
@@ -359,7 +357,7 @@ x.grad.round(4), norm.weight.grad.round(4), (2 * y.data**2).round(4)
 # %% nbgrader={"grade": true, "grade_id": "test-layer-norm-init", "locked": true, "points": 7, "schema_version": 3, "solution": false}
 norm = LayerNorm(6)
 assert norm.weight.shape == norm.bias.shape == (6,), (
-    f"both have shape (6,): {norm.weight.shape}, {norm.bias.shape}"
+    f"both should have shape (6,): {norm.weight.shape}, {norm.bias.shape}"
 )
 assert (norm.weight.data == 1).all(), f"the weight starts at 1, yours: {norm.weight.data}"
 assert (norm.bias.data == 0).all(), f"the bias starts at 0, yours: {norm.bias.data}"
@@ -380,7 +378,7 @@ own_layer_norm = layer_norm
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
-    """One that is right, whatever became of the first task."""
+    """A correct version, independent of the first task."""
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * weight + bias
 
 
@@ -394,9 +392,7 @@ assert np.allclose(y.data, [[[8, 23]], [[12, 17]]], atol=1e-3), (
 )
 norm.eps = 3.0
 y = norm.forward(Tensor([1.0, 3.0]))
-assert np.allclose(y.data, [9, 21.5]), (
-    f"with eps = 3 it is divided by sqrt(1 + 3): 9, 21.5; yours is {y.data}"
-)
+assert np.allclose(y.data, [9, 21.5]), f"with eps = 3 the divisor is sqrt(1 + 3): 9, 21.5; yours is {y.data}"
 for wrong in (np.ones((2, 3)), np.ones((4, 1))):
     try:
         norm.forward(Tensor(wrong))
@@ -417,13 +413,13 @@ rng = np.random.default_rng(3)
 x, norm.eps = rng.normal(size=(3, 4, 2)), 1e-5
 want = layer_norm(x, norm.weight.data, norm.bias.data)
 assert np.allclose(norm.forward(Tensor(x)).data, want, atol=1e-5), "wrong for x of shape (3, 4, 2)"
-assert np.allclose(norm.forward(x.astype(np.float32)).data, want, atol=1e-5), "an array is welcome too"
+assert np.allclose(norm.forward(x.astype(np.float32)).data, want, atol=1e-5), "arrays are accepted too"
 layer_norm = own_layer_norm
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-Ten layers again, each now with a norm behind it. The even places are the norms.
+Ten layers again, each now followed by a norm: every second number is the output of a norm.
 """
 
 # %%
@@ -432,15 +428,15 @@ sizes_after(Sequential(*layers), signal)
 
 # %% [markdown]
 """
-Every layer still shrinks the signal by 0.577, and every norm puts it back to 1: after ten layers, and after a hundred.
+Every layer still shrinks the signal to about 0.58 of its size, 1/√3 as in module 03, and every norm brings it back to 1, however many there are.
 
 ## Without the mean
 
-Is the mean needed at all? Zhang and Sennrich (2019, arXiv:1910.07467) left it out: divide each row by its root mean square, multiply by a learned weight, no bias. They report models of comparable quality and running times lower by 7 to 64 %, depending on the model, and most open models since Llama (Touvron et al. 2023, arXiv:2302.13971) do it so.
+Is the mean needed at all? Zhang and Sennrich (2019, arXiv:1910.07467) left it out: they divide each row by its root mean square and multiply by a learned weight, without a bias. They report models of comparable quality and running times lower by 7 to 64 %, depending on the model, and most open models since Llama (Touvron et al. 2023, arXiv:2302.13971) do the same.
 
 r = sqrt(mean(x²) + eps), output: weight * x / r
 
-**Task (14 points).** Write `rms_norm(x, weight, eps)` for arrays. About 3 lines, with `mean_square`. Again the arrays that came in stay as they are.
+**Task (14 points).** Write `rms_norm(x, weight, eps)` for arrays. About 3 lines, with `mean_square`. Again the arrays passed in must stay as they are.
 """
 
 
@@ -461,7 +457,7 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float = 1e-5) -> np.ndarray
 
 # %% [markdown]
 """
-3 and 4 have the mean square (9 + 16) / 2 = 12.5, whose root is 3.5355. And 103, 104? The mean stays in, and nearly everything that comes out is mean.
+The mean square of 3 and 4 is (9 + 16) / 2 = 12.5, and its root is 3.5355. And 103, 104? The mean stays in, and makes up nearly all of the output.
 """
 
 # %%
@@ -500,13 +496,13 @@ for front, width in (((), 5), ((4,), 3), ((2, 3), 7), ((3,), 1)):
 
 # %% [markdown]
 """
-Its gradient is the same derivation with `dc` replaced by `dx`, since nothing is centred: from `r² = mean(x²) + eps` follows `dr = mean(n dx)` with `n = x / r`, so `dn = (dx - n mean(n dx)) / r`, and
+The derivation of its gradient is the same with `dc` replaced by `dx`, since nothing is centred: from `r² = mean(x²) + eps` it follows that `dr = mean(n dx)` with `n = x / r`, so `dn = (dx - n mean(n dx)) / r`, and
 
 grad_x = (g - n * mean(g * n)) / r, with g = grad * weight
 
 One direction is left in which the output does not change: along x itself.
 
-**Task (16 points).** Write `rms_norm_gradients(grad, x, weight, eps)`: the slopes (grad_x, grad_weight), the second not yet summed over the rows. About 5 lines.
+**Task (16 points).** Write `rms_norm_gradients(grad, x, weight, eps)`: it returns the slopes (grad_x, grad_weight), the second not yet summed over the rows. About 5 lines.
 """
 
 
@@ -532,7 +528,7 @@ def _(grad, output, x, weight, eps=1e-5):
 
 # %% [markdown]
 """
-Along the row there is no slope (up to eps), along (1, 1, …, 1) now there is:
+Along the row there is no slope (up to eps), but along (1, 1, …, 1) now there is one:
 """
 
 # %%
@@ -600,7 +596,7 @@ assert all(g.dtype == np.float32 for g in low), f"float32 in, float32 out; yours
 # %% nbgrader={"grade": false, "grade_id": "rms-norm-class", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class RMSNorm(Module):
-    """(..., embed_dim) -> (..., embed_dim): each row over its root mean square, times a learned weight."""
+    """(..., embed_dim) -> (..., embed_dim): each row divided by its root mean square, times a weight."""
 
     def __init__(self, embed_dim: int, eps: float = 1e-5):
         """Raises ValueError for an embed_dim below 1 or an eps that is not positive."""
@@ -627,7 +623,7 @@ own_rms_norm = rms_norm
 
 
 def rms_norm(x, weight, eps=1e-5):
-    """One that is right, whatever became of the task above."""
+    """A correct version, independent of the task above."""
     return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps) * weight
 
 
@@ -635,9 +631,7 @@ def rms_norm(x, weight, eps=1e-5):
 norm = RMSNorm(2, eps=3.5)
 y = norm(Tensor([[[3.0, 4.0]], [[-4.0, 3.0]]]))
 assert isinstance(y, Tensor), f"forward returns a Tensor, yours is {type(y).__name__}: go through apply"
-assert np.allclose(y.data, [[[0.75, 1]], [[-1, 0.75]]]), (
-    f"with eps = 3.5 it is divided by 4; yours is {y.data}"
-)
+assert np.allclose(y.data, [[[0.75, 1]], [[-1, 0.75]]]), f"with eps = 3.5 the divisor is 4; yours is {y.data}"
 for wrong in (np.ones((2, 3)), np.ones((4, 1))):
     try:
         norm(Tensor(wrong))
@@ -649,7 +643,7 @@ for wrong in (np.ones((2, 3)), np.ones((4, 1))):
         raise AssertionError(f"x of shape {wrong.shape} into a norm of 2 features: raise a ValueError")
 ### BEGIN HIDDEN TESTS
 norm.weight.data[...] = [2, -1]
-assert np.allclose(norm(Tensor([3.0, 4.0])).data, [1.5, -1]), "the weight takes part"
+assert np.allclose(norm(Tensor([3.0, 4.0])).data, [1.5, -1]), "the output should be multiplied by the weight"
 x = np.random.default_rng(6).normal(size=(3, 4, 2)).astype(np.float32)
 assert np.allclose(RMSNorm(2)(x).data, rms_norm(x, np.ones(2)), atol=1e-5), (
     "eps is 1e-5 unless said otherwise"
@@ -665,7 +659,7 @@ rms_norm = own_rms_norm
 
 # %% [markdown]
 """
-**Question (5 points).** Somebody normalizes a GPT's activations (B, T, C) over the T positions of each text instead of over the C features. In training, the loss is even lower than before. In generation, the model talks nonsense. Explain both, and say why a cache of earlier tokens could not work with such a model at all.
+**Question (5 points).** Suppose a GPT's activations (B, T, C) are normalized over the T positions of each text instead of over the C features. In training, the loss is even lower than before. In generation, the model writes nonsense. Explain both, and say why a cache of earlier tokens could not work with such a model at all.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-axis", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -675,7 +669,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question (5 points).** During training the weights of a linear layer grow to ten times their size; a LayerNorm follows it directly. What happens to the output of the norm, and what to the slope that reaches the linear layer's weights? Use the factor 1/r of the rule. Why does this keep a training run from running away?
+**Question (5 points).** During training the weights of a linear layer without a bias grow to ten times their size; a LayerNorm follows it directly. What happens to the output of the norm, and what to the slope that reaches the linear layer's weights? Use the factor 1/r of the rule. How does this help to keep training stable?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-scale", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -685,14 +679,15 @@ Your answer here.
 
 # %% [markdown]
 """
-## You can now ...
+## You can now
 
-... keep a signal at size through any depth, in the two forms that today's language models use, and you have derived, written and checked two gradients of your own. The engine of module 05 took them in through one line each.
+- keep a signal at size through any depth, in the two forms that today's language models use;
+- derive, write and check the gradient of a function of your own, and register it with the engine of module 05.
 
-Two exercises.
+Two exercises:
 
-- Build `layer_norm` from Tensor operations (`mean`, `-`, `*`, `sqrt`, `/`) and let module 05 find its gradient. Do both agree? How many times faster is the fused rule, forward and backward, on (16, 128, 256)?
-- Put the norm *behind* the addition of a residual branch, `x = norm(x + layer(x))`, and then in front of the layer, `x = x + layer(norm(x))`. Push a slope back through 24 such layers each and compare what arrives at the bottom (Xiong et al. 2020, arXiv:2002.04745). Which of the two would you train?
+- Build `layer_norm` from Tensor operations (`mean`, `-`, `*`, `sqrt`, `/`) and let module 05 find its gradient. Do the two agree? How many times faster is the fused rule, forward and backward, on (16, 128, 256)?
+- Put the norm *after* the addition of a residual branch, `x = norm(x + layer(x))`, and then before the layer, `x = x + layer(norm(x))`. Send a slope back through 24 such layers of each kind and compare what arrives at the bottom (Xiong et al. 2020, arXiv:2002.04745). Which of the two would you train?
 
 Next: modules 10 and 11 turn text into the rows of numbers that you can now keep at size.
 """

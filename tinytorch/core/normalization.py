@@ -16,7 +16,7 @@ from .tensor import Tensor, apply
 
 # %% ../../modules/09_normalization/normalization_dev.py #cell-6
 def column(numbers: np.ndarray) -> np.ndarray:
-    """(...) -> (..., 1): one number for each row, to be lined up with the rows; a lone number stays one."""
+    """(...) -> (..., 1): one number for each row, shaped to broadcast; a lone number stays as it is."""
     return numbers[..., None] if numbers.ndim else numbers
 
 
@@ -110,7 +110,7 @@ def _(grad, output, x, weight, eps=1e-5):
 
 # %% ../../modules/09_normalization/normalization_dev.py #rms-norm-class
 class RMSNorm(Module):
-    """(..., embed_dim) -> (..., embed_dim): each row over its root mean square, times a learned weight."""
+    """(..., embed_dim) -> (..., embed_dim): each row divided by its root mean square, times a weight."""
 
     def __init__(self, embed_dim: int, eps: float = 1e-5):
         """Raises ValueError for an embed_dim below 1 or an eps that is not positive."""
