@@ -2,7 +2,7 @@
 """
 # Module 10: Tokenization
 
-A language model never sees a letter. It sees rows of a table, and a row is chosen by a number. Something has to turn "How are you?" into numbers before the model runs, and numbers into "I am well." after it has run. That something is the tokenizer. It is trained before the model, it is frozen when the model starts to learn, and many an odd thing that a chat model does with spelling, spaces, digits or rare languages has its cause here.
+A language model never sees a letter. It sees rows of a table, and a number chooses the row. The tokenizer turns "How are you?" into numbers before the model runs, and numbers into "I am well." afterwards. It is trained before the model and frozen when the model starts to learn, and many of the odd things that chat models do with spelling, spaces, digits or rare languages begin here.
 
 After this module you will be able to
 
@@ -10,10 +10,10 @@ After this module you will be able to
 - train a byte-level byte pair encoding (BPE), the scheme of GPT-2, on a text of your own;
 - make the training fast without changing one merge that it learns;
 - encode any Unicode text with it, and decode it to exactly the same text;
-- keep special tokens such as `<|end|>` out of the reach of whoever types the text;
+- keep special tokens such as `<|end|>` out of reach of the person who types the text;
 - print a model's answer token by token without ever printing half a character.
 
-You need Python strings, bytes and dictionaries; no earlier module is used. The whole tokenizer is built from small functions, each graded alone: in the final grading a part is run with correct versions of the parts before it, so a mistake costs the points of its own part and no others.
+You need Python strings, bytes and dictionaries; no earlier module is used. The tokenizer is built from small functions, each graded alone: in the final grading a part runs with correct versions of the parts before it, so a mistake costs only the points of its own part.
 """
 
 # %%
@@ -39,11 +39,11 @@ import numpy as np
 
 The simplest tokenizer numbers the characters of a text in sorted order. The text `"hello"` holds the four characters `e h l o`, so they get the ids 0, 1, 2, 3 and the word becomes `1 0 2 2 3`.
 
-It is enough for a first language model, and it fails in two ways that we will mend one after the other. It knows only the characters it was given; and its sequences are as long as the text, while the time that attention needs grows with the square of the length.
+That is enough for a first language model, but it has two faults, which we will mend one after the other. It knows only the characters it was given. And its sequences are as long as the text, while the work of attention grows with the square of the length.
 
-**Task (6 + 4 points).** The constructor is written: it holds `self.vocabulary`, the list of characters, and `self.ids`, the dictionary from character to id. Write
+**Task (6 + 4 points).** The given constructor makes `self.vocabulary`, the list of characters, and `self.ids`, the dictionary from character to id. Write
 
-- `encode(text)`: the list of ids. A character outside the vocabulary raises a `ValueError` that names the character and its position, because "unknown character" in a text of a million helps nobody. About 6 lines.
+- `encode(text)`: the list of ids. A character outside the vocabulary raises a `ValueError` that names the character and its position, because "unknown character" is no help in a text of a million. About 6 lines.
 - `decode(ids)`: the text. An id outside 0 … V − 1 raises a `ValueError` that names the id and its position. Beware of Python's own rule for negative indices: `vocabulary[-1]` is a character, but -1 is not an id. About 6 lines.
 """
 
@@ -98,7 +98,7 @@ class CharTokenizer:
 
 # %% [markdown]
 """
-The sorted characters are `e h l o`. Say the ids of "hole" before you run the cell.
+The sorted characters are `e h l o`. What are the ids of "hole"? Answer before you run the cell.
 """
 
 # %%
@@ -144,7 +144,7 @@ for wrong in (4, -1):
         f"the message should name the id {wrong} and its position 2, yours says: {raised}"
     )
 ### BEGIN HIDDEN TESTS
-assert tokenizer.decode([]) == "", "no ids are an empty text"
+assert tokenizer.decode([]) == "", "no ids decode to an empty text"
 text = "Zürich, 3 € für 😀"
 order = sorted(set(text))
 assert CharTokenizer(text).decode([order.index(c) for c in text]) == text, "wrong text beyond ASCII"
@@ -154,9 +154,7 @@ assert CharTokenizer(text).decode([order.index(c) for c in text]) == text, "wron
 """
 ## Bytes: 256 tokens that can write everything
 
-Unicode has more than 150,000 characters and gets new ones every year; no text contains them all, so no character vocabulary is complete. But every one of them is stored as one to four *bytes* in UTF-8, and there are only 256 bytes. Take the bytes as tokens and no text is unknown, ever.
-
-The price stands in the next cell. Letters of English cost one byte each, `é` two, `€` three, an emoji four.
+Unicode has more than 150,000 characters and keeps growing, so a vocabulary of characters taken from a text is never complete. But UTF-8 stores each of them as one to four *bytes*, and there are only 256 bytes. With the bytes as tokens, no text is ever unknown. The next cell shows the price. English letters cost one byte each, `é` two, `€` three, and an emoji four.
 """
 
 # %%
@@ -164,14 +162,14 @@ The price stands in the next cell. Letters of English cost one byte each, `é` t
 
 # %% [markdown]
 """
-One kind of `str` has no UTF-8 form at all: a *lone surrogate*, half of a pair that an old encoding used. It is not a character, and Python can only get it from broken input. We refuse it with a sentence that says where it stands. This helper is written for you, as is `check_ids`, its counterpart for the way back.
+One kind of `str` has no UTF-8 form at all: a *lone surrogate*, half of a pair that an old encoding used. It is not a character, and usually comes from broken input. We refuse it with an error that says where it is. This helper is given, and so is `check_ids`, its counterpart for the way back.
 """
 
 
 # %%
 #| export
 def to_bytes(text: str) -> bytes:
-    """-> the UTF-8 bytes of text. ValueError for a lone surrogate, which has none; TypeError for no str."""
+    """-> the UTF-8 bytes of text. ValueError for a lone surrogate; TypeError if it is not a str."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, not {type(text).__name__}")
     try:
@@ -179,12 +177,12 @@ def to_bytes(text: str) -> bytes:
     except UnicodeEncodeError as error:
         code = f"U+{ord(text[error.start]):04X}"
         raise ValueError(
-            f"position {error.start} of the text holds the lone surrogate {code}, which is no character"
+            f"position {error.start} of the text holds the lone surrogate {code}, which is not a character"
         ) from None
 
 
 def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
-    """-> ids as plain ints. ValueError if one is outside 0..vocab_size - 1; TypeError if they are no ints."""
+    """-> ids as plain ints. ValueError if one is outside 0..vocab_size - 1; TypeError if not ints."""
     array = np.asarray(ids if hasattr(ids, "__len__") else list(ids))
     if array.ndim != 1:
         raise ValueError(f"ids must have 1 axis, these have {array.ndim}")
@@ -201,18 +199,18 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
 """
 ## Counting pairs
 
-Bytes are complete, but long: four ids for one emoji, and every English letter still a token. The way back to short sequences is the *byte pair encoding*, a compression scheme of Philip Gage (1994) that Sennrich, Haddow and Birch brought to language models ("Neural Machine Translation of Rare Words with Subword Units", ACL 2016, arXiv:1508.07909). Find the two neighbours that stand next to each other most often, make one new token of them, and do it again until the vocabulary is as large as you want it.
+Bytes cover everything, but make long sequences: four ids for one emoji, and one for every English letter. The way back to short sequences is *byte pair encoding*, a compression scheme of Philip Gage (1994) that Sennrich, Haddow and Birch brought to machine translation ("Neural Machine Translation of Rare Words with Subword Units", ACL 2016, arXiv:1508.07909). Find the two tokens that stand next to each other most often, make one new token of them, and repeat until the vocabulary is as large as you want.
 
-Everything starts with a count. The text comes as *words* (why words, you will see below), each a list of ids, and a word that occurs 5 times is kept once with the count 5: a text has far fewer different words than words.
+It starts with a count. The text comes as *words* (you will see below why), each a list of ids, and a word that occurs 5 times is kept once with the count 5: a text has far fewer different words than words.
 
-**Task (6 points).** Write `count_pairs(words, counts)`. `words` is a list of lists of ids, `counts[n]` says how often `words[n]` occurs in the text. Return a `Counter` from pair to the number of times the pair occurs in the whole text. Neighbours overlap: `7 7 7` holds the pair `(7, 7)` twice. About 5 lines; `pairwise` yields the neighbours of a sequence.
+**Task (6 points).** Write `count_pairs(words, counts)`. `words` is a list of lists of ids, `counts[n]` says how often `words[n]` occurs in the text. Return a `Counter` from each pair of neighbours to its number of occurrences in the whole text. Pairs may overlap: `7 7 7` holds the pair `(7, 7)` twice. About 5 lines; `pairwise` yields the pairs of neighbours in a sequence.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "count-pairs", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def count_pairs(words: Sequence[Sequence[int]], counts: Sequence[int]) -> Counter:
-    """-> Counter from pair of neighbours to its number in a text in which words[n] occurs counts[n] times."""
+    """-> Counter of the pairs of neighbours in a text in which words[n] occurs counts[n] times."""
     ### BEGIN SOLUTION
     pairs = Counter()
     for ids, count in zip(words, counts, strict=True):
@@ -224,7 +222,7 @@ def count_pairs(words: Sequence[Sequence[int]], counts: Sequence[int]) -> Counte
 
 # %% [markdown]
 """
-The words of the example in Sennrich's paper: "low" 5 times, "lower" twice, "newest" 6 times, "widest" 3 times. The pair `e s` stands in the last two, so it must have the count 9. Find its ids (101 and 115) in the value.
+These are the words of the example in Sennrich's paper: "low" 5 times, "lower" twice, "newest" 6 times, "widest" 3 times. The pair `e s` occurs in the last two, so its count must be 9. Find its ids, 101 and 115, in the result.
 """
 
 # %%
@@ -233,12 +231,10 @@ count_pairs([list(b"low"), list(b"lower"), list(b"newest"), list(b"widest")], [5
 # %% nbgrader={"grade": true, "grade_id": "test-count-pairs", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 pairs = count_pairs([[1, 2, 3], [2, 3]], [10, 4])
 assert pairs[(2, 3)] == 14, (
-    f"(2, 3) stands 10 times in 1 2 3 and 4 times in 2 3: 14, you count {pairs[(2, 3)]}"
+    f"(2, 3) occurs 10 times in 1 2 3 and 4 times in 2 3: 14, you count {pairs[(2, 3)]}"
 )
-assert pairs[(1, 2)] == 10, (
-    f"(1, 2) stands once in a word that occurs 10 times: 10, you count {pairs[(1, 2)]}"
-)
-assert (3, 2) not in pairs, "the last id of a word and the first of the next are no neighbours"
+assert pairs[(1, 2)] == 10, f"(1, 2) is once in a word that occurs 10 times: 10, you count {pairs[(1, 2)]}"
+assert (3, 2) not in pairs, "the last id of a word and the first of the next are not neighbours"
 assert count_pairs([[7, 7, 7]], [1]) == {(7, 7): 2}, "7 7 7 holds the pair (7, 7) twice"
 ### BEGIN HIDDEN TESTS
 assert count_pairs([[5], []], [3, 2]) == {}, "a word of one id has no pair"
@@ -251,11 +247,11 @@ assert count_pairs(words, counts) == want, f"{words} occurring {counts} times ho
 
 # %% [markdown]
 """
-## The best pair, and what to do when two are best
+## The best pair, and what to do about a tie
 
-In the counts above two pairs lead with 9: `e s` and `s t`. Which one wins does not matter for the quality of the tokenizer, but it must be the same on every machine and in every run, or two students who train on the same text get two different vocabularies, and a model trained with one cannot read the other's ids.
+In the counts above two pairs lead with 9: `e s` and `s t`. Which of them wins matters little, but it must be the same on every machine and in every run. Otherwise two students who train on the same text get different vocabularies, and a model trained with one cannot read the other's ids.
 
-**Task (6 points).** Write `best_pair(pair_counts)`: the pair with the largest count, and among equals the smallest pair, compared as Python compares tuples. So `(101, 115)` wins against `(115, 116)`. About 2 lines.
+**Task (6 points).** Write `best_pair(pair_counts)`: the pair with the largest count; if several share it, the smallest of them, as Python compares tuples. So `(101, 115)` wins against `(115, 116)`. About 2 lines.
 """
 
 
@@ -287,9 +283,9 @@ assert best_pair({(9, 9): 1}) == (9, 9), "a single pair is the best one"
 """
 ## Merging a pair
 
-The winner gets a new id, and from now on it is written with that id wherever it stood.
+The winner gets a new id, which from now on replaces the pair wherever it occurs.
 
-**Task (8 points).** Write `merge_pair(ids, pair, new_id)`: a new list in which every occurrence of the pair is replaced by `new_id`, found from left to right. An id that has been used up cannot be used again: three times 7 with the pair `(7, 7)` gives `[new_id, 7]`. The list that was passed in stays as it is. About 9 lines; walk with an index that moves by 2 after a match and by 1 otherwise.
+**Task (8 points).** Write `merge_pair(ids, pair, new_id)`: a new list in which every occurrence of the pair is replaced by `new_id`, found from left to right. An id that is part of one match cannot be part of the next: `7 7 7` with the pair `(7, 7)` gives `[new_id, 7]`. The list passed in must stay as it is. About 9 lines; use an index that moves by 2 after a match and by 1 otherwise.
 """
 
 
@@ -324,7 +320,7 @@ merged = merge_pair([1, 2, 3, 1, 2], (1, 2), 9)
 assert merged == [9, 3, 9], f"1 2 3 1 2 with (1, 2) merged into 9 is [9, 3, 9], yours is {merged}"
 merged = merge_pair([7, 7, 7], (7, 7), 9)
 assert merged == [9, 7], f"the middle 7 is used up by the first match, so [9, 7]; yours is {merged}"
-assert merge_pair([2, 1], (1, 2), 9) == [2, 1], "(1, 2) does not stand in 2 1: the order counts"
+assert merge_pair([2, 1], (1, 2), 9) == [2, 1], "(1, 2) does not occur in 2 1: the order counts"
 assert merge_pair([3, 1], (1, 2), 9) == [3, 1], "the last id has no right neighbour and stays"
 ids = [1, 2]
 merge_pair(ids, (1, 2), 9)
@@ -342,9 +338,9 @@ for _ in range(200):
 """
 ## Learning the merges
 
-Training is now one loop: count, choose, merge, repeat. What comes out is a list of pairs, in the order in which they were merged, and that list *is* the trained tokenizer. The first merge has the id 256, the next 257: 0 to 255 are the bytes.
+Training is now one loop: count, choose, merge, repeat. The result is the list of pairs in the order in which they were merged, and that list *is* the trained tokenizer. The first merge gets the id 256, the next 257, since 0 to 255 are the bytes.
 
-**Task (8 points).** Write `learn_merges_slowly(word_counts, num_merges)`. `word_counts` is a dictionary from word (`bytes`) to count. Count all pairs anew in every round. Stop early when no pair is left. Return the list of pairs. About 9 lines.
+**Task (8 points).** Write `learn_merges_slowly(word_counts, num_merges)`. `word_counts` is a dictionary from word (`bytes`) to count. Count all pairs anew in every round, and stop early when no pair is left. Return the list of pairs. About 9 lines.
 """
 
 
@@ -369,7 +365,7 @@ def learn_merges_slowly(word_counts: Mapping[bytes, int], num_merges: int) -> li
 
 # %% [markdown]
 """
-Sennrich's words again. `e s` wins first and becomes 256; then `256 t` ("est", 9 times) becomes 257; then `l o` and `o w` have 7 each and the smaller pair wins; so the third merge must be `(108, 111)`.
+Sennrich's words again. `e s` wins first and becomes 256; then `256 t` ("est", 9 times) becomes 257. After that `l o` and `o w` have 7 each, and the smaller pair wins: the third merge must be `(108, 111)`.
 """
 
 # %%
@@ -395,7 +391,7 @@ def plain_merge_pair(ids, pair, new_id):
     return [ord(c) for c in "".join(map(chr, ids)).replace("".join(map(chr, pair)), chr(new_id))]
 
 
-# the parts before this one, in versions that are right, so that this part is graded alone
+# correct versions of the parts before this one, so that this part is graded alone
 yours = count_pairs, best_pair, merge_pair
 count_pairs, best_pair, merge_pair = plain_count_pairs, plain_best_pair, plain_merge_pair
 ### END HIDDEN TESTS
@@ -406,7 +402,7 @@ assert merges == [(101, 115), (256, 116), (108, 111), (258, 119)], f"the four me
 merges = learn_merges_slowly({b"aaaa": 1}, 10)
 assert merges == [(97, 97), (256, 256)], f"'aaaa' is one token after 2 merges, then stop; yours: {merges}"
 ### BEGIN HIDDEN TESTS
-assert learn_merges_slowly({}, 5) == [], "no words give no merges"
+assert learn_merges_slowly({}, 5) == [], "without words there are no merges"
 assert learn_merges_slowly({b"ab": 3, b"c": 9}, 0) == [], "no merges were asked for"
 assert learn_merges_slowly({b"abc": 1, b"bcd": 3, b"ab": 2}, 3) == [(98, 99), (256, 100), (97, 98)]
 count_pairs, best_pair, merge_pair = yours
@@ -416,9 +412,9 @@ count_pairs, best_pair, merge_pair = yours
 """
 ## The same merges, faster
 
-Recounting is honest and slow: each of 1,000 rounds looks at every word, although most words did not change. A merge of `e s` changes only the words that contain `e s`. So keep the counts, keep for every pair the set of words in which it may stand (its *homes*), and in each round visit those words only: take their old pairs out of the counts, put their new pairs in.
+Recounting is simple and slow: each round looks at every word, although most words have not changed. A merge of `e s` changes only the words that contain `e s`. So keep the counts, keep for every pair the set of words in which it may occur (its *homes*), and in each round visit only those words: subtract their old pairs from the counts and add their new ones.
 
-**Task (10 points).** Write `learn_merges(word_counts, num_merges)`, which returns exactly what the slow one returns. For each home of the winner: subtract the word's old pairs, merge, add its new pairs, and enter the word as a home of each of them. A count that has fallen to 0 must leave the Counter, or the loop will not know when to stop. About 18 lines; the first five are written.
+**Task (10 points).** Write `learn_merges(word_counts, num_merges)`, which returns exactly what the slow one returns. For each home of the winner: subtract the word's old pairs, merge, add its new pairs, and enter the word as a home of each of them. Delete a count that has fallen to 0, or the loop will not know when to stop. About 18 lines; the first five are given.
 """
 
 
@@ -429,7 +425,7 @@ def learn_merges(word_counts: Mapping[bytes, int], num_merges: int) -> list[tupl
     words = [list(word) for word in word_counts]
     counts = list(word_counts.values())
     pair_counts = count_pairs(words, counts)
-    homes = defaultdict(set)  # pair -> places in `words` where it may stand
+    homes = defaultdict(set)  # pair -> places in `words` where it may occur
     merges = []
     ### BEGIN SOLUTION
     for place, ids in enumerate(words):
@@ -512,7 +508,7 @@ count_pairs, best_pair, merge_pair = yours
 
 # %% [markdown]
 """
-How much faster? Try both on a real text. Every Python brings one along: the source of its `argparse`, here its first 60,000 characters, split at white space. The cell gives the seconds for 200 merges, slow and fast, on your machine. The gap grows with every merge, because the later ones live in fewer and fewer words.
+How much faster is it? Try both on a text that every Python has: the source of `argparse`, here its first 60,000 characters, split at white space. The cell gives the seconds for 200 merges on your machine, slow and fast. The gap grows with the number of merges, because later pairs occur in fewer words: on ours it was 4 times for 100 merges, 6 for 200 and 11 for 800.
 """
 
 # %%
@@ -533,9 +529,9 @@ seconds
 r"""
 ## Words: where a merge may not go
 
-What happens without words? In a text about dogs, `dog.`, `dog!` and `dog?` become three tokens that share nothing. The authors of GPT-2 saw that happen, and forbade merges across categories of characters, with one exception, a space in front of a word (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2). So ` dog` with its space is a word and can become one token, `.` is another word.
+What happens without words? `dog.`, `dog!` and `dog?` may become three tokens that share nothing. The authors of GPT-2 saw that happen and forbade merges across categories of characters, with one exception, a space in front of a word (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2). So ` dog` with its space is a word and can become one token; `.` is another word.
 
-We cut text into words with their rule, in this order; at each position the first alternative that fits wins:
+We cut text into words by their rule. At each position the first alternative that fits wins, in this order:
 
 | a word is | regular expression |
 |---|---|
@@ -543,12 +539,12 @@ We cut text into words with their rule, in this order; at each position the firs
 | letters, with at most one space before them | `[^\W\d_]+` |
 | digits, with at most one space before them | `\d+` |
 | other signs, with at most one space before them | `(?:[^\s\w]\|_)+` |
-| white space, but not the last one before a word | `\s+(?!\S)` |
+| white space, but not its last character if a word follows | `\s+(?!\S)` |
 | the white space that is left | `\s+` |
 
-`[^\W\d_]` reads: no non-word character, no digit, no underscore; what remains are the letters of all alphabets. (The bars are written `\|` only because this is a table; in the pattern they are `|`.) Python's own `re` knows fewer classes than the library that GPT-2 used, so one thing differs: ½, ² and other numbers that are no decimal digits go with the letters here.
+`[^\W\d_]` reads: no non-word character, no digit, no underscore; what remains are the letters of all alphabets. (The bars are written `\|` only because this is a table; in the pattern they are `|`.) Python's own `re` knows fewer classes than the library that GPT-2 used, so one thing differs: ½, ² and other numbers that are not decimal digits go with the letters here.
 
-**Task (8 points).** Write `split_words(text)`: the list of words, of which the concatenation is exactly the text. Join the six alternatives with `|` and add the optional space, ` ?`, to the three that need it. `re.findall` does the rest. About 5 lines.
+**Task (8 points).** Write `split_words(text)`: the list of words, whose concatenation is exactly the text. Add the optional space, ` ?`, to the three alternatives that need it, join all six with `|`, and let `re.findall` do the rest. About 5 lines.
 """
 
 
@@ -567,7 +563,7 @@ def split_words(text: str) -> list[str]:
 
 # %% [markdown]
 """
-Where does the second of the three spaces go, and the third?
+In which words do the second and the third of the three spaces end up?
 """
 
 # %%
@@ -603,9 +599,9 @@ for _ in range(300):
 """
 ## What a token stands for
 
-A token is a piece of text, or at least of bytes: 256 is "es", 257 is "est". From the merges these pieces can be built in one pass, because a merge only joins tokens that existed before it.
+A token stands for a piece of text, or at least for some bytes: 256 is "es", 257 is "est". These pieces can be built from the merges in one pass, because a merge joins only tokens that existed before it.
 
-**Task (6 points).** Write `build_vocabulary(merges)`: the list of `bytes`, one entry per id: first the 256 single bytes, then for every merge the bytes of its two halves, joined. About 4 lines.
+**Task (6 points).** Write `build_vocabulary(merges)`: a list of `bytes`, one entry per id: first the 256 single bytes, then for each merge the joined bytes of its two halves. About 4 lines.
 """
 
 
@@ -642,7 +638,7 @@ assert build_vocabulary([(226, 130), (256, 172), (257, 257)])[258].decode() == "
 """
 ## Encoding one word
 
-A new word must be cut exactly as training would have cut it, so the merges are applied in the order in which they were learned. Going through all of them would work, and take as many steps as there are merges. Look at the word instead: among its pairs, one was learned first, that is, has the smallest id. Merge that one, look again, and stop when no pair of the word was ever learned.
+A new word must be cut exactly as training would have cut it, so the merges are applied in the order in which they were learned. Going through all of them would work, but take as many steps as there are merges. Look at the word instead: of its pairs that were learned, one was learned first and has the smallest id. Merge that one, look again, and stop when none of the word's pairs was ever learned.
 
 **Task (8 points).** Write `encode_word(word, merge_ids)`. `word` is `bytes`, `merge_ids` a dictionary from pair to the id it became. Return the list of ids. About 7 lines.
 """
@@ -651,7 +647,7 @@ A new word must be cut exactly as training would have cut it, so the merges are 
 # %% nbgrader={"grade": false, "grade_id": "encode-word", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def encode_word(word: bytes, merge_ids: Mapping[tuple[int, int], int]) -> list[int]:
-    """-> the ids of one word: the pair that was learned first is merged, and again, until none is left."""
+    """-> the ids of one word: merge the pair that was learned first, again and again, until none is left."""
     ### BEGIN SOLUTION
     ids = list(word)
     while True:
@@ -665,7 +661,7 @@ def encode_word(word: bytes, merge_ids: Mapping[tuple[int, int], int]) -> list[i
 
 # %% [markdown]
 """
-With the four merges from above, "lowest" needs two tokens: 259 is "low", 257 is "est". The tokenizer has never seen this word. What will "slow" become?
+With the four merges from above, "lowest", a word that was not in the training, needs two tokens: 259 is "low" and 257 is "est". What will "slow" become?
 """
 
 # %%
@@ -706,11 +702,11 @@ merge_pair = yours
 """
 ## Special tokens
 
-A chat model must know who speaks and when an answer is over. That is said with tokens that stand for no text: `<|user|>`, `<|assistant|>`, `<|end|>`. They get ids after all merges.
+A chat model must know who is speaking and when an answer ends. Tokens that stand for no text say so: `<|user|>`, `<|assistant|>`, `<|end|>`. Their ids come after all merges.
 
-Now somebody types the eight characters `<|user|>` into your chat. If the tokenizer turned that into the token, anyone could put words into anyone's mouth. So it does not: what a person types is ordinary text, always. Only the program that builds the conversation asks for special tokens, by name, and only then are they looked for.
+Now suppose that a user types the eight characters `<|user|>` into your chat. If the tokenizer turned them into the token, a user could put words into the assistant's mouth. So it does not: what a person types is always ordinary text. Only the program that builds the conversation asks for special tokens, by name, and only then are they recognised.
 
-**Task (6 points).** Write `split_special(text, names)`: cut the text so that every occurrence of a name is a piece of its own, drop empty pieces, and return the list. Where two names fit, the longer one wins. Names are full of characters that mean something in a regular expression: `re.escape` takes the meaning away. `re.split` keeps what it splits at if the pattern stands in parentheses. About 4 lines.
+**Task (6 points).** Write `split_special(text, names)`: cut the text so that every occurrence of a name is a piece of its own, drop empty pieces, and return the list. Where two names fit, the longer one wins. Names contain characters that have a meaning in regular expressions; `re.escape` takes it away. `re.split` keeps the separators if the pattern is in parentheses. About 4 lines.
 """
 
 
@@ -738,7 +734,7 @@ pieces = split_special("a|b", [])
 assert pieces == ["a|b"], f"without names the text is one piece, yours is {pieces}"
 ### BEGIN HIDDEN TESTS
 assert split_special("", ["x"]) == [] and split_special("", []) == [], "an empty text has no pieces"
-assert split_special("user", ["<|user|>"]) == ["user"], "the bars of the name are no 'or': escape them"
+assert split_special("user", ["<|user|>"]) == ["user"], "the bars of the name do not mean 'or': escape them"
 assert split_special("a<e><e>b", ["<e>"]) == ["a", "<e>", "<e>", "b"], "neighbouring names are two pieces"
 assert split_special("<e><e2>", ["<e>", "<e><e2>"]) == ["<e><e2>"], "the longer name wins"
 assert split_special("1+1=2", ["1+"]) == ["1+", "1=2"], "names are text, not patterns"
@@ -746,14 +742,14 @@ assert split_special("1+1=2", ["1+"]) == ["1+", "1=2"], "names are text, not pat
 
 # %% [markdown]
 """
-Two helpers are written for you: one that checks the names, and one that writes a file so that a crash in the middle leaves the old file whole. A half-written tokenizer would make every weight file that needs it useless.
+Two helpers are given: one checks the names, and one writes a file so that a crash in the middle leaves the old file whole. Weights are useless without the tokenizer that they were trained with.
 """
 
 
 # %%
 #| export
 def special_token_names(names: Iterable[str]) -> list[str]:
-    """-> the names as a list. ValueError if one is empty or repeated; TypeError if one is no str."""
+    """-> the names as a list. ValueError if one is empty or repeated; TypeError if one is not a str."""
     if isinstance(names, str):
         raise TypeError(f"special_tokens must be a list of names, not the one str {names!r}")
     names = list(names)
@@ -781,7 +777,7 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
 """
 ## The tokenizer
 
-Now the parts come together. The constructor takes the merges and the names of the special tokens, `train` cuts a text into words and learns the merges, and the ids are laid out so:
+Now the parts come together. The constructor takes the merges and the names of the special tokens; `train` cuts a text into words and learns the merges. The ids are:
 
 | ids | are |
 |---|---|
@@ -789,12 +785,12 @@ Now the parts come together. The constructor takes the merges and the names of t
 | 256 … 256 + M − 1 | the M merges, in the order learned |
 | 256 + M … V − 1 | the special tokens, in the order given |
 
-`self.vocabulary` is the list of all V byte strings (for a special token: its name in UTF-8), `self.special_tokens` the dictionary from name to id, `self.merge_ids` the dictionary from pair to id. `self.encode_cached(word)` encodes one word and remembers it: text repeats its words, and a dictionary look-up is cheaper than a chain of merges.
+`self.vocabulary` is the list of all V byte strings (for a special token: its name in UTF-8), `self.special_tokens` the dictionary from name to id, `self.merge_ids` the dictionary from pair to id. `self.encode_cached(word)` encodes one word and remembers the result: texts repeat words, and a dictionary lookup is cheaper than a chain of merges.
 
 **Task (4 + 4 points).**
 
-- `encode(text, allowed_special=())`: `self.allowed(...)` has already made a set of names of it. Cut the text at those, and give each name its id and each other piece the ids of its words. About 7 lines.
-- `decode(ids)`: join the bytes of all tokens *first*, then decode them as UTF-8 once, with `errors="replace"`: a model may stop in the middle of a character, and that must not crash. `check_ids` gives you the checked ids. About 2 lines.
+- `encode(text, allowed_special=())`: the given first lines turn `allowed_special` into `names`, a set. Cut the text at those names; each name becomes its id, and each other piece the ids of its words. About 7 lines.
+- `decode(ids)`: check the ids with `check_ids`, join the bytes of all tokens *first*, and then decode them as UTF-8 once, with `errors="replace"`, because a model may stop in the middle of a character. About 2 lines.
 """
 
 
@@ -833,7 +829,7 @@ class BPETokenizer:
     def train(cls, text: str, vocab_size: int, special_tokens: Iterable[str] = ()) -> "BPETokenizer":
         """-> a tokenizer with vocab_size ids, learned from text; fewer ids if every word becomes one token.
 
-        Special tokens that stand in the text are left out of the learning.
+        Special tokens in the text are not learned from.
         Raises ValueError if vocab_size has no room for the 256 bytes and the special tokens.
         """
         to_bytes(text)
@@ -878,7 +874,7 @@ class BPETokenizer:
         return ids
 
     def encode(self, text: str, allowed_special: str | Iterable[str] = ()) -> list[int]:
-        """-> ids. Special tokens are found only if allowed ("all" or names), else they are ordinary text.
+        """-> ids. Special tokens are recognised only if allowed ("all" or names).
 
         Raises ValueError for a lone surrogate, naming its position.
         """
@@ -896,14 +892,14 @@ class BPETokenizer:
         ### END SOLUTION
 
     def decode(self, ids: Iterable[int]) -> str:
-        """-> text; bytes that are no UTF-8 become U+FFFD. ValueError for an id outside the vocabulary."""
+        """-> text; bytes that are not UTF-8 become U+FFFD. ValueError for an id outside the vocabulary."""
         ### BEGIN SOLUTION
         ids = check_ids(ids, self.vocab_size)
         return b"".join(self.vocabulary[i] for i in ids).decode("utf-8", errors="replace")
         ### END SOLUTION
 
     def to_json(self) -> str:
-        """-> the tokenizer as JSON text, from which from_json makes it again."""
+        """-> the tokenizer as JSON text, for from_json."""
         content = {
             "format": "tinytorch-bpe",
             "version": 1,
@@ -914,11 +910,11 @@ class BPETokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "BPETokenizer":
-        """to_json's text -> the tokenizer. ValueError says what is wrong with any other text."""
+        """The text of to_json -> the tokenizer. ValueError for any other text, saying what is wrong."""
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"not a tokenizer: no JSON or cut short ({error})") from None
+            raise ValueError(f"not a tokenizer: not JSON, or cut short ({error})") from None
         if not isinstance(content, dict) or content.get("format") != "tinytorch-bpe":
             raise ValueError('not a tokenizer: the JSON has no "format": "tinytorch-bpe"')
         if content.get("version") != 1:
@@ -935,7 +931,7 @@ class BPETokenizer:
             raise ValueError(f"not a tokenizer: {error}") from None
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write to_json to path; the file there changes as a whole or not at all."""
+        """Write to_json() to path; a file there is replaced as a whole or not at all."""
         write_whole(path, self.to_json())
 
     @classmethod
@@ -945,14 +941,14 @@ class BPETokenizer:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             name, place = os.fspath(path), error.start
-            raise ValueError(f"{name}: not a tokenizer: its byte {place} is no UTF-8 text") from None
+            raise ValueError(f"{name}: not a tokenizer: its byte {place} is not UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
 # %% [markdown]
 """
-The four merges of the paper's words and two special tokens make 262 ids. The first `<|end|>` below was typed by somebody, the second was put there by the program. How long is each?
+The four merges of the paper's words and two special tokens make 262 ids. A user typed the first `<|end|>` below; the program put the second there. How many ids does each take?
 """
 
 # %%
@@ -1001,16 +997,16 @@ toy = BPETokenizer([(101, 115), (256, 116), (108, 111), (258, 119)], ["<|user|>"
 ids = toy.encode("low lowest")
 assert ids == [259, 32, 259, 257], f"low, space, low, est: [259, 32, 259, 257]; yours is {ids}"
 ids = toy.encode("<|end|>")
-assert ids == list(b"<|end|>"), f"typed text never gives a special token, only its 7 bytes; yours is {ids}"
+assert ids == list(b"<|end|>"), f"typed text never becomes a special token, only its 7 bytes; yours is {ids}"
 ids = toy.encode("<|user|>low<|end|>", allowed_special="all")
 assert ids == [260, 259, 261], f"<|user|> is 260, low 259, <|end|> 261 when they are allowed; yours is {ids}"
 ### BEGIN HIDDEN TESTS
 ids = toy.encode("<|user|>low<|end|>", allowed_special=["<|user|>"])
 assert ids == [260, 259, *b"<|end|>"], f"only <|user|> was allowed, yours is {ids}"
 ids = BPETokenizer([(119, 32), (111, 119)]).encode("low low")
-assert ids == [108, 257, 32, 108, 257], f"a merge must not reach over the end of a word, yours is {ids}"
+assert ids == [108, 257, 32, 108, 257], f"a merge must not cross the end of a word, yours is {ids}"
 assert toy.encode("") == [], "an empty text has no tokens"
-assert toy.encode("é😀") == list("é😀".encode()), "characters without merges become their bytes"
+assert toy.encode("é😀") == list("é😀".encode()), "characters without merges should become their bytes"
 split_special, split_words, encode_word, build_vocabulary = yours
 ### END HIDDEN TESTS
 
@@ -1034,28 +1030,34 @@ for wrong in (262, -1):
         f"ids go from 0 to 261: {wrong} should raise a ValueError that names it, yours gave {raised!r}"
     )
 ### BEGIN HIDDEN TESTS
-assert toy.decode([]) == "", "no ids are an empty text"
+assert toy.decode([]) == "", "no ids decode to an empty text"
 assert toy.decode(np.array(list("日本😀".encode()))) == "日本😀", "ids may come as an array"
 build_vocabulary = yours
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-Now train one. 300 merges on the 60,000 characters of `argparse`, and then the first tokens that it learned, the last ones, and what it makes of a line that it never saw.
+Where a text is cut matters: `encode(a + b)` need not be `encode(a) + encode(b)`. Here are "lo" and "w" apart, then "low". Both lists decode to "low", but a model reads different ids. From module 15 on, a model keeps what it has computed for the ids it has read. A chat that keeps its history as text and encodes it again may get other ids, and from the first difference on, nothing that was kept is valid. So keep the ids and append to them.
+"""
+
+# %%
+toy.encode("lo") + toy.encode("w"), toy.encode("low")
+
+# %% [markdown]
+"""
+Now train one, with 300 merges on the 60,000 characters of `argparse`. The cell shows the first tokens that it learned, the last ones, and what it makes of a new line.
 """
 
 # %%
 trained = BPETokenizer.train(SOURCE, vocab_size=256 + 300 + 2, special_tokens=["<|user|>", "<|end|>"])
-trained.vocabulary[256:262], trained.vocabulary[550:556]
-
-# %%
-[trained.decode([i]) for i in trained.encode("def tokenize(self, text):")]
+line = [trained.decode([i]) for i in trained.encode("def tokenize(self, text):")]
+trained.vocabulary[256:262], trained.vocabulary[550:556], line
 
 # %% [markdown]
 """
 ## How many merges?
 
-More merges, shorter sequences; but each merge is rarer than the one before it and saves less. The next cell lists (merges, bytes per token) for the same text. In a notebook you see it drawn: the first hundred merges do most of the work.
+More merges make shorter sequences, but later merges are rarer and save less. The next cells list (merges, bytes per token) for the same text, and draw them. The first hundred merges remove about half of the tokens; the next seven hundred, about a fifth.
 """
 
 # %%
@@ -1087,18 +1089,16 @@ if "get_ipython" in globals():
 """
 ## Streaming
 
-A chat prints each token as it comes. Decoding each token alone goes wrong as soon as a character is spread over two tokens: `é` as the tokens 195 and 169 would print two replacement characters. The bytes that do not yet make a character must wait for the next token.
+A chat prints each token as it comes. Decoding each token alone goes wrong as soon as a character is spread over two tokens: `é`, as the tokens 195 and 169, would print two replacement characters. Bytes that do not yet make a whole character must wait for the next token. The standard library has a decoder that waits, `codecs.getincrementaldecoder("utf-8")`. Its `decode(data, final=False)` returns the complete characters and keeps the rest; with `final=True` it stops waiting and returns a replacement character for what is left.
 
-The standard library has a decoder that waits: `codecs.getincrementaldecoder("utf-8")`. Its `decode(data, final=False)` returns the characters that are complete and keeps the rest; with `final=True` it gives up waiting and returns a replacement character for what is left.
-
-**Task (6 points).** Write `feed(token_id)`, which returns the text that has become complete with this token (often all of it, sometimes none), and `finish()`, which returns what must be said about a rest. An id outside the vocabulary raises a `ValueError`; `check_ids` takes a list. About 3 lines together.
+**Task (6 points).** Write `feed(token_id)`, which returns the text that this token completes (often all of its own, sometimes none), and `finish()`, which returns a replacement character if a character was left unfinished, else nothing. An id outside the vocabulary raises a `ValueError`; `check_ids` takes a list. About 3 lines together.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "stream-decoder", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class StreamDecoder:
-    """Ids go in one at a time, text comes out as soon as its characters are whole."""
+    """Ids go in one at a time; text comes out as soon as its characters are complete."""
 
     def __init__(self, tokenizer: BPETokenizer):
         self.vocabulary = tokenizer.vocabulary
@@ -1120,7 +1120,7 @@ class StreamDecoder:
 
 # %% [markdown]
 """
-The euro sign is three bytes. Which of the three calls returns it?
+The euro sign is three bytes. Which of the four calls returns it?
 """
 
 # %%
@@ -1140,7 +1140,7 @@ assert stream.finish() == "", "nothing is left after '!'"
 stream.feed(195)
 rest = stream.finish()
 assert rest == "\ufffd", f"half an é at the end becomes U+FFFD, yours is {rest!r}"
-assert stream.feed(104) == "h", "after finish the decoder starts anew"
+assert stream.feed(104) == "h", "after finish the decoder starts afresh"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(4)
 for _ in range(100):
@@ -1159,21 +1159,21 @@ build_vocabulary = yours
 
 # %% [markdown]
 """
-Sometimes a text should end not at a token but at some words, say when the model begins to write the user's next line itself: "User:". Such a *stop string* may be spread over several tokens, and may begin in the middle of one. So what could become one must wait, like the bytes of half a character, until it is clear. `StopStream` is given: it stands around a stream and lets no stop string through.
+Sometimes a text should end not at a token but at certain words, for instance when the model begins to write the user's next line itself: "User:". Such a *stop string* may be spread over several tokens, and may begin in the middle of one. So text that could be the beginning of one must wait, like the bytes of half a character. The given `StopStream` wraps a stream and lets no stop string through.
 """
 
 
 # %%
 #| export
 class StopStream:
-    """Around a stream with `feed` and `finish`: the text up to the first stop string, which is not shown.
+    """Wraps a stream with `feed` and `finish`: returns its text up to the first stop string, which it omits.
 
-    stopped: whether one has come; nothing is shown any more then. The first is the one that is complete
-    first, of several the longest; so it does not matter how the text is cut into tokens.
+    stopped: whether a stop string has come; after that, nothing more is returned. The first is the one that
+    ends first, of several the longest; so it does not matter how the text is cut into tokens.
     """
 
     def __init__(self, stream: StreamDecoder, stop_strings: Sequence[str]):
-        """stop_strings: a text or several. Raises TypeError if one is no text, ValueError if it is empty."""
+        """stop_strings: a str or several. Raises TypeError for one that is not a str, ValueError if empty."""
         self.stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
         for stop in self.stop_strings:
             if not isinstance(stop, str):
@@ -1187,13 +1187,13 @@ class StopStream:
         return self.show(self.stream.feed(token_id))
 
     def finish(self) -> str:
-        """-> the rest: with the text at its end, what was held back is no stop string."""
+        """-> the rest: at the end of the text, what was held back is not a stop string."""
         shown = self.show(self.stream.finish())
         rest, self.held = self.held, ""
         return shown + rest
 
     def show(self, text: str) -> str:
-        """Text that has come in addition -> what can be shown of all that is not shown yet."""
+        """New text -> what can be shown of all that has not been shown yet."""
         if self.stopped:
             return ""
         held = self.held + text
@@ -1210,7 +1210,7 @@ class StopStream:
 
 # %% [markdown]
 """
-Tokens of one byte each. The text should end before "er:", and each part is shown as soon as it can be.
+Here each token is one byte. The text should end before "er:", and each part should appear as soon as it can.
 """
 
 # %%
@@ -1219,9 +1219,7 @@ stream = StopStream(StreamDecoder(BPETokenizer([])), "er:")
 
 # %% [markdown]
 """
-## Questions
-
-**Question 1 (5 points).** You train a chat model with embed_dim 64 on 60,000 bytes of text, and may give your tokenizer 300 ids or 5,000. Say what the choice changes, and in which direction, for: the number of weights in the token embedding; the number of tokens of one answer and the time to compute it; how often the model sees each token while it learns. Which size would you take, and what would you measure to find out if you were right?
+**Question 1 (5 points).** You train a chat model with embed_dim 64 on 60,000 bytes of text, and may give your tokenizer 300 ids or 5,000. Say what the choice changes, and in which direction, for the number of weights in the token embedding, for the number of tokens in an answer and the time to compute it, and for how often the model sees each token during training. Which size would you take, and what would you measure to find out whether you were right?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-vocabulary-size", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1231,7 +1229,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question 2 (5 points).** People notice that language models are bad at counting the letters of a word, and at adding long numbers, though they write both fluently. Explain each of the two with what your tokenizer does to such text: encode an example of each with `trained` and quote what you see. Then propose one change to `split_words` that should help with the numbers, and name its price.
+**Question 2 (5 points).** Language models are often bad at counting the letters of a word and at adding long numbers, although they write fluently. Explain how the tokenizer contributes to each: encode an example of each with `trained` and quote what you see. Then propose one change to `split_words` that should help with the numbers, and name its price.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-letters-and-digits", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1243,14 +1241,14 @@ Your answer here.
 """
 ## You can now
 
-- train a byte-level BPE on any text, the scheme of GPT-2, whose 50,257 ids are 256 bytes, 50,000 merges and one special token; the merges you wrote would learn those too, with more text and more patience;
-- encode text that nobody has ever written before, and get exactly that text back;
-- say what a prompt looks like to a model, and why `lowest` and ` lowest` are different things to it.
+- train a byte-level BPE on any text, the scheme of GPT-2, whose 50,257 ids are 256 bytes, 50,000 merges and one special token;
+- encode text that has never been written before, and get exactly that text back;
+- say what a prompt looks like to a model, and why `lowest` and ` lowest` are different to it.
 
 Two exercises:
 
-1. Replace `split_words` for a moment by `lambda text: [text]`, train on `SOURCE` with 300 merges, and look at the longest tokens. Which of them would you never want to be one row of a table? Is the encoded text shorter?
-2. `learn_merges` looks at all pairs to find the best one. Keep them in a heap instead (`heapq`; an entry whose count is out of date is dropped when it comes up). Measure from which vocabulary size on it pays.
+1. Replace `split_words` temporarily by `lambda text: [text]`, train on `SOURCE` with 300 merges, and look at the longest tokens. Which of them would you not want as a row of the table? Is the encoded text shorter?
+2. `learn_merges` looks at all pairs to find the best one. Keep them in a heap instead (`heapq`; an entry whose count is out of date is dropped when it comes up). From which vocabulary size on is it faster? Measure it.
 
-The next door, module 11: an id chooses a row of a table of numbers. What stands in that row, and how does the model know that one token stood before another?
+Next: an id chooses a row of a table of numbers. In module 11 you fill that table, and tell the model which token came before which.
 """

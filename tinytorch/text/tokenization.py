@@ -62,7 +62,7 @@ class CharTokenizer:
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #cell-12
 def to_bytes(text: str) -> bytes:
-    """-> the UTF-8 bytes of text. ValueError for a lone surrogate, which has none; TypeError for no str."""
+    """-> the UTF-8 bytes of text. ValueError for a lone surrogate; TypeError if it is not a str."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, not {type(text).__name__}")
     try:
@@ -70,12 +70,12 @@ def to_bytes(text: str) -> bytes:
     except UnicodeEncodeError as error:
         code = f"U+{ord(text[error.start]):04X}"
         raise ValueError(
-            f"position {error.start} of the text holds the lone surrogate {code}, which is no character"
+            f"position {error.start} of the text holds the lone surrogate {code}, which is not a character"
         ) from None
 
 
 def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
-    """-> ids as plain ints. ValueError if one is outside 0..vocab_size - 1; TypeError if they are no ints."""
+    """-> ids as plain ints. ValueError if one is outside 0..vocab_size - 1; TypeError if not ints."""
     array = np.asarray(ids if hasattr(ids, "__len__") else list(ids))
     if array.ndim != 1:
         raise ValueError(f"ids must have 1 axis, these have {array.ndim}")
@@ -89,7 +89,7 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #count-pairs
 def count_pairs(words: Sequence[Sequence[int]], counts: Sequence[int]) -> Counter:
-    """-> Counter from pair of neighbours to its number in a text in which words[n] occurs counts[n] times."""
+    """-> Counter of the pairs of neighbours in a text in which words[n] occurs counts[n] times."""
     pairs = Counter()
     for ids, count in zip(words, counts, strict=True):
         for pair in pairwise(ids):
@@ -137,7 +137,7 @@ def learn_merges(word_counts: Mapping[bytes, int], num_merges: int) -> list[tupl
     words = [list(word) for word in word_counts]
     counts = list(word_counts.values())
     pair_counts = count_pairs(words, counts)
-    homes = defaultdict(set)  # pair -> places in `words` where it may stand
+    homes = defaultdict(set)  # pair -> places in `words` where it may occur
     merges = []
     for place, ids in enumerate(words):
         for pair in pairwise(ids):
@@ -176,7 +176,7 @@ def build_vocabulary(merges: Iterable[tuple[int, int]]) -> list[bytes]:
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #encode-word
 def encode_word(word: bytes, merge_ids: Mapping[tuple[int, int], int]) -> list[int]:
-    """-> the ids of one word: the pair that was learned first is merged, and again, until none is left."""
+    """-> the ids of one word: merge the pair that was learned first, again and again, until none is left."""
     ids = list(word)
     while True:
         known = [pair for pair in pairwise(ids) if pair in merge_ids]
@@ -195,7 +195,7 @@ def split_special(text: str, names: Collection[str]) -> list[str]:
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #cell-57
 def special_token_names(names: Iterable[str]) -> list[str]:
-    """-> the names as a list. ValueError if one is empty or repeated; TypeError if one is no str."""
+    """-> the names as a list. ValueError if one is empty or repeated; TypeError if one is not a str."""
     if isinstance(names, str):
         raise TypeError(f"special_tokens must be a list of names, not the one str {names!r}")
     names = list(names)
@@ -252,7 +252,7 @@ class BPETokenizer:
     def train(cls, text: str, vocab_size: int, special_tokens: Iterable[str] = ()) -> "BPETokenizer":
         """-> a tokenizer with vocab_size ids, learned from text; fewer ids if every word becomes one token.
 
-        Special tokens that stand in the text are left out of the learning.
+        Special tokens in the text are not learned from.
         Raises ValueError if vocab_size has no room for the 256 bytes and the special tokens.
         """
         to_bytes(text)
@@ -297,7 +297,7 @@ class BPETokenizer:
         return ids
 
     def encode(self, text: str, allowed_special: str | Iterable[str] = ()) -> list[int]:
-        """-> ids. Special tokens are found only if allowed ("all" or names), else they are ordinary text.
+        """-> ids. Special tokens are recognised only if allowed ("all" or names).
 
         Raises ValueError for a lone surrogate, naming its position.
         """
@@ -313,12 +313,12 @@ class BPETokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """-> text; bytes that are no UTF-8 become U+FFFD. ValueError for an id outside the vocabulary."""
+        """-> text; bytes that are not UTF-8 become U+FFFD. ValueError for an id outside the vocabulary."""
         ids = check_ids(ids, self.vocab_size)
         return b"".join(self.vocabulary[i] for i in ids).decode("utf-8", errors="replace")
 
     def to_json(self) -> str:
-        """-> the tokenizer as JSON text, from which from_json makes it again."""
+        """-> the tokenizer as JSON text, for from_json."""
         content = {
             "format": "tinytorch-bpe",
             "version": 1,
@@ -329,11 +329,11 @@ class BPETokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "BPETokenizer":
-        """to_json's text -> the tokenizer. ValueError says what is wrong with any other text."""
+        """The text of to_json -> the tokenizer. ValueError for any other text, saying what is wrong."""
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"not a tokenizer: no JSON or cut short ({error})") from None
+            raise ValueError(f"not a tokenizer: not JSON, or cut short ({error})") from None
         if not isinstance(content, dict) or content.get("format") != "tinytorch-bpe":
             raise ValueError('not a tokenizer: the JSON has no "format": "tinytorch-bpe"')
         if content.get("version") != 1:
@@ -350,7 +350,7 @@ class BPETokenizer:
             raise ValueError(f"not a tokenizer: {error}") from None
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write to_json to path; the file there changes as a whole or not at all."""
+        """Write to_json() to path; a file there is replaced as a whole or not at all."""
         write_whole(path, self.to_json())
 
     @classmethod
@@ -360,13 +360,13 @@ class BPETokenizer:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             name, place = os.fspath(path), error.start
-            raise ValueError(f"{name}: not a tokenizer: its byte {place} is no UTF-8 text") from None
+            raise ValueError(f"{name}: not a tokenizer: its byte {place} is not UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 # %% ../../modules/10_tokenization/tokenization_dev.py #stream-decoder
 class StreamDecoder:
-    """Ids go in one at a time, text comes out as soon as its characters are whole."""
+    """Ids go in one at a time; text comes out as soon as its characters are complete."""
 
     def __init__(self, tokenizer: BPETokenizer):
         self.vocabulary = tokenizer.vocabulary
@@ -381,16 +381,16 @@ class StreamDecoder:
         """-> U+FFFD if a character was left unfinished, else ""; the decoder can then be used again."""
         return self.decoder.decode(b"", final=True)
 
-# %% ../../modules/10_tokenization/tokenization_dev.py #cell-77
+# %% ../../modules/10_tokenization/tokenization_dev.py #cell-78
 class StopStream:
-    """Around a stream with `feed` and `finish`: the text up to the first stop string, which is not shown.
+    """Wraps a stream with `feed` and `finish`: returns its text up to the first stop string, which it omits.
 
-    stopped: whether one has come; nothing is shown any more then. The first is the one that is complete
-    first, of several the longest; so it does not matter how the text is cut into tokens.
+    stopped: whether a stop string has come; after that, nothing more is returned. The first is the one that
+    ends first, of several the longest; so it does not matter how the text is cut into tokens.
     """
 
     def __init__(self, stream: StreamDecoder, stop_strings: Sequence[str]):
-        """stop_strings: a text or several. Raises TypeError if one is no text, ValueError if it is empty."""
+        """stop_strings: a str or several. Raises TypeError for one that is not a str, ValueError if empty."""
         self.stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
         for stop in self.stop_strings:
             if not isinstance(stop, str):
@@ -404,13 +404,13 @@ class StopStream:
         return self.show(self.stream.feed(token_id))
 
     def finish(self) -> str:
-        """-> the rest: with the text at its end, what was held back is no stop string."""
+        """-> the rest: at the end of the text, what was held back is not a stop string."""
         shown = self.show(self.stream.finish())
         rest, self.held = self.held, ""
         return shown + rest
 
     def show(self, text: str) -> str:
-        """Text that has come in addition -> what can be shown of all that is not shown yet."""
+        """New text -> what can be shown of all that has not been shown yet."""
         if self.stopped:
             return ""
         held = self.held + text
