@@ -2,14 +2,14 @@
 """
 # Module 11: Embeddings
 
-The tokenizer turned text into numbers, but not into numbers that one can calculate with. Token 17 is not a little more than token 16, and not half of token 34: the ids are names. A model needs for each name a row of features, and for each *place* in the text another one, because what comes next, attention, sees its tokens as a set without order. This module makes both.
+The tokenizer turned text into numbers, but not into numbers that you can calculate with. Token 17 is not a little more than token 16, nor half of token 34: the ids are names. A model needs a row of features for each name, and also something for each *position* in the text, because attention, which comes next, treats its tokens as a set without order. This module makes both.
 
 After this module you will be able to
 
 - look up rows of a table, refuse ids that are not in it, and say why -1 is the dangerous one;
-- send slopes back to the rows that were used, quickly, also where one id was used a thousand times;
-- write the three ways in which transformers know positions: learned, sinusoidal, rotary;
-- prove on paper and in a cell that with rotary positions a score depends on the distance of two tokens and on nothing else;
+- send slopes back to the rows that were used, quickly, even if one id was used a thousand times;
+- write three ways in which transformers know positions: learned, sinusoidal, rotary;
+- prove on paper and in a cell that with rotary positions a score depends on two positions only through their distance;
 - convert between the two layouts of rotary pairs that are in use, and recognise the bug of mixing them.
 
 You need modules 01, 03 and 05.
@@ -34,9 +34,9 @@ from tinytorch.core.tensor import Tensor, apply, as_array
 """
 ## A table of rows
 
-An embedding is a matrix of shape (V, C) with one row for each token. To embed token 17 is to take row 17. One could say the same with a matrix product, a vector of zeros with a one at place 17 times the table, and that is where the gradient will come from; but nobody computes V·C products to copy C numbers.
+An embedding is a matrix of shape (V, C) with one row for each token. To embed token 17 is to take row 17. A matrix product says the same, a vector of zeros with a one at place 17 times the table, and that explains the gradient; but computing V·C products to copy C numbers would be a waste.
 
-**Task (6 points).** Write `take_rows(weight, ids)` for arrays: ids may have any shape (...), the result has shape (..., C). It may rely on ids that are in order. 1 line; `weight.take(ids, axis=0)` does what `weight[ids]` does in about a third of the time when there is one id, as in generation (1.0 and 0.3 µs on the machine on which this was written).
+**Task (6 points).** Write `take_rows(weight, ids)` for arrays: ids may have any shape (...), and the result has shape (..., C). The ids are known to be valid. 1 line; `weight.take(ids, axis=0)` does what `weight[ids]` does, and with a single id, as in generation, in about a quarter of the time (1.5 and 0.3 µs on the machine where we measured).
 """
 
 
@@ -51,7 +51,7 @@ def take_rows(weight: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-Four tokens with two features each. Row 3, row 0, row 3 again:
+Here are four tokens with two features each. We take row 3, row 0, and row 3 again:
 """
 
 # %%
@@ -84,16 +84,16 @@ for shape in ((), (1,), (4,), (2, 3), (2, 1, 5)):
 
 # %% [markdown]
 """
-## Ids that are no rows
+## Ids outside the table
 
-An id of V or more raises an error by itself, an IndexError about axes. An id of -1 does not: it takes the *last* row. A padding value, a "not found" of a search, an underflow, and the model reads a wrong word with confidence. So the range is checked. But this stands in the path of every generated token, where the whole lookup takes a microsecond, so the check should be one pass and not two: read as an *unsigned* integer, a negative number is larger than any id, and one maximum finds both mistakes.
+An id of V or more raises an error by itself, an IndexError about axes. An id of -1 does not: it takes the *last* row. A padding value or the "not found" of a search may be -1, and then the model reads a wrong word without any error. So the range is checked. But this happens for every generated token, so the check should make one pass and not two: read as an *unsigned* integer, a negative number is larger than any id, so a single maximum finds both mistakes.
 
-**Task (10 points).** Write `check_rows(ids, num_rows)`: ids in any form become an integer array of type `np.intp` (what NumPy indexes with), or
+**Task (10 points).** Write `check_rows(ids, num_rows)`: it turns ids in any form into an integer array of type `np.intp` (what NumPy indexes with), or raises
 
-- a `TypeError` with their type, if they are no integers (booleans are none: as an index they would be a mask);
+- a `TypeError` with their type, if they are not integers (booleans do not count: as an index they would be a mask);
 - a `ValueError` with one wrong id and the number of rows, if an id lies outside 0 … num_rows - 1.
 
-No ids at all are in order. About 8 lines: `as_array`, `ids.astype(np.uint64).max()`, and only after that has failed `ids.min()`, to say which.
+An empty array is allowed. About 8 lines: `as_array`, then `ids.astype(np.uint64).max()`, and `ids.min()` only if that has found a mistake, to say which id it is.
 """
 
 
@@ -102,7 +102,7 @@ No ids at all are in order. About 8 lines: `as_array`, `ids.astype(np.uint64).ma
 def check_rows(ids: ArrayLike, num_rows: int) -> np.ndarray:
     """Ids in any form -> intp array of the same shape, each in [0, num_rows).
 
-    Raises TypeError if they are no integers, ValueError for an id outside, naming it and num_rows.
+    Raises TypeError if they are not integers, ValueError for an id outside, naming it and num_rows.
     """
     ### BEGIN SOLUTION
     ids = as_array(ids)
@@ -125,7 +125,7 @@ for ids in ([[0, 3], [4, 1]], [2, -1]):
 # %% nbgrader={"grade": true, "grade_id": "test-check-rows", "locked": true, "points": 10, "schema_version": 3, "solution": false}
 good = check_rows([[0, 3], [1, 2]], 4)
 assert isinstance(good, np.ndarray) and good.dtype == np.intp, f"return an array of intp, yours is {good!r}"
-assert np.array_equal(good, [[0, 3], [1, 2]]), f"ids in order come back as they are, yours: {good}"
+assert np.array_equal(good, [[0, 3], [1, 2]]), f"valid ids come back as they are, yours: {good}"
 
 
 def refused(kind, ids, num_rows, *words):
@@ -150,7 +150,7 @@ refused(ValueError, np.array([255, 0], np.uint8), 200, "255", "200")
 refused(ValueError, np.array(2**63 + 5, np.uint64), 4, str(2**63 + 5), "4")
 for ids in (3, np.zeros((0, 2), int), np.array([3, 0], np.uint64), Tensor([1, 2]), np.array([[3]], np.int16)):
     got = check_rows(ids, 4)
-    assert np.array_equal(got, np.asarray(ids)) and got.dtype == np.intp, f"{ids!r} is in order for 4 rows"
+    assert np.array_equal(got, np.asarray(ids)) and got.dtype == np.intp, f"{ids!r} is valid for 4 rows"
     assert got.shape == np.shape(ids), f"the shape should stay {np.shape(ids)}, yours is {got.shape}"
 ### END HIDDEN TESTS
 
@@ -158,18 +158,18 @@ for ids in (3, np.zeros((0, 2), int), np.array([3, 0], np.uint64), Tensor([1, 2]
 """
 ## Slopes for the rows that were used
 
-Backward, each looked-up row brings a slope, and the slope of the table is their sum by id: a row that was taken twice gets both, a row that was not taken gets zero. Note what does *not* work: `total[ids] += slopes` with ids 3, 0, 3 reads `total[3]` twice and writes it twice, and the second write wins. One slope is lost without a word.
+On the way back, each looked-up row brings a slope, and the slope of the table is their sum by id: a row taken twice gets both, a row not taken gets zero. Note what does *not* work: `total[ids] += slopes` with ids 3, 0, 3 reads `total[3]` twice and writes it twice, and the second write wins. One slope is lost without an error.
 
-NumPy has `np.add.at(total, ids, slopes)` for this, and it is right. It adds row by row and number by number; for the 4,096 tokens of a batch it took 4 to 9 times as long as the way that you will write (vocabulary of 300 or 1,000 with word-like frequencies, C = 128). Sort first. Sorted, equal ids stand side by side, and each run of equal ids is one slice, whose sum NumPy computes at full speed.
+NumPy's `np.add.at(total, ids, slopes)` is correct, but it adds number by number. For 4,096 tokens with word-like frequencies and C = 128 it took about 8 times as long as what you will write with a vocabulary of 300, and about 3 times as long with 1,000. Sort first: then equal ids stand side by side, and each run of equal ids is one slice, whose sum NumPy computes at full speed.
 
-**Task (14 points).** Write `sum_rows(slopes, ids, num_rows)`: slopes (..., C) and ids (...) give (num_rows, C) of the type of the slopes.
+**Task (14 points).** Write `sum_rows(slopes, ids, num_rows)`: slopes (..., C) and ids (...) give an array (num_rows, C) of the slopes' type.
 
-1. Flatten: ids to one axis, slopes to two.
+1. Flatten ids to one axis and slopes to two.
 2. `order = np.argsort(ids, kind="stable")` says which row comes first, second, ...; take ids and slopes in that order.
-3. A run starts where the sorted id differs from the one before: `np.flatnonzero(np.diff(ids, prepend=-1))`. It ends where the next one starts, the last one at `len(ids)`; `pairwise` yields the neighbours of a list.
+3. A run starts where the sorted id differs from the one before: `np.flatnonzero(np.diff(ids, prepend=-1))`. It ends where the next one starts, the last one at `len(ids)`; `pairwise` yields the pairs of neighbours in a list.
 4. Sum the slices into the rows of an array of zeros.
 
-About 8 lines. No ids at all give zeros.
+About 8 lines. Without any ids the result is all zeros.
 """
 
 
@@ -192,7 +192,7 @@ def sum_rows(slopes: np.ndarray, ids: np.ndarray, num_rows: int) -> np.ndarray:
 
 # %% [markdown]
 """
-Ids 3, 0, 3 bring slopes 1, 10 and 100. Which two rows are zero, and what has row 3?
+Ids 3, 0, 3 bring slopes 1, 10 and 100. Which two rows are zero, and what does row 3 get?
 """
 
 # %%
@@ -203,10 +203,10 @@ slopes = np.array([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]], np.float32)
 total = sum_rows(slopes, np.array([3, 0, 3]), 4)
 assert total.shape == (4, 2), f"a table of 4 rows with 2 features: (4, 2); yours is {total.shape}"
 assert np.allclose(total[3], [101, 202]), (
-    f"id 3 came twice, its slopes add up to 101, 202; yours is {total[3]}"
+    f"id 3 occurs twice, its slopes add up to 101, 202; yours is {total[3]}"
 )
-assert np.allclose(total[0], [10, 20]), f"id 0 came once, with 10, 20; yours is {total[0]}"
-assert not total[1:3].any(), f"ids 1 and 2 did not come, so their slopes are zero; yours: {total[1:3]}"
+assert np.allclose(total[0], [10, 20]), f"id 0 occurs once, with 10, 20; yours is {total[0]}"
+assert not total[1:3].any(), f"ids 1 and 2 do not occur, so their slopes are zero; yours: {total[1:3]}"
 assert total.dtype == np.float32, f"float32 slopes give a float32 sum; yours is {total.dtype}"
 total = sum_rows(np.ones((2, 3, 5)), np.array([[1, 1, 0], [1, 2, 0]]), 3)
 assert np.allclose(total, np.repeat([[2], [3], [1]], 5, axis=1)), (
@@ -236,7 +236,7 @@ for shape, num_rows, width in (
 
 # %% [markdown]
 """
-With that, the rule for `take_rows` is one line; ids have no slope. It is given, as is the constructor of the class: GPT-2 starts its tables with normal numbers of deviation 0.02 (Radford et al. 2019), small, so that the first logits are small and the first loss is near log V.
+With that, the rule for `take_rows` is one line; ids have no slope. It is given, and so is the constructor of the class. The rows start as normal numbers with standard deviation 0.02, as GPT-2's code does for its token table (openai/gpt-2, `src/model.py`): small, so that the first logits are small and the first loss is near log V.
 """
 
 
@@ -259,16 +259,16 @@ class Embedding(Module):
     """(...) ints in [0, num_embeddings) -> (..., embed_dim): one learned row for each id."""
 
     def __init__(self, num_embeddings: int, embed_dim: int, rng: np.random.Generator | int | None = None):
-        """rng: a seed, a NumPy Generator, or None. The rows start normal with deviation 0.02, as in GPT-2.
+        """rng: a seed, a NumPy Generator, or None. The rows start normal with std 0.02, as GPT-2's tokens.
 
-        Raises ValueError for a size below 1, TypeError for one that is no whole number.
+        Raises ValueError for a size below 1, TypeError for one that is not an integer.
         """
         check_sizes(num_embeddings=num_embeddings, embed_dim=embed_dim)
         weight = np.random.default_rng(rng).normal(0, 0.02, (num_embeddings, embed_dim))
         self.weight = Tensor(weight, requires_grad=True)
 
     def forward(self, ids: ArrayLike) -> Tensor:
-        """Raises ValueError for an id outside the table, TypeError for ids that are no integers."""
+        """Raises ValueError for an id outside the table, TypeError for ids that are not integers."""
         ### BEGIN SOLUTION
         return apply(take_rows, self.weight, check_rows(ids, self.weight.shape[0]))
         ### END SOLUTION
@@ -276,7 +276,7 @@ class Embedding(Module):
 
 # %% [markdown]
 """
-Look up 3, 0, 3 and sum everything: each looked-up number has slope 1. Which rows of the table will the optimizer move, and which of them twice as far?
+Look up 3, 0, 3 and sum everything: each looked-up number has slope 1. Which rows of the table will plain gradient descent move, and which of them twice as far?
 """
 
 # %%
@@ -291,12 +291,12 @@ own_take_rows, own_check_rows = take_rows, check_rows
 
 
 def take_rows(weight, ids):
-    """One that is right, whatever became of the task above."""
+    """A correct version, independent of the task above."""
     return np.array([weight[int(i)] for i in np.ravel(ids)]).reshape(*np.shape(ids), weight.shape[1])
 
 
 def check_rows(ids, num_rows):
-    """The same for the check: enough of it to see that it is asked."""
+    """The same for the check: enough of it to see that it is called."""
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{ids.dtype}")
@@ -310,7 +310,7 @@ words = Embedding(5, 3, rng=1)
 y = words([[4, 0], [1, 4]])
 assert isinstance(y, Tensor), f"forward returns a Tensor, yours is {type(y).__name__}: go through apply"
 assert y.shape == (2, 2, 3), f"ids of shape (2, 2) give (2, 2, 3), yours is {y.shape}"
-assert np.array_equal(y.data[1, 1], words.weight.data[4]), "the id at (1, 1) is 4, so there stands row 4"
+assert np.array_equal(y.data[1, 1], words.weight.data[4]), "the id at (1, 1) is 4, so row 4 belongs there"
 for wrong in (5, -1):
     try:
         words([0, wrong])
@@ -321,13 +321,13 @@ for wrong in (5, -1):
             f"id {wrong} is outside 5 rows (3 features are not the limit): raise a ValueError"
         )
 ### BEGIN HIDDEN TESTS
-assert np.array_equal(words([3, 4]).data, words.weight.data[3:5]), "there are 5 rows, so 3 and 4 are in order"
+assert np.array_equal(words([3, 4]).data, words.weight.data[3:5]), "with 5 rows, ids 3 and 4 are valid"
 try:
     words([0.0, 1.0])
 except TypeError:
     pass
 else:
-    raise AssertionError("floats are no ids: a TypeError")
+    raise AssertionError("floats are not ids: raise a TypeError")
 from tinytorch.core.tensor import set_recorder
 
 
@@ -353,13 +353,13 @@ take_rows, check_rows = own_take_rows, own_check_rows
 """
 ## Where am I? Learned positions
 
-Attention, in the next module, compares every token with every other and mixes what fits. Shuffle the tokens and it mixes the same things: "dog bites man" and "man bites dog" are one to it. So the position must be written into the rows themselves.
+Attention, in the next module, compares every token with every other and mixes what fits. Shuffle the tokens and it mixes the same things: "dog bites man" and "man bites dog" are the same to it. (Hiding later tokens breaks this symmetry, and a model can learn positions from that alone: Haviv et al. 2022, arXiv:2203.16634.) So models are told the position.
 
-GPT-2 does the simplest thing: a second table with one row for each *position*, learned like the first, and added to the token's row. It works well, and it has a last row. A model with 1,024 position rows has nothing at all to say about position 1,024; not something bad, nothing.
+GPT-2 does the simplest thing: it has a second table with one row for each *position*, learned like the first and added to the token's row. But that table has a last row. A model with 1,024 position rows has no row at all for position 1,024, not even a bad one.
 
-**Task (6 points).** Write `LearnedPositions.forward(num_tokens, start_pos)`: the rows of the positions start_pos, start_pos + 1, ..., as a Tensor (num_tokens, C), from `self.table`, an Embedding. First raise a `ValueError` if start_pos is negative, and one that names the last position asked for and the last one there is (`max_seq_len - 1`), if they reach beyond the table. About 6 lines.
+**Task (6 points).** Write `LearnedPositions.forward(num_tokens, start_pos)`: the rows of the positions start_pos, start_pos + 1, ..., as a Tensor (num_tokens, C), from `self.table`, an Embedding. First raise a `ValueError` if start_pos is negative; and if the tokens reach beyond the table, one that names the last position asked for and the last one there is (`max_seq_len - 1`). About 6 lines.
 
-`start_pos` is there for the day when a text arrives in pieces. The first new token after ten old ones stands at position 10, and forgetting that is the most common bug of all caches.
+`start_pos` is there for texts that arrive in pieces. The first new token after ten old ones stands at position 10, and with a cache that is easily forgotten.
 """
 
 
@@ -388,7 +388,7 @@ class LearnedPositions(Module):
 
 # %% [markdown]
 """
-The same five tokens in one piece and in two. Is the difference zero?
+We ask for the same five positions in one piece and in two. Is the difference zero?
 """
 
 # %%
@@ -399,7 +399,7 @@ float(np.abs(places(5).data - pieces).max())
 
 # %% nbgrader={"grade": true, "grade_id": "test-learned-positions", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 class Rows(Module):
-    """Stands for the table and is known to be right."""
+    """Takes the place of the table and is known to be right."""
 
     def forward(self, ids):
         return Tensor([[10.0 * i, 10.0 * i + 1] for i in ids])
@@ -411,7 +411,7 @@ assert np.array_equal(places(3).data, [[0, 1], [10, 11], [20, 21]]), (
     f"positions 0, 1, 2; yours {places(3).data}"
 )
 y = places(2, start_pos=4)
-assert np.array_equal(y.data, [[40, 41], [50, 51]]), f"two tokens from 4 on stand at 4 and 5; yours {y.data}"
+assert np.array_equal(y.data, [[40, 41], [50, 51]]), f"two tokens from 4 on are at 4 and 5; yours {y.data}"
 for num_tokens, start_pos, number in ((7, 0, "6"), (1, 6, "6"), (3, 5, "7")):
     try:
         places(num_tokens, start_pos)
@@ -419,7 +419,7 @@ for num_tokens, start_pos, number in ((7, 0, "6"), (1, 6, "6"), (3, 5, "7")):
         assert number in str(error) and "5" in str(error), f"name {number} and the last position, 5: {error}"
     else:
         raise AssertionError(
-            f"{num_tokens} tokens from {start_pos} on do not fit into 6 positions: a ValueError"
+            f"{num_tokens} tokens from {start_pos} on do not fit in 6 positions: raise a ValueError"
         )
 ### BEGIN HIDDEN TESTS
 assert places(6).shape == (6, 2) and places(1, 5).data.tolist() == [[50, 51]], "the last position is 5"
@@ -435,13 +435,13 @@ else:
 """
 ## Waves
 
-Vaswani et al. (2017, arXiv:1706.03762, section 3.5) did not learn the rows, they computed them: C/2 pairs of a sine and a cosine, each pair slower than the one before it by the same factor, from a wave length of 2π tokens to one of nearly 10,000 · 2π. It is a clock with C/2 hands. The fast hands tell neighbours apart, the slow ones tell chapters apart.
+Vaswani et al. (2017, arXiv:1706.03762, section 3.5) did not learn the rows but computed them: C/2 pairs of a sine and a cosine, each pair slower than the one before it by the same factor, from a wavelength of 2π tokens to one of nearly 10,000 · 2π. It is a clock with C/2 hands: the fast ones tell neighbours apart, the slow ones tell chapters apart.
 
 row p, columns 2i and 2i + 1: sin(p · f_i) and cos(p · f_i), with f_i = base^(-2i / C), base = 10000
 
-Why pairs? Because a pair is a point on a circle, and going k tokens on turns the circle by an angle that depends on k alone: the model can learn to look "three back" by one rotation, wherever it stands. The dot product of two such rows is the sum of cos(f_i · distance), so it depends on the distance alone.
+Why pairs? A pair is a point on a circle, and moving on by k tokens turns it by an angle that depends only on k: "three back" is the same rotation everywhere, and a model can learn it. The dot product of two such rows is the sum of cos(f_i · distance), so it depends only on the distance.
 
-**Task (12 points).** Write `sinusoidal_table(positions, embed_dim, base)`: positions in any form, of shape (...), give a float32 array (..., embed_dim). Sines in the even columns, cosines in the odd ones. Compute the angles in float64 and round at the end: at position 100,000 neighbouring float32 numbers are 0.008 apart. A `ValueError` for an odd embed_dim. About 8 lines.
+**Task (12 points).** Write `sinusoidal_table(positions, embed_dim, base)`: positions in any form, of shape (...), give a float32 array (..., embed_dim), with sines in the even columns and cosines in the odd ones. Compute the angles in float64 and round at the end: near 100,000, neighbouring float32 numbers are 0.008 apart. Raise a `ValueError` for an odd embed_dim. About 8 lines.
 """
 
 
@@ -466,7 +466,7 @@ def sinusoidal_table(positions: ArrayLike, embed_dim: int, base: float = 10000.0
 
 # %% [markdown]
 """
-Positions 0, 1 and 2, four columns: two hands. The first moves by one radian a token (sin 1 is 0.84), the second by a hundredth.
+Positions 0, 1 and 2, with four columns, so two hands. The first moves by one radian per token (sin 1 is 0.84), the second by a hundredth of one.
 """
 
 # %%
@@ -490,7 +490,7 @@ try:
 except ValueError as error:
     assert "5" in str(error), f"name the 5: {error}"
 else:
-    raise AssertionError("5 columns are no pairs: raise a ValueError")
+    raise AssertionError("5 columns do not make pairs: raise a ValueError")
 ### BEGIN HIDDEN TESTS
 for positions, width, base in (([[3, 1], [400, 7], [0, 65]], 6, 10000.0), ([5], 2, 10000.0), (9, 10, 50.0)):
     table = sinusoidal_table(positions, width, base)
@@ -510,7 +510,7 @@ assert np.array_equal(sinusoidal_table([4, 5], 6, base=10000), sinusoidal_table(
 
 # %% [markdown]
 """
-The class is given. It has no weights and no last position.
+This class is given. It has no weights and no last position.
 """
 
 
@@ -522,7 +522,7 @@ class SinusoidalPositions(Module):
     def __init__(self, embed_dim: int, base: float = 10000.0):
         """Raises ValueError for an embed_dim that is odd or below 1."""
         check_sizes(embed_dim=embed_dim)
-        sinusoidal_table(0, embed_dim, base)  # raises for what cannot be
+        sinusoidal_table(0, embed_dim, base)  # raises for an odd embed_dim
         self.embed_dim, self.base = embed_dim, base
 
     def forward(self, num_tokens: int, start_pos: int = 0) -> Tensor:
@@ -536,7 +536,7 @@ class SinusoidalPositions(Module):
 
 # %% [markdown]
 """
-The claim about distances: dot products of rows 3 apart, at three places of the text, and of rows 4 apart.
+To check the claim about distances: dot products of rows 3 apart, at three places in the text, and of rows 4 apart.
 """
 
 # %%
@@ -547,23 +547,21 @@ waves = SinusoidalPositions(64)(2000).data
 """
 ## Turning instead of adding
 
-Adding has a price. Query and key each hold content plus position, so their product holds four terms: content with content, content with position, position with content, position with position. Only one of them knows the distance, and learned matrices stand in between.
+Adding has a price. Query and key each hold content plus position, so their product has four terms: content with content, content with position, position with content, position with position. Only the last compares two positions, and learned matrices stand between them.
 
-Su et al. (2021, arXiv:2104.09864) turn the thought around: do not add the clock to the row, *turn the row like the clock*. Cut query and key into pairs of numbers, read each pair as a point in the plane, and rotate it by position times frequency. Content sets the lengths and the angles, the position turns everything. This is RoPE, the rotary position embedding, and nearly every open model since Llama has it.
+Su et al. (2021, arXiv:2104.09864) turn the idea around: do not add the clock to the row, *turn the row like the clock*. Cut query and key into pairs of numbers, read each pair as a point in the plane, and rotate it by position times frequency. This is RoPE, the rotary position embedding, which most open models since Llama use.
 
 Why it works, in one line. Turning by an angle a is a matrix R(a), and R(a)ᵀ R(b) = R(b - a). Query q at position m, key k at position n, one pair with frequency f:
 
 (R(mf) q) · (R(nf) k) = qᵀ R(mf)ᵀ R(nf) k = qᵀ R((n - m) f) k
 
-The score depends on n - m. Neither m nor n alone is left in it, and no mask, no table and no weight had a part in that.
+Of the two positions, only n - m is left in the score, and no mask or weight was needed for that. First the tables: the D numbers of a head make D/2 pairs, with the frequencies f_i = base^(-2i / D), as for the waves.
 
-First the tables. D numbers of a head make D/2 pairs, with the frequencies f_i = base^(-2i / D), as in the waves.
+**Task (12 points).** Write `rotary_tables(positions, head_dim, base, factors=None)`: integer positions in any form, of shape (..., T), give two float32 arrays (..., T, head_dim / 2), the cosines and the sines of all angles p · f_i. Raise a `ValueError` for an odd head_dim or one below 2, and for a base that is not a positive finite number. Compute the angles in float64 here too. About 10 lines.
 
-**Task (12 points).** Write `rotary_tables(positions, head_dim, base, factors=None)`: integer positions in any form, of shape (..., T), give two float32 arrays (..., T, head_dim / 2), the cosines and the sines of all angles p · f_i. Raise a `ValueError` for an odd head_dim or one below 2, and for a base that is not a positive finite number. Angles in float64 here too. About 10 lines.
+A model trained on short texts can be adapted to long ones by turning more slowly: if all frequencies are divided by 4, position 8,000 turns as 2,000 did before (Chen et al. 2023, arXiv:2306.15595). Llama 3.1 slows only the low frequencies: those that do not complete a turn in 8,192 tokens fully, those that complete up to four partly. Hence `factors`: each f_i is divided by its own of (head_dim / 2,) numbers, or all by a single number; None changes nothing.
 
-A model that has read short texts can be taught to read long ones by turning more slowly: if all frequencies are divided by 4, position 8,000 turns as 2,000 did before (Chen et al. 2023, arXiv:2306.15595). Llama 3.1 slows the low frequencies only, which have not gone round once in the texts of its training. Hence `factors`: each f_i is divided by its own, (head_dim / 2,) numbers, or by one number for all; None changes nothing.
-
-Positions are an argument, not a length, because they will not always be 0 … T - 1: cached texts go on at seq_pos, and the texts of a batch may stand at different places. They may even be negative, which turns backwards.
+Positions are an argument, not a length, because they will not always be 0 … T - 1: cached texts continue at seq_pos, and the texts of a batch may stand at different places. Negative positions are allowed and turn backwards.
 """
 
 
@@ -574,9 +572,9 @@ def rotary_tables(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(..., T) positions -> cos, sin, (..., T, head_dim / 2) float32 each, of p * base ** (-2i / head_dim).
 
-    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. factors: (head_dim / 2,), or one number, by which the
-    frequencies are divided (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd head_dim or a
-    base <= 0.
+    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. factors: (head_dim / 2,) or one number; the
+    frequencies are divided by them (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd
+    head_dim or a base <= 0.
     """
     ### BEGIN SOLUTION
     if head_dim < 2 or head_dim % 2:
@@ -599,7 +597,7 @@ cos, sin = rotary_tables([0, 1, 2], 4)
 assert cos.shape == sin.shape == (3, 2), (
     f"3 positions and 4 / 2 pairs give (3, 2), yours {cos.shape}, {sin.shape}"
 )
-assert np.allclose(cos[0], 1) and np.allclose(sin[0], 0), "position 0 is not turned: cos 1, sin 0"
+assert np.allclose(cos[0], 1) and np.allclose(sin[0], 0), "position 0 is not turned: its cos is 1, its sin 0"
 assert np.allclose(cos[1], [math.cos(1), math.cos(0.01)], atol=1e-6), (
     f"position 1 turns by 1 and by 1/100: cos {math.cos(1):.4f}, {math.cos(0.01):.4f}; yours {cos[1]}"
 )
@@ -646,11 +644,11 @@ for base in (0, -1.0, math.inf, math.nan):
 
 # %% [markdown]
 """
-Now which numbers form a pair? Two conventions are in use, and they look the same in every formula. In the paper, in Meta's own Llama code and in GGUF files, *neighbours* are a pair: 0 with 1, 2 with 3. In Hugging Face's models, and so in the weight files that most people load, number i pairs with number i + D/2: the first half of the head with the second. We take the halves, because two slices are two contiguous blocks.
+Which numbers form a pair? Two conventions are in use, and they look the same in every formula. In the paper, in Meta's own Llama code and in the GGUF files of Llama models, *neighbours* are a pair: 0 with 1, 2 with 3. In Hugging Face's Llama code and weight files, number i pairs with number i + D/2, the first half of the head with the second; so it does in the GGUF files of Qwen2, Gemma, Phi-3 and Falcon. We take the halves, because two slices are two contiguous blocks.
 
 Rotating the pair (a, b) by an angle gives (a cos - b sin, b cos + a sin).
 
-**Task (12 points).** Write `apply_rotary(x, cos, sin)`: x (..., T, D), for instance queries (B, H, T, D), and tables (..., T, D/2) that broadcast over the axes in front. Entry i of the first half is a, entry i of the second half is b. Raise a `ValueError` with both shapes if the last two axes of the tables are not (T, D/2): a table for one position would silently be used for all of them. About 7 lines; the result is a new array.
+**Task (12 points).** Write `apply_rotary(x, cos, sin)`: x (..., T, D), for instance queries (B, H, T, D), and tables (..., T, D/2) that broadcast over the axes in front. Entry i of the first half is a, entry i of the second half is b. Raise a `ValueError` with both shapes if the last two axes of the tables are not (T, D/2): otherwise a table for one position would silently be used for all. About 7 lines; the result is a new array.
 """
 
 
@@ -672,7 +670,7 @@ def apply_rotary(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
 
 # %% [markdown]
 """
-One pair, (1, 0), at positions 0, 1 and 2: with one pair the frequency is 1, so it walks around the circle by a radian a step, (cos p, sin p).
+One pair, (1, 0), at positions 0, 1 and 2. The frequency of the first pair is 1, so it moves around the circle by one radian per position: (cos p, sin p).
 """
 
 # %%
@@ -730,7 +728,7 @@ else:
 
 # %% [markdown]
 """
-The proof, in a cell. A random query at position m, a random key at n, and their dot product, for three pairs of positions that are 7 apart and for one that is 8 apart. Turned with float64 tables, so that nothing but the mathematics is left: how large is the spread of the first three?
+Now the proof, in a cell. It takes the dot product of a random query at position m and a random key at n, for three pairs of positions that are 7 apart and one that is 8 apart. The tables are float64 here, so that rounding does not blur the result. How far apart are the first three?
 """
 
 # %%
@@ -750,14 +748,14 @@ max(scores[:3]) - min(scores[:3]) < 1e-9, [round(score, 6) for score in scores]
 
 # %% [markdown]
 """
-And the two conventions. Order the numbers of a head as even places first, then odd places, and neighbours become halves; `pairs_to_halves` does that. The rotation of the paper, done directly on neighbours, is the same as ours on the reordered numbers. So a model trained with one convention runs with the other if the rows of its query and key weights are reordered in this way, once, when they are loaded. If they are not, nothing complains: all shapes fit, and all scores are wrong. It is given, since a later module needs it.
+And the two conventions. Put the even places of a head first, then the odd ones, and neighbours become halves; the given `pairs_to_halves` does that, and a later module needs it. The rotation of the paper, done directly on neighbours, is the same as ours on the reordered numbers. So a model trained with one convention runs with the other if the rows of its query and key weights are reordered in this way once, when they are loaded. If they are not, no error is raised: all shapes fit, and the scores are wrong.
 """
 
 
 # %%
 #| export
 def pairs_to_halves(x: np.ndarray) -> np.ndarray:
-    """(..., D), neighbours as pairs (RoPE paper, GGUF) -> (..., D), halves as pairs (Hugging Face)."""
+    """(..., D), neighbours as pairs (paper, Llama's GGUF) -> (..., D), halves as pairs (Hugging Face)."""
     return np.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
 
 
@@ -774,7 +772,7 @@ np.allclose(pairs_to_halves(as_in_the_paper), ours), pairs_to_halves(np.arange(6
 """
 ## Turning back
 
-The gradient needs no derivation. The output is a rotation matrix times x, so the slope at x is the transposed matrix times the slope at the output; and the transpose of a rotation is the rotation back, by the same angle: cos stays, sin changes its sign.
+The gradient is quickly found. The output is a rotation matrix times x, so the slope at x is the transposed matrix times the slope at the output. And the transpose of a rotation is the rotation back by the same angle: cos stays, sin changes its sign.
 
 **Task (6 points).** Write `rotary_gradient(grad, cos, sin)`, the slope at x. 1 line.
 """
@@ -802,7 +800,7 @@ own_apply_rotary = apply_rotary
 
 
 def apply_rotary(x, cos, sin):
-    """One that is right, whatever became of the task above."""
+    """A correct version, independent of the task above."""
     a, b = np.split(x, 2, axis=-1)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
@@ -829,9 +827,9 @@ apply_rotary = own_apply_rotary
 
 # %% [markdown]
 """
-A model turns queries and keys in every layer, by the same angles. So the tables are computed once, for all positions up to the longest text, and sliced. They are arrays and not Tensors: nothing in them is learned, so they stand in no `state_dict` and no optimizer sees them.
+A model turns queries and keys in every layer by the same angles. So the tables are computed once, for all positions up to the longest text, and sliced. They are arrays, not Tensors: nothing in them is learned, so they are not in the `state_dict` and no optimizer changes them.
 
-**Task (6 points).** Write `RotaryEmbedding.forward(x, start_pos)`: x (..., T, head_dim) at the positions start_pos, start_pos + 1, ... The same two errors as for learned positions, in a sentence with both numbers; then `apply_rotary` through `apply` with the slices of `self.cos` and `self.sin`. About 6 lines.
+**Task (6 points).** Write `RotaryEmbedding.forward(x, start_pos)`: x (..., T, head_dim) at the positions start_pos, start_pos + 1, ... Raise the same two errors as for learned positions, with both numbers; then call `apply_rotary` through `apply` with the slices of `self.cos` and `self.sin`. About 6 lines.
 """
 
 
@@ -847,7 +845,7 @@ class RotaryEmbedding(Module):
         self.cos, self.sin = rotary_tables(np.arange(max_seq_len), head_dim, base)
 
     def forward(self, x: Tensor, start_pos: int = 0) -> Tensor:
-        """Raises ValueError if start_pos is negative, the tokens reach past max_seq_len, or D is another."""
+        """ValueError if start_pos is negative, the tokens reach past max_seq_len, or D is not head_dim."""
         ### BEGIN SOLUTION
         stop = start_pos + x.shape[-2]
         if start_pos < 0:
@@ -860,7 +858,7 @@ class RotaryEmbedding(Module):
 
 # %% [markdown]
 """
-Six keys in one piece and in two, as a cache will turn them. Is the difference zero?
+Six keys are turned in one piece and in two, as a cache will do it. Is the difference zero?
 """
 
 # %%
@@ -874,7 +872,7 @@ own_apply_rotary = apply_rotary
 
 
 def apply_rotary(x, cos, sin):
-    """One that is right, whatever became of the task above."""
+    """A correct version, independent of the task above."""
     a, b = np.split(x, 2, axis=-1)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
@@ -902,7 +900,7 @@ for start_pos, number in ((4, "5"), (-1, "-1")):
     except ValueError as error:
         assert number in str(error), f"name {number}: {error}"
     else:
-        raise AssertionError(f"2 tokens from {start_pos} on do not fit into 5 positions: raise a ValueError")
+        raise AssertionError(f"2 tokens from {start_pos} on do not fit in 5 positions: raise a ValueError")
 ### BEGIN HIDDEN TESTS
 assert np.allclose(rotary.forward(x, 3).data, [[[2, -1], [1, 2]]]), "positions 3 and 4 are the last two of 5"
 many = np.ones((2, 3, 4, 2), np.float32)
@@ -926,7 +924,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question (5 points).** A model was trained on texts of up to 1,024 tokens and shall now read 1,500. Say for each of the three kinds of positions what happens at position 1,200: does it run, and why may what it says be bad all the same?
+**Question (5 points).** A model was trained on texts of up to 1,024 tokens and must now read 1,500. For each of the three kinds of positions, say what happens at position 1,200: does the model run, and if it does, why may its output still be bad?
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-longer", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -936,14 +934,15 @@ Your answer here.
 
 # %% [markdown]
 """
-## You can now ...
+## You can now
 
-... turn ids into rows and slopes back into rows, and tell a model where its tokens stand in three ways, one of which makes a score depend on distance alone. You know which two layouts of it are in circulation, and how to get from one to the other.
+- turn ids into rows, and slopes back into the rows of a table;
+- tell a model where its tokens stand in three ways, in one of which scores depend on positions only through their distance, and convert between its two layouts.
 
-Two exercises.
+Two exercises:
 
-- Compare three ways to sum slopes by id, `np.add.at`, yours, and the product of a one-hot matrix with the slopes, for vocabularies of 100, 1,000 and 10,000. Where does each win, and why does the one-hot product lose in the end?
-- Take the first query of a random head and plot its rotary score with a copy of itself at distances 0 to 500, averaged over a hundred random queries. It falls and then wavers. Which frequencies make it fall, and what does a base of 1,000,000 change?
+- Compare three ways to sum slopes by id, `np.add.at`, yours, and the product of a one-hot matrix with the slopes, for vocabularies of 100, 1,000 and 10,000. Which is the fastest for each, and how does the time of the one-hot product grow with the vocabulary?
+- Plot the rotary score of a random query with a copy of itself at distances 0 to 500, averaged over a hundred random queries. It falls and then wavers. Which frequencies make it fall, and what does a base of 1,000,000 change?
 
-Next: module 12. The rows know what they are and where they are. Now they may look at each other.
+Next: the rows know what they are and where they are. In module 12 they look at each other.
 """

@@ -24,7 +24,7 @@ def take_rows(weight: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def check_rows(ids: ArrayLike, num_rows: int) -> np.ndarray:
     """Ids in any form -> intp array of the same shape, each in [0, num_rows).
 
-    Raises TypeError if they are no integers, ValueError for an id outside, naming it and num_rows.
+    Raises TypeError if they are not integers, ValueError for an id outside, naming it and num_rows.
     """
     ids = as_array(ids)
     if ids.dtype.kind not in "iu":
@@ -57,16 +57,16 @@ class Embedding(Module):
     """(...) ints in [0, num_embeddings) -> (..., embed_dim): one learned row for each id."""
 
     def __init__(self, num_embeddings: int, embed_dim: int, rng: np.random.Generator | int | None = None):
-        """rng: a seed, a NumPy Generator, or None. The rows start normal with deviation 0.02, as in GPT-2.
+        """rng: a seed, a NumPy Generator, or None. The rows start normal with std 0.02, as GPT-2's tokens.
 
-        Raises ValueError for a size below 1, TypeError for one that is no whole number.
+        Raises ValueError for a size below 1, TypeError for one that is not an integer.
         """
         check_sizes(num_embeddings=num_embeddings, embed_dim=embed_dim)
         weight = np.random.default_rng(rng).normal(0, 0.02, (num_embeddings, embed_dim))
         self.weight = Tensor(weight, requires_grad=True)
 
     def forward(self, ids: ArrayLike) -> Tensor:
-        """Raises ValueError for an id outside the table, TypeError for ids that are no integers."""
+        """Raises ValueError for an id outside the table, TypeError for ids that are not integers."""
         return apply(take_rows, self.weight, check_rows(ids, self.weight.shape[0]))
 
 # %% ../../modules/11_embeddings/embeddings_dev.py #learned-positions
@@ -110,7 +110,7 @@ class SinusoidalPositions(Module):
     def __init__(self, embed_dim: int, base: float = 10000.0):
         """Raises ValueError for an embed_dim that is odd or below 1."""
         check_sizes(embed_dim=embed_dim)
-        sinusoidal_table(0, embed_dim, base)  # raises for what cannot be
+        sinusoidal_table(0, embed_dim, base)  # raises for an odd embed_dim
         self.embed_dim, self.base = embed_dim, base
 
     def forward(self, num_tokens: int, start_pos: int = 0) -> Tensor:
@@ -127,9 +127,9 @@ def rotary_tables(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(..., T) positions -> cos, sin, (..., T, head_dim / 2) float32 each, of p * base ** (-2i / head_dim).
 
-    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. factors: (head_dim / 2,), or one number, by which the
-    frequencies are divided (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd head_dim or a
-    base <= 0.
+    Su et al. 2021 (arXiv:2104.09864), section 3.2.2. factors: (head_dim / 2,) or one number; the
+    frequencies are divided by them (Chen et al. 2023, arXiv:2306.15595). Raises ValueError for an odd
+    head_dim or a base <= 0.
     """
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"rotary positions turn pairs, so head_dim should be even, got {head_dim}")
@@ -155,7 +155,7 @@ def apply_rotary(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
 
 # %% ../../modules/11_embeddings/embeddings_dev.py #cell-50
 def pairs_to_halves(x: np.ndarray) -> np.ndarray:
-    """(..., D), neighbours as pairs (RoPE paper, GGUF) -> (..., D), halves as pairs (Hugging Face)."""
+    """(..., D), neighbours as pairs (paper, Llama's GGUF) -> (..., D), halves as pairs (Hugging Face)."""
     return np.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
 
 # %% ../../modules/11_embeddings/embeddings_dev.py #rotary-gradient
@@ -179,7 +179,7 @@ class RotaryEmbedding(Module):
         self.cos, self.sin = rotary_tables(np.arange(max_seq_len), head_dim, base)
 
     def forward(self, x: Tensor, start_pos: int = 0) -> Tensor:
-        """Raises ValueError if start_pos is negative, the tokens reach past max_seq_len, or D is another."""
+        """ValueError if start_pos is negative, the tokens reach past max_seq_len, or D is not head_dim."""
         stop = start_pos + x.shape[-2]
         if start_pos < 0:
             raise ValueError(f"positions start at 0, got start_pos {start_pos}")
