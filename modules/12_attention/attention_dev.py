@@ -2,18 +2,18 @@
 """
 # Module 12: Attention
 
-An embedding gives the word "bank" one vector, whether it stands in a sentence about rivers or about money. Every layer you have built so far treats each token alone: a Linear layer or a GELU gives the same answer for "bank" in every text. Attention is the one place in a language model where tokens learn about each other, and this module builds all of it.
+An embedding gives the word "bank" the same vector in a sentence about rivers and in one about money. Every layer you have built so far treats each token alone: a Linear layer or a GELU gives the same answer for "bank" in every text. In a transformer, attention is the only place where tokens learn about each other, and in this module you build all of it.
 
 After this module you will be able to
 
 - look something up softly: compare a query with every key and take a weighted mean of the values;
 - say why the scores are divided by the square root of the head's width, and show what happens without it;
-- hide tokens with an additive mask, the future first of all, also when the queries do not begin at position 0;
-- write the gradient of the whole look-up by hand and check it against finite differences;
+- hide tokens with an additive mask, above all the future, even when the queries do not begin at position 0;
+- write the gradient of the weights by hand and check it;
 - let several heads look at the same time, and put them together as the multi-head attention of GPT-2;
 - prove on your own layer that no token sees a later one.
 
-You need Tensor (01), softmax (02), Linear (03), gradients (05) and a picture of what an embedding is (11). In the final grading each part is run with correct versions of the parts before it, so a mistake costs its own points and no others.
+You need Tensor (01), softmax (02), Linear (03), gradients (05) and an idea of what an embedding is (11). In the final grading each part runs with correct versions of the parts before it, so a mistake costs only its own points.
 """
 
 # %%
@@ -35,22 +35,19 @@ from tinytorch.core.tensor import Tensor, apply, as_array
 r"""
 ## A dictionary that answers with a mixture
 
-A Python dictionary compares your key with the keys that it holds, and hands out the value of the one that is equal. No key equal: an error. It is all or nothing, and so it has no gradient: you cannot learn what to ask.
+A Python dictionary compares your key with the keys that it holds, and returns the value of the one that is equal. If none is equal, you get an error. It is all or nothing, so it has no gradient, and there is no way to learn what to ask.
 
-Attention makes each of the three steps soft. The query is a vector, and so is each key. Equal or not becomes *how similar*: a dot product, a number called the score. One winner becomes *shares*: the softmax of the scores. And the answer is the mean of all values, weighted by the shares. A query that fits one key much better than the others gets nearly that key's value; a query that fits all alike gets the plain average. Everything in between can be reached by small steps, so it can be learned.
+Attention makes each of these steps soft. The query is a vector, and so is each key. Instead of "equal or not" it asks *how similar*: the dot product of query and key, a number called the score. Instead of one winner there are *weights*: the softmax of the scores, which adds up to 1. And the answer is the mean of all values with these weights. A query that fits one key much better than the others gets nearly that key's value; a query that fits all equally well gets the plain average. Everything in between can be reached in small steps, so it can be learned.
 
 For a query $q$, keys $k_j$ and values $v_j$, with $D$ numbers in $q$ and in each key:
 
 $$w_j = \frac{e^{s_j}}{\sum_i e^{s_i}}, \qquad s_j = \frac{q \cdot k_j}{\sqrt{D}}, \qquad \text{answer} = \sum_j w_j v_j$$
 
-This is equation 1 of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762). The letters are the same in the whole course: T queries, S keys and values, D numbers in each, and in front of them a batch B and the heads H, so that arrays have the shapes (B, H, T, D) and (B, H, S, D).
-"""
+This is equation 1 of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762). The letters are the same in the whole course: T queries, S keys and values, D numbers in each. In front of them stand B, the number of texts in a batch, and H, the number of *heads*, look-ups side by side, which are explained further down. So arrays have the shapes (B, H, T, D) and (B, H, S, D).
 
-# %% [markdown]
-r"""
 ## Why divide by the square root of D
 
-Take a query and a key whose numbers are independent, with mean 0 and variance 1. Their dot product is a sum of D products, each with variance 1, so it has variance D: its typical size is $\sqrt{D}$. A wide head would therefore have large scores for no better reason than being wide. The cell takes 2,000 random queries, each over 8 random keys, and shows D, the standard deviation of the scores, and the mean of the largest of the 8 weights: first with the scores as they are, then divided.
+Take a query and a key whose numbers are independent, with mean 0 and variance 1. Their dot product is a sum of D products, each with variance 1, so it has variance D, and its typical size is $\sqrt{D}$. A wide head would therefore have large scores merely because it is wide. The cell takes 2,000 random queries, each over 8 random keys. It shows D, the standard deviation of the scores, and the mean of the largest of the 8 weights three times: with the scores as they are, with a third of them, and with the scores divided by $\sqrt{D}$.
 """
 
 
@@ -64,13 +61,13 @@ rng = np.random.default_rng(0)
 for D in (1, 16, 64, 256):
     q, k = rng.standard_normal((2000, 1, D)), rng.standard_normal((2000, 8, D))
     scores = (q * k).sum(axis=-1)
-    print(D, scores.std().round(1), largest_weight(scores), largest_weight(scores / math.sqrt(D)))
+    print(D, scores.std().round(1), *(largest_weight(scores / c) for c in (1, 3, math.sqrt(D))))
 
 # %% [markdown]
 """
-At D = 64, the head width of GPT-2, a model that has learned nothing yet would put 0.88 of its attention on one key of eight, picked by chance. Where a softmax is that sure of itself, making a score larger or smaller changes almost nothing: the gradient is close to zero, and the layer can hardly learn to look anywhere else. After the division a head of any width begins undecided, with weights that are easy to move.
+At D = 64, the head width of GPT-2, such a head gives 0.88 of its attention to one key of eight, picked by chance. Fresh layers of module 03 turn inputs of variance 1 into queries and keys of variance 1/3, so their scores are a third of these; the share is then still 0.65. Where a softmax is that sure of itself, making a score larger or smaller changes little: the gradient is small, and the layer learns slowly to look anywhere else. After the division a head of any width begins undecided, with weights that are easy to move.
 
-Where to divide? `(q @ k.T) / sqrt(D)` touches T × S numbers, `(q / sqrt(D)) @ k.T` only T × D, for the same result. And beware of `np.sqrt`: `np.sqrt(64)` is a float64 number that turns a float32 array into float64 when they are multiplied, and everything after it. `math.sqrt(64)` is a Python float and leaves the array as it is.
+Where should you divide? `(q @ k.T) / sqrt(D)` divides T × S numbers, `(q / sqrt(D)) @ k.T` only T × D, for the same result. And beware of `np.sqrt`: `np.sqrt(64)` is a float64 number, and multiplied with a float32 array it gives float64, there and in everything after it. `math.sqrt(64)` is a Python float and keeps the array's type.
 """
 
 # %%
@@ -81,27 +78,27 @@ LOWEST = float(np.finfo(np.float32).min)  # the lowest finite float32
 """
 ## Weighing the keys
 
-Every query of every head of every text is compared with every key: T × S weights per head. It is the largest array that the model makes: with 12 heads and 1,024 tokens it holds 12 · 1024² float32 numbers, 50 MB (1 MB is 10⁶ bytes), in each layer. A new array of that size for every step would be 50 MB more each time, to be fetched and thrown away. So you own one array and work in it: `weights -= ...`, `np.exp(weights, out=weights)`, `weights /= ...`.
+Every query of every head of every text is compared with every key: T × S weights per head. They are the largest array that a layer computes: with 12 heads and 1,024 tokens, 12 · 1024² float32 numbers or 50 MB (1 MB is 10⁶ bytes). In GPT-2 only the logits are larger, 1,024 × 50,257 numbers or 206 MB, but they are computed once and not in every layer. A new array for each operation would be another 50 MB each time, to be allocated and thrown away. So make one array and change it in place: `weights -= ...`, `np.exp(weights, out=weights)`, `weights /= ...`.
 
 **Task (12 + 10 points).** Write `weigh_keys(query, key, mask=None)` on plain arrays:
 
 1. the scores: query times 1 / √D, multiplied by the transposed keys (`key.swapaxes(-1, -2)`), shape (..., T, S);
 2. if there is a mask, add it in place; a score of minus infinity will become a weight of exactly 0;
-3. the softmax over the keys, the last axis, in place: subtract each row's largest score first, so that `exp` cannot overflow;
-4. a query whose scores are all minus infinity sees nobody: all its shares should be 0. Left alone, −∞ − (−∞) and 0 / 0 give NaN, and NaN spreads through the whole model. Two small changes to step 3 are enough. Begin the search for the largest score at the lowest finite number (`initial=LOWEST`), and, where there is a mask, divide by the row's sum or by 1, whichever is larger: where anything is visible, the largest score has given exp(0) = 1, so the sum is at least 1 anyway. About 9 lines.
+3. the softmax over the keys, the last axis, in place: first subtract each row's largest score, so that `exp` cannot overflow;
+4. a query whose scores are all minus infinity sees no key, and all its weights should be 0. Left alone, −∞ − (−∞) and 0 / 0 give NaN, and NaN spreads through the whole model. Two small changes to step 3 are enough. Start the search for the largest score at the lowest finite number (`initial=LOWEST`). And where there is a mask, divide by the row's sum or by 1, whichever is larger: if anything is visible, the largest score gives exp(0) = 1, so the sum is at least 1 anyway. About 9 lines.
 
-The first test is about steps 1 and 3, the second about 2 and 4. The function is a plain NumPy function because that is what `apply` takes, the door of module 01 through which every operation with a gradient goes.
+The first test covers steps 1 and 3, the second 2 and 4. `weigh_keys` is a plain NumPy function because that is what `apply` of module 01 takes, through which every operation with a gradient goes.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "weigh-keys", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """(..., T, D), (..., S, D), mask -> (..., T, S): what share each query takes of each key; rows sum to 1.
+    """(..., T, D), (..., S, D), mask -> (..., T, S): each query's weights of the keys; rows sum to 1.
 
     softmax(query @ key.T / sqrt(D) + mask) over the keys (Vaswani et al. 2017, equation 1).
     mask: None, or added to the scores; it has, or broadcasts to, their shape. A query that it leaves without
-    any key has shares of 0.
+    any key has weights of 0.
     """
     ### BEGIN SOLUTION
     weights = np.matmul(query * (1 / math.sqrt(query.shape[-1])), key.swapaxes(-1, -2))
@@ -119,7 +116,7 @@ def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = Non
 
 # %% [markdown]
 """
-One query, two keys, D = 4, so √D = 2. The dot products are 0 and 2 · ln 3, the scores 0 and ln 3, their exponentials 1 and 3. Which shares do you expect?
+One query, two keys, D = 4, so √D = 2. The dot products are 0 and 2 · ln 3, the scores 0 and ln 3, their exponentials 1 and 3. Which weights do you expect?
 """
 
 # %%
@@ -134,14 +131,14 @@ assert np.allclose(weights.sum(axis=-1), 1), (
     f"the weights of each query should sum to 1, yours sum to {weights.sum(axis=-1)}; "
     "is the softmax over the key axis, the last one?"
 )
-assert np.allclose(weights[1], 1 / 3), f"a query of zeros fits all 3 keys alike, you give it {weights[1]}"
+assert np.allclose(weights[1], 1 / 3), f"a query of zeros fits all 3 keys equally, you give it {weights[1]}"
 assert not np.allclose(weights[0], [0.1, 0.8, 0.1], atol=0.02), (
     "9 to 1: are the scores divided by sqrt(D) = 2?"
 )
-assert np.allclose(weights[0], [0.2, 0.6, 0.2]), f"1, 3 and 1 parts are 0.2, 0.6, 0.2; yours: {weights[0]}"
+assert np.allclose(weights[0], [0.2, 0.6, 0.2]), f"1, 3 and 1 fifths are 0.2, 0.6, 0.2; yours: {weights[0]}"
 assert weights.dtype == np.float32, f"float32 goes in, {weights.dtype} comes out: was np.sqrt used?"
 assert np.isfinite(weigh_keys(q * 1000, k)).all(), (
-    "scores of 1,000 overflow: subtract each row's largest first"
+    "scores of 1,000 overflow: subtract each row's largest score first"
 )
 assert np.array_equal(q[0], [2, 0, 0, 0]), "the query that was passed in must stay as it is"
 ### BEGIN HIDDEN TESTS
@@ -167,12 +164,12 @@ q, k = np.ones((2, 4), np.float32), np.zeros((3, 4), np.float32)
 mask = np.array([[0, 0, -np.inf], [0, math.log(2), 0]], np.float32)
 weights = weigh_keys(q, k, mask)
 assert weights[0, 2] == 0, f"minus infinity means a weight of exactly 0, yours is {weights[0, 2]}"
-assert np.allclose(weights[0], [0.5, 0.5, 0]), f"the two visible keys share alike, yours: {weights[0]}"
-assert np.allclose(weights[1], [0.25, 0.5, 0.25]), f"a bias of ln 2 doubles a share, yours: {weights[1]}"
+assert np.allclose(weights[0], [0.5, 0.5, 0]), f"the two visible keys get equal weights, yours: {weights[0]}"
+assert np.allclose(weights[1], [0.25, 0.5, 0.25]), f"a bias of ln 2 doubles a key's part, yours: {weights[1]}"
 assert np.array_equal(mask[0], [0, 0, -np.inf]), "the mask that was passed in must stay as it is"
 weights = weigh_keys(q, k, np.array([[0, 0, 0], [-np.inf] * 3], np.float32))
 assert np.allclose(weights, [[1 / 3] * 3, [0] * 3]), (
-    f"a query that sees no key has shares of 0, yours: {weights[1]}"
+    f"a query that sees no key has weights of 0, yours: {weights[1]}"
 )
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(2)
@@ -193,15 +190,15 @@ assert (got[1, ..., 3:] == 0).all() and (got[0] > 0).all() and np.allclose(got[0
 
 # %% [markdown]
 r"""
-## The gradient of the look-up
+## The gradient of the weights
 
 Module 05 keeps a table with one rule per function. `weigh_keys` is a new function, so it brings its own rule. What flows in is `grad`, the slope of the loss with respect to each weight. Two steps lead back.
 
-*Through the softmax.* If $w$ is a row of weights and $g$ the gradient that arrives at it, the gradient at the scores is $w_j \, (g_j - \sum_i g_i w_i)$: a weight that is already 0 passes nothing on, and what matters is whether $g_j$ is better or worse than the row's own average.
+*Through the softmax.* If $w$ is a row of weights and $g$ the gradient that arrives at it, the gradient at the scores is $w_j \, (g_j - \sum_i g_i w_i)$: a weight of 0 passes nothing on, and what matters is how far $g_j$ is above or below the row's weighted average.
 
-*Through the product.* The scores are $q k^T / \sqrt{D}$, so a gradient $G$ of shape (..., T, S) at the scores gives $G k / \sqrt{D}$ for the queries and $G^T q / \sqrt{D}$ for the keys. A mask is simply added: its gradient is $G$ itself, and the engine sums it over the axes along which the mask was repeated.
+*Through the product.* The scores are $q k^T / \sqrt{D}$, so a gradient $G$ of shape (..., T, S) at the scores gives $G k / \sqrt{D}$ for the queries and $G^T q / \sqrt{D}$ for the keys. A mask is simply added, so its gradient is $G$ itself, and the engine sums it over the axes along which the mask was broadcast.
 
-**Task (12 points).** Write the rule. It gets `grad`, the `output` of `weigh_keys` (the weights, so the softmax need not be computed again) and the inputs. Return one array per input: for the query and the key, and a third for the mask if there was one. About 6 lines.
+**Task (12 points).** Write the rule. It gets `grad`, the `output` of `weigh_keys` (the weights, so the softmax need not be computed again) and the inputs. Return one array per input: two for the query and the key, and a third for the mask if there is one. About 6 lines.
 """
 
 
@@ -224,7 +221,7 @@ def weigh_keys_gradient(
 
 # %% [markdown]
 """
-Two keys with weights ½ and ½, and a loss that is simply the first weight: `grad` is (1, 0). Moving score 1 up by a little raises the weight by ½ · (1 − ½) = ¼ of it, moving score 2 up lowers it by as much. With D = 1 and key 1, 1 the two cancel in the gradient of the query; the keys get ± ¼ times the query, which is 2.
+Take two keys with weights ½ and ½, and a loss that is simply the first weight, so `grad` is (1, 0). Raising score 1 a little raises the first weight by ½ · (1 − ½) = ¼ as much; raising score 2 lowers it by ¼ as much. With D = 1 and both keys 1, the two cancel in the gradient of the query; the keys get ± ¼ times the query, which is 2.
 """
 
 # %%
@@ -237,7 +234,7 @@ grad, w = np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]])
 q, k = np.array([[2.0, 0, 0, 0]]), np.array([[1.0, 0, 0, 0], [1.0, 0, 0, 0]])
 grads = weigh_keys_gradient(grad, w, q, k)
 assert len(grads) == 2, f"without a mask there are two gradients, for query and key; you return {len(grads)}"
-assert grads[0].shape == (1, 4) and grads[1].shape == (2, 4), "a gradient has the shape of what it belongs to"
+assert grads[0].shape == (1, 4) and grads[1].shape == (2, 4), "a gradient has the shape of its input"
 assert not np.allclose(grads[1][:, 0], [0.5, -0.5]), (
     "the key's gradient is twice too large: divide by sqrt(D)"
 )
@@ -280,11 +277,11 @@ for name, x, g in zip(("query", "key", "mask"), inputs, got, strict=True):
 """
 ## Who may look at whom
 
-A language model is trained to guess the next token at every position of a text at once. If position 4 could see position 5, it would simply read the answer off, and the training loss would fall to nearly zero while the model learns nothing that is of use when it has to write, because then position 5 does not exist yet. So the future must be invisible: minus infinity is added to its scores. This is called a *causal* mask.
+A language model is trained to predict the next token at every position of a text at once. If position 4 could see position 5, it could simply copy the answer. The training loss would fall to nearly zero, but the model would learn nothing useful for writing, where position 5 does not exist yet. So the future must be invisible: minus infinity is added to its scores. This is called a *causal* mask.
 
-The queries need not begin at position 0. Three newest tokens of a text of ten can ask about all ten: they stand at positions 7, 8 and 9, and the first of them may look at eight keys. So the rule compares positions in the text, not row numbers with column numbers: a query at position i sees a key at position j if and only if j ≤ i.
+The queries need not begin at position 0. The three newest tokens of a text of ten can ask about all ten: they stand at positions 7, 8 and 9, and the first of them may look at eight keys. So the rule compares positions in the text, not row numbers with column numbers: a query at position i sees a key at position j if and only if j ≤ i.
 
-**Task (10 points).** Write `causal_mask(num_queries, num_keys)`: float32, shape (T, S), for queries that are the *last* T of the S positions: 0 where the query may look, minus infinity where not. Raise a `ValueError` with both numbers if there are more queries than keys. About 5 lines; `np.arange(...)[:, None]` makes a column.
+**Task (10 points).** Write `causal_mask(num_queries, num_keys)`: a float32 array of shape (T, S), for queries that are the *last* T of the S positions: 0 where the query may look, minus infinity elsewhere. Raise a `ValueError` with both numbers if there are more queries than keys. About 5 lines; `np.arange(...)[:, None]` makes a column.
 """
 
 
@@ -306,7 +303,7 @@ def causal_mask(num_queries: int, num_keys: int) -> np.ndarray:
 
 # %% [markdown]
 """
-The last 3 tokens of a text of 5. How many zeros are in the first row?
+Here are the last 3 tokens of a text of 5. How many zeros are in the first row?
 """
 
 # %%
@@ -338,7 +335,7 @@ for num_queries, num_keys in ((1, 1), (1, 6), (5, 5), (2, 9), (7, 8)):
 
 # %% [markdown]
 """
-As a picture: black is hidden. Left, a text that asks about itself; right, its four newest tokens only, which are the four lowest rows of the left picture.
+Here it is as a picture, where black is hidden. On the left, all ten tokens of a text ask; on the right, only the four newest, which are the four lowest rows of the left picture.
 """
 
 
@@ -363,7 +360,7 @@ if "get_ipython" in globals():
 """
 ## Checking what comes in
 
-Attention is where shapes go wrong most often, and NumPy is too polite to complain: one head against four is *broadcast* into four, silently. And a mask of True and False would be added as 1 and 0, which hides nothing. These checks are written for you; they look at shapes only, never at the numbers, so they cost the same for a large array as for a small one: almost nothing.
+Shapes easily go wrong in attention, and NumPy does not always complain: one head against four is silently *broadcast* to four. And a mask of True and False would be added as 1 and 0, which hides nothing. The given checks look at shapes and types only, never at the numbers, so they cost the same for large arrays as for small ones.
 """
 
 
@@ -377,7 +374,7 @@ def check_attention(query: Tensor, key: Tensor, mask: ArrayLike | None = None) -
     q, k = np.shape(query), np.shape(key)
     if len(q) < 2 or len(k) < 2:
         raise ValueError(
-            f"query and key need two axes at least, (T, D) and (S, D); their shapes are {q} and {k}"
+            f"query and key need at least two axes, (T, D) and (S, D); their shapes are {q} and {k}"
         )
     if q[:-2] != k[:-2]:
         raise ValueError(f"batch and heads differ: the query has {q[:-2]}, the key {k[:-2]}")
@@ -401,13 +398,13 @@ def check_attention(query: Tensor, key: Tensor, mask: ArrayLike | None = None) -
 """
 ## Weights for tensors
 
-Now the two parts meet: a mask of the caller's choice, the causal rule, or both, and `weigh_keys` behind the door that records gradients.
+Now the two parts meet: the caller's mask, the causal rule, or both, and `weigh_keys`, called through `apply` so that gradients are recorded.
 
 **Task (8 points).** Write `attention_weights(query, key, mask=None, causal=False)`, which returns a Tensor:
 
 1. if `causal`, the mask to use is the causal one for T queries and S keys, plus `mask` if there is one;
-2. a single query is the newest token and sees everything, so with T = 1 the causal mask would be all zeros: skip it. (When a model writes, it asks with one query at a time, and then every microsecond counts.) T > S must still be an error: `causal_mask` sees to it, because T > S ≥ 1 means T > 1;
-3. `apply(weigh_keys, ...)` with query, key and, if there is one, the mask: `apply` takes no `None`. About 6 lines.
+2. a single query is the newest token and sees everything, so with T = 1 the causal mask would be all zeros: skip it, because a model that writes asks with one query at a time. T > S must still be an error; `causal_mask` raises it, since T > S ≥ 1 means T > 1;
+3. call `apply(weigh_keys, ...)` with query, key and, if there is one, the mask: `apply` does not accept `None`. About 6 lines.
 """
 
 
@@ -416,11 +413,11 @@ Now the two parts meet: a mask of the caller's choice, the causal rule, or both,
 def attention_weights(
     query: Tensor, key: Tensor, mask: ArrayLike | None = None, causal: bool = False
 ) -> Tensor:
-    """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): what share each query takes of each key; rows sum to 1.
+    """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): each query's weights of the keys; rows sum to 1.
 
     mask: floats added to the scores, broadcastable to (B, H, T, S).
     causal: the T queries are the last T of the S positions, and none sees a later one.
-    A query that the mask leaves without any key has shares of 0.
+    A query that the mask leaves without any key has weights of 0.
     Raises ValueError for shapes that do not fit and for T > S with `causal`.
     """
     check_attention(query, key, mask)
@@ -437,7 +434,7 @@ def attention_weights(
 
 # %% [markdown]
 """
-Queries of zeros like every key alike, so each takes equal shares of what it may see. Three tokens, causal: a staircase of 1, ½, ⅓.
+Queries of zeros fit every key equally, so each gives equal weights to what it may see. With three tokens and the causal rule: a staircase of 1, ½, ⅓.
 """
 
 # %%
@@ -463,11 +460,11 @@ def causal_mask(num_queries, num_keys):
 zeros, ones = Tensor(np.zeros((3, 2))), Tensor(np.ones((3, 2)))
 weights = attention_weights(zeros, ones)
 assert isinstance(weights, Tensor), f"the result should be a Tensor, yours is a {type(weights).__name__}"
-assert np.allclose(weights.data, 1 / 3), f"without a mask all 3 keys share alike, yours:\n{weights.data}"
+assert np.allclose(weights.data, 1 / 3), f"without a mask all 3 weights are equal, yours:\n{weights.data}"
 weights = attention_weights(zeros, ones, causal=True)
 assert np.allclose(weights.data[1], [0.5, 0.5, 0]), f"token 1 sees tokens 0 and 1, yours: {weights.data[1]}"
 weights = attention_weights(zeros, ones, mask=np.array([0, -np.inf, 0], np.float32))
-assert np.allclose(weights.data, [0.5, 0, 0.5]), f"the mask hides key 1 from all, yours:\n{weights.data}"
+assert np.allclose(weights.data, [0.5, 0, 0.5]), f"the mask hides key 1 everywhere, yours:\n{weights.data}"
 weights = attention_weights(zeros, ones, mask=np.array([[0], [0], [0.0]]), causal=True)
 assert np.allclose(weights.data[0], [1, 0, 0]), "with a mask and causal=True both rules hold"
 try:
@@ -508,9 +505,9 @@ globals().update(own)
 """
 ## The answer: a mean of the values
 
-What a token *offers* need not be what it is found *by*, so the values are apart from the keys: a library finds a book by its catalogue card and hands out the book. The width of the values is free too; here it is D as well.
+What a token *offers* need not be what it is found *by*, so the values are separate from the keys: a library finds a book by its catalogue card and hands out the book. The values may even have a width of their own; here it is D as well.
 
-The answer is the weights, multiplied by the values: one line, and it is yours. For a long text there is a catch. The weights are T × S numbers a head, and under the causal rule almost half of them are computed only to be thrown away. So when a model reads a long prompt and nobody wants gradients, the given helper cuts the queries into blocks of 128. A block looks at the keys up to its own last position and no further: for a long text that is half the work, and at no time do more than 128 × S weights of a head exist. (FlashAttention, Dao et al. 2022, arXiv:2205.14135, cuts the keys into blocks as well, so that not even a whole row exists at once.) When gradients are recorded, every weight is needed once more on the way back, and nothing is cut.
+The answer is the weights, multiplied by the values: one line, and it is yours. For a long text there is a catch. The weights are T × S numbers per head, and under the causal rule almost half of them are computed only to be thrown away. So when a model reads a long prompt without recording gradients, the given helper cuts the queries into blocks of 128. A block looks at the keys up to its own last position and no further: for a long text that is about half the work, and no more than 128 × S weights of a head exist at a time. (FlashAttention, Dao et al. 2022, arXiv:2205.14135, cuts the keys into blocks too. It keeps a running maximum and a running sum for each query, so that not even a whole row exists at once.) When gradients are recorded, every weight is needed again on the way back, and nothing is cut.
 """
 
 
@@ -544,40 +541,7 @@ def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: ArrayLike 
 
 # %% [markdown]
 """
-One more thing is given. The axis H in these shapes counts *heads*, look-ups side by side, of which more below. Nothing says that every query needs keys of its own: G query heads may ask different questions of the same keys. Large models do that, because keys and values are what has to be remembered while a text is written (Shazeer 2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245). Such queries come with an axis for the group, (B, H, G, T, D), to keys (B, H, S, D). `share_heads` shows the same keys to the whole group by a view whose step along G is 0 bytes, so nothing is copied; then it is ordinary attention with one more axis in front. A single new token is simpler still: where T is 1, the group can stand in its place, and one product for each head does what would be G. That is quicker as long as there are few keys; on the machine where this was measured (two cores, NumPy 2.4, 3 key heads of 64), the two ways take the same time at about 400, and a whole token of a model of 30 such layers took 3 to 5 % less with one product after 60 and 300.
-"""
-
-
-# %%
-#| export
-FEW_KEYS = 400  # up to so many, a group of queries of one token is quicker in one product
-
-
-def share_heads(x: np.ndarray, group: int) -> np.ndarray:
-    """(B, H, S, D) -> (B, H, group, S, D): each head seen `group` times; a view, nothing is copied."""
-    B, H, S, D = x.shape
-    return np.broadcast_to(x[:, :, None], (B, H, group, S, D))
-
-
-@gradient_of(share_heads)
-def _(grad, output, x, group):
-    return (grad.sum(axis=2),)
-
-
-def share_keys(key: Tensor, value: Tensor, mask: ArrayLike | None, group: int) -> tuple:
-    """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
-
-    mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
-    """
-    key, value = (apply(share_heads, x, group=group) for x in (key, value))
-    if np.ndim(mask) in (3, 4):
-        mask = (mask if isinstance(mask, Tensor) else as_array(mask))[..., None, :, :]
-    return key, value, mask
-
-
-# %% [markdown]
-"""
-**Task (8 points).** Write the last line of `scaled_dot_product_attention`: the weights, multiplied by the values, (..., T, S) @ (..., S, D). The check that keys and values come in pairs is written.
+**Task (8 points).** Write the last line of `scaled_dot_product_attention`: the weights, multiplied by the values, (..., T, S) @ (..., S, D). The lines above yours are given: they check that each key has a value, handle queries that share keys (explained after the heads), and send long prompts to `attend_in_blocks`.
 """
 
 
@@ -611,7 +575,7 @@ def scaled_dot_product_attention(
 
 # %% [markdown]
 """
-Keys at 0 and ln 3 once more, so shares ¼ and ¾, and the values 0 and 100. What is the answer?
+The keys are 0 and ln 3 once more, so the weights are ¼ and ¾. The values are 0 and 100. What is the answer?
 """
 
 # %%
@@ -637,11 +601,11 @@ q, k, v = Tensor(np.zeros((3, 2))), Tensor(np.ones((3, 2))), Tensor([[1.0, 0], [
 answer = scaled_dot_product_attention(q, k, v)
 assert answer.shape == (3, 2), f"3 queries and values of width 2 give (3, 2), yours: {answer.shape}"
 assert np.allclose(answer.data, [4, 1]), (
-    f"equal shares of the values are their mean (4, 1), yours: {answer.data[0]}"
+    f"with equal weights the answer is the mean, (4, 1); yours: {answer.data[0]}"
 )
 answer = scaled_dot_product_attention(q, k, v, causal=True)
 assert np.allclose(answer.data, [[1, 0], [2, 0], [4, 1]]), (
-    f"causal: means of the values so far, yours:\n{answer.data}"
+    f"causal answers are means of the values so far, yours:\n{answer.data}"
 )
 answer = scaled_dot_product_attention(q, k, v, mask=np.array([0, 0, -np.inf], np.float32))
 assert np.allclose(answer.data, [2, 0]), (
@@ -665,9 +629,9 @@ attention_weights = own
 
 # %% [markdown]
 """
-## A look-up program, written by hand
+## A head set by hand
 
-Training finds queries and keys; to see that they can do something, set them yourself. Give position j the key (cos θj, sin θj), a point on a circle, and position i the query that is the point of i − 1, made long so that the softmax becomes sharp. The query of position i then fits the key of position i − 1 best: this head reads the previous token, wherever it is. Trained models have such heads too; Olsson et al. 2022 (arXiv:2209.11895) call them *previous token heads* and show what they are good for.
+Training finds queries and keys; to see what they can do, set some yourself. Give position j the key (cos θj, sin θj), a point on a circle. Give position i the point of i − 1 as its query, made long so that the softmax becomes sharp. Then the query of position i fits the key of position i − 1 best: this head reads the previous token, wherever it stands. Trained models have such heads too; Olsson et al. 2022 (arXiv:2209.11895) call them *previous token heads* and show what they are good for.
 """
 
 # %%
@@ -679,7 +643,7 @@ look_back.argmax(axis=-1)
 
 # %% [markdown]
 """
-Row i of the picture is what position i takes from each position. The bright line lies one to the left of the diagonal; position 0 has nobody before it and can only take itself.
+Row i of the picture shows the weights that position i gives to each position. The bright line lies one place to the left of the diagonal; position 0 has no token before it and can only look at itself.
 """
 
 
@@ -688,7 +652,7 @@ def plot_weights(weights):
     import matplotlib.pyplot as plt
 
     plt.imshow(weights, cmap="viridis", vmin=0, vmax=1)
-    plt.colorbar(label="share")
+    plt.colorbar(label="weight")
     plt.gca().set(xlabel="key position", ylabel="query position", title="a head that looks one token back")
     plt.show()
 
@@ -701,9 +665,9 @@ if "get_ipython" in globals():
 """
 ## Several heads
 
-One softmax gives one mixture. "The animal did not cross the street because *it* was too tired": to understand *it* you want the noun it stands for, and at the same time the verb. One look-up would have to mix the two. So the C numbers of a token are cut into H pieces of D = C / H, and each piece, a *head*, does its own look-up.
+One softmax gives one mixture. In "The animal did not cross the street because *it* was too tired", to understand *it* you want both the noun it stands for and the verb. A single look-up would have to mix the two. So the C numbers of a token are cut into H pieces of D = C / H, and each piece, a *head*, does its own look-up.
 
-A head is then one more axis that is worked through in parallel, like the batch. NumPy's matrix product works on the last two axes, so heads must stand in front of the tokens: (B, T, C) becomes (B, H, T, D). Two steps, and the order matters: cut C into H × D first (`reshape`), then swap the axes T and H (`transpose`). To reshape straight into (B, H, T, D) gives the right shape and the wrong numbers: a head would get whole tokens instead of a piece of every token.
+The heads then form one more axis, treated like the batch. NumPy's matrix product works on the last two axes, so heads must stand in front of the tokens: (B, T, C) becomes (B, H, T, D). This takes two steps, and their order matters: first cut C into H × D (`reshape`), then swap the axes T and H (`transpose`). Reshaping straight to (B, H, T, D) gives the right shape and the wrong numbers: a head would get whole tokens instead of a piece of every token.
 
 **Task (8 points).** Write `split_heads(x, num_heads)` for an array. Raise a `ValueError` with both numbers if C cannot be cut into `num_heads` equal pieces. About 4 lines.
 """
@@ -794,7 +758,7 @@ for b, h, t in np.ndindex(2, 4, 3):
 
 # %% [markdown]
 """
-Neither of the two computes anything: every number only changes its place. So the gradient of each is the other one, and the rules for module 05's table are one line each. They are given.
+Neither of the two computes anything: every number only changes its place. So the gradient of each is the other, and their given rules for module 05 are one line each.
 """
 
 
@@ -812,15 +776,50 @@ def _(grad, output, x):
 
 # %% [markdown]
 """
+## Queries that share keys
+
+Nothing says that every query head needs keys of its own: G query heads may ask different questions of the same keys. Large models do that, because keys and values are what has to be kept while a text is written (Shazeer 2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245). Such queries have one more axis for the group, (B, H, G, T, D), and meet keys (B, H, S, D). The given `share_heads` shows the same keys to the whole group through a view whose step along G is 0 bytes, so nothing is copied. What remains is ordinary attention with one more axis in front, and `scaled_dot_product_attention` treats it so. A single new token is simpler still: with T = 1 the group can take the place of T, and one product per head replaces G. That is faster as long as there are few keys; with 3 key heads of 64 numbers the two ways took the same time at about 400 keys (NumPy 2.4, two cores).
+"""
+
+
+# %%
+#| export
+FEW_KEYS = 400  # up to so many, the group of a single token is faster in one product
+
+
+def share_heads(x: np.ndarray, group: int) -> np.ndarray:
+    """(B, H, S, D) -> (B, H, group, S, D): each head is seen `group` times; a view, nothing is copied."""
+    B, H, S, D = x.shape
+    return np.broadcast_to(x[:, :, None], (B, H, group, S, D))
+
+
+@gradient_of(share_heads)
+def _(grad, output, x, group):
+    return (grad.sum(axis=2),)
+
+
+def share_keys(key: Tensor, value: Tensor, mask: ArrayLike | None, group: int) -> tuple:
+    """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
+
+    mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
+    """
+    key, value = (apply(share_heads, x, group=group) for x in (key, value))
+    if np.ndim(mask) in (3, 4):
+        mask = (mask if isinstance(mask, Tensor) else as_array(mask))[..., None, :, :]
+    return key, value, mask
+
+
+# %% [markdown]
+"""
 ## The layer
 
-Where do queries, keys and values come from? From the tokens themselves, through three linear layers that are learned: "what I look for", "what I can be found by", "what I have to say". A fourth linear layer at the end lets the heads mix. That is the whole layer, and it has three steps which you write apart: `project`, look up, `merge`. They stay apart as methods because a look-up can be done in more than one way, and whoever wants another one keeps the first and the last step.
+Where do queries, keys and values come from? From the tokens themselves, through three learned linear layers: "what I look for", "what I can be found by", "what I have to say". A fourth linear layer at the end lets the heads mix. That is the whole layer, and it has three steps: `project`, look up, `merge`. The first and the last are methods of their own because a look-up can be done in more than one way, and another way can reuse both.
 
-The constructor is given: it is plumbing, and the names of the four layers are the names under which weights are saved in files. So is `whole_number`, which turns a width of 0 or of 2.5 into a sentence.
+The constructor is given; the names of the four layers are the names under which weights are saved in files. So is `whole_number`, which raises a readable error for a width of 0 or of 2.5.
 
 **Task (4 + 4 + 6 points).**
 
-- `project(x)`: (B, T, C) to the queries, keys and values, in this order, each through its own layer and then split into heads: `apply(split_heads, ..., num_heads=...)`, through the door that records gradients. About 2 lines.
+- `project(x)`: (B, T, C) to the queries, keys and values, in this order, each through its own layer and then split into heads, with `apply(split_heads, ..., num_heads=...)`, which records gradients. About 2 lines.
 - `merge(heads)`: (B, H, T, D) to (B, T, C): merge the heads, again with `apply`, then the output layer. 1 line.
 - `forward(x, mask=None)`: project, attend with the mask and with `self.causal`, merge. About 3 lines.
 """
@@ -829,7 +828,7 @@ The constructor is given: it is plumbing, and the names of the four layers are t
 # %%
 #| export
 def whole_number(name: str, value: Any, at_least: int) -> int:
-    """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
+    """-> value as an int. TypeError if it is not a whole number, ValueError if it is below `at_least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} should be a whole number, got {value!r}")
     if value < at_least:
@@ -840,7 +839,7 @@ def whole_number(name: str, value: Any, at_least: int) -> int:
 # %% nbgrader={"grade": false, "grade_id": "multi-head-attention", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class MultiHeadAttention(Module):
-    """(B, T, C) -> (B, T, C): each token asks all the others, in several heads at once.
+    """(B, T, C) -> (B, T, C): each token looks at the tokens of its text, in several heads at once.
 
     Vaswani et al. 2017, section 3.2.2.
     """
@@ -898,7 +897,7 @@ class MultiHeadAttention(Module):
 
 # %% [markdown]
 """
-Five tokens of eight numbers, in two heads. The shape that comes out is the shape that went in, so layers like this one can be stacked.
+Five tokens of eight numbers, in two heads. The output has the shape of the input, so layers like this one can be stacked.
 """
 
 # %%
@@ -915,7 +914,7 @@ from tinytorch.core.tensor import set_recorder
 
 @contextmanager
 def recording():
-    """Gradients are recorded inside the block; afterwards all is as it was. For the tests."""
+    """Records gradients inside the block and restores the state before it afterwards. For the tests."""
     before = set_recorder(None)
     enable_autograd()
     try:
@@ -944,7 +943,7 @@ def _(grad, output, x, num_heads):
 attention = MultiHeadAttention(8, 2, rng=0)
 x = Tensor(np.random.default_rng(2).standard_normal((2, 3, 8)))
 projected = attention.project(x)
-assert len(projected) == 3, f"project gives queries, keys and values: 3 things, yours gives {len(projected)}"
+assert len(projected) == 3, f"project returns 3 things, queries, keys and values; yours {len(projected)}"
 for name, layer, got in zip(
     "qkv", (attention.q_proj, attention.k_proj, attention.v_proj), projected, strict=True
 ):
@@ -1061,7 +1060,7 @@ scaled_dot_product_attention = own
 """
 ## Does it keep its promises?
 
-*No look into the future.* Change the last of five tokens and compare all outputs: only the last may differ, and the others must be equal to the last bit, not only nearly.
+*No look into the future.* Change the last of five tokens and compare all outputs: only the last may differ, and the others must be equal to the last bit, not just nearly.
 """
 
 # %%
@@ -1073,7 +1072,7 @@ np.abs(attention(changed).data - attention(tokens).data).max(axis=-1)
 
 # %% [markdown]
 """
-*Heads are free.* More heads mean more look-ups, not more weights: the four layers have C² + C numbers each, whatever H is. For C = 8 that is 4 · (64 + 8) = 288.
+*Heads add no weights.* More heads mean more look-ups, but the four layers have C² + C numbers each, whatever H is. For C = 8 that is 4 · (64 + 8) = 288.
 """
 
 # %%
@@ -1081,7 +1080,7 @@ np.abs(attention(changed).data - attention(tokens).data).max(axis=-1)
 
 # %% [markdown]
 """
-*The price.* Each of T tokens is compared with T tokens. These are the megabytes of float32 weights that one layer of GPT-2's smallest model, with 12 heads, makes for one text of T tokens: twice the text, four times the memory.
+*The price.* Each of T tokens is compared with T tokens. These are the megabytes of attention weights, in float32, that one layer of the smallest GPT-2, with 12 heads, computes for one text of T tokens: twice the text, four times the memory.
 """
 
 # %%
@@ -1089,7 +1088,7 @@ np.abs(attention(changed).data - attention(tokens).data).max(axis=-1)
 
 # %% [markdown]
 """
-*Padding.* Two texts of different lengths share a batch when the shorter one is filled up, in front or behind. What fills it must not be looked at: a mask of shape (B, 1, 1, S), broadcast over heads and queries. Here the second text has two real tokens; whatever stands behind them, its first two outputs stay the same.
+*Padding.* Two texts of different lengths can share a batch if the shorter one is filled up, before or after its tokens. The filling must not be looked at, so it is hidden by a mask of shape (B, 1, 1, S), broadcast over heads and queries. Here the second text has two real tokens; whatever follows them, its first two outputs stay the same.
 """
 
 # %%
@@ -1105,7 +1104,7 @@ np.abs(attention(other, padding).data - attention(texts, padding).data).max(axis
 """
 ## In your own words
 
-**Question 1 (5 points).** A friend leaves out the division by √D. A model with heads of width 4 trains as before, one with heads of width 64 hardly moves in its first hundred steps. Explain both observations with the gradient that you wrote, `w * (g - sum(g * w))`, and the first table of this module. Four to six sentences.
+**Question 1 (5 points).** Suppose a friend leaves out the division by √D, once in a model with heads of width 4 and once in one with heads of width 64. In which of them does learning suffer more at the beginning, and why? Explain it with the gradient that you wrote, `w * (g - sum(g * w))`, and the table that the first cell printed. Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "why-scale", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1115,7 +1114,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question 2 (5 points).** Someone trains a language model without the causal mask. What do you expect of the training loss, and of the text that the model writes, and why do the two tell opposite stories? Then say why, with the mask, one pass over a text of T tokens trains on T predictions at once. Four to six sentences.
+**Question 2 (5 points).** Suppose a language model is trained without the causal mask. What do you expect of the training loss and of the text that the model writes, and why do the two tell opposite stories? Then say why, with the mask, one pass over a text of T tokens trains on T predictions at once. Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "why-causal", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1127,9 +1126,9 @@ Your answer here.
 """
 ## You can now
 
-look up softly, mask by absolute position, carry the gradient back through a softmax and a product, and let several heads work on one text without a loop. Every language model of today has this layer at its heart.
+look up softly, mask by absolute position, carry the gradient back through a softmax and a product, and let several heads work on one text without a loop. Every transformer has this layer at its heart.
 
-Two exercises. First, a token may be given a window: write a mask that shows each of 10 tokens itself and the 3 before it, and look at it with `plot_weights`. Second, attention as you built it does not know the order of the keys, only who is hidden: show that without `causal`, if you reverse the tokens of a text, the outputs come out reversed and are otherwise the same. Then add to the scores a bias of −0.5 for each position of distance (ALiBi: Press, Smith and Lewis 2022, arXiv:2108.12409) through `mask`, and show that the order begins to matter in which direction.
+Two exercises. First, write a mask that lets each of 10 tokens see only itself and the 3 tokens before it, and look at the weights with `plot_weights`. Second, attention without `causal` does not know the order of the tokens: show that shuffling the tokens of a text shuffles the outputs and changes nothing else. Then add to the scores, through `mask`, a bias of −0.5 for each position of distance (ALiBi, for earlier keys only: Press, Smith and Lewis 2022, arXiv:2108.12409), and show that a shuffle now changes the outputs, but reversing the text still only reverses them. Why?
 
-Next door, in module 13, the layer gets its partner, a small network for each token alone; both are stacked, and the stack learns to write.
+Next: in module 13 the layer gets a partner, a small network that treats each token alone; the two are stacked, and the stack learns to write.
 """

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['LOWEST', 'QUERY_BLOCK', 'FEW_KEYS', 'weigh_keys', 'weigh_keys_gradient', 'causal_mask', 'check_attention',
-           'attention_weights', 'attend_in_blocks', 'share_heads', 'share_keys', 'scaled_dot_product_attention',
-           'split_heads', 'merge_heads', 'whole_number', 'MultiHeadAttention']
+           'attention_weights', 'attend_in_blocks', 'scaled_dot_product_attention', 'split_heads', 'merge_heads',
+           'share_heads', 'share_keys', 'whole_number', 'MultiHeadAttention']
 
 # %% ../../modules/12_attention/attention_dev.py #cell-2
 import math
@@ -16,16 +16,16 @@ from .autograd import gradient_of
 from .layers import Linear, Module
 from .tensor import Tensor, apply, as_array
 
-# %% ../../modules/12_attention/attention_dev.py #cell-7
+# %% ../../modules/12_attention/attention_dev.py #cell-6
 LOWEST = float(np.finfo(np.float32).min)  # the lowest finite float32
 
 # %% ../../modules/12_attention/attention_dev.py #weigh-keys
 def weigh_keys(query: np.ndarray, key: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """(..., T, D), (..., S, D), mask -> (..., T, S): what share each query takes of each key; rows sum to 1.
+    """(..., T, D), (..., S, D), mask -> (..., T, S): each query's weights of the keys; rows sum to 1.
 
     softmax(query @ key.T / sqrt(D) + mask) over the keys (Vaswani et al. 2017, equation 1).
     mask: None, or added to the scores; it has, or broadcasts to, their shape. A query that it leaves without
-    any key has shares of 0.
+    any key has weights of 0.
     """
     weights = np.matmul(query * (1 / math.sqrt(query.shape[-1])), key.swapaxes(-1, -2))
     if mask is not None:
@@ -63,7 +63,7 @@ def causal_mask(num_queries: int, num_keys: int) -> np.ndarray:
     is_future = np.arange(num_keys) > query_position
     return np.where(is_future, np.float32(-np.inf), np.float32(0))
 
-# %% ../../modules/12_attention/attention_dev.py #cell-28
+# %% ../../modules/12_attention/attention_dev.py #cell-27
 def check_attention(query: Tensor, key: Tensor, mask: ArrayLike | None = None) -> None:
     """Raises ValueError unless the shapes are (..., T, D), (..., S, D) and broadcastable to (..., T, S).
 
@@ -72,7 +72,7 @@ def check_attention(query: Tensor, key: Tensor, mask: ArrayLike | None = None) -
     q, k = np.shape(query), np.shape(key)
     if len(q) < 2 or len(k) < 2:
         raise ValueError(
-            f"query and key need two axes at least, (T, D) and (S, D); their shapes are {q} and {k}"
+            f"query and key need at least two axes, (T, D) and (S, D); their shapes are {q} and {k}"
         )
     if q[:-2] != k[:-2]:
         raise ValueError(f"batch and heads differ: the query has {q[:-2]}, the key {k[:-2]}")
@@ -95,11 +95,11 @@ def check_attention(query: Tensor, key: Tensor, mask: ArrayLike | None = None) -
 def attention_weights(
     query: Tensor, key: Tensor, mask: ArrayLike | None = None, causal: bool = False
 ) -> Tensor:
-    """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): what share each query takes of each key; rows sum to 1.
+    """(B, H, T, D), (B, H, S, D) -> (B, H, T, S): each query's weights of the keys; rows sum to 1.
 
     mask: floats added to the scores, broadcastable to (B, H, T, S).
     causal: the T queries are the last T of the S positions, and none sees a later one.
-    A query that the mask leaves without any key has shares of 0.
+    A query that the mask leaves without any key has weights of 0.
     Raises ValueError for shapes that do not fit and for T > S with `causal`.
     """
     check_attention(query, key, mask)
@@ -111,7 +111,7 @@ def attention_weights(
         return apply(weigh_keys, query, key)
     return apply(weigh_keys, query, key, mask)
 
-# %% ../../modules/12_attention/attention_dev.py #cell-35
+# %% ../../modules/12_attention/attention_dev.py #cell-34
 QUERY_BLOCK = 128
 
 
@@ -136,31 +136,6 @@ def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: ArrayLike 
         weights = weigh_keys(query[..., start:stop, :], key[..., :seen, :], visible)
         answer[..., start:stop, :] = np.matmul(weights, value[..., :seen, :])
     return Tensor(answer, dtype=answer.dtype)
-
-# %% ../../modules/12_attention/attention_dev.py #cell-37
-FEW_KEYS = 400  # up to so many, a group of queries of one token is quicker in one product
-
-
-def share_heads(x: np.ndarray, group: int) -> np.ndarray:
-    """(B, H, S, D) -> (B, H, group, S, D): each head seen `group` times; a view, nothing is copied."""
-    B, H, S, D = x.shape
-    return np.broadcast_to(x[:, :, None], (B, H, group, S, D))
-
-
-@gradient_of(share_heads)
-def _(grad, output, x, group):
-    return (grad.sum(axis=2),)
-
-
-def share_keys(key: Tensor, value: Tensor, mask: ArrayLike | None, group: int) -> tuple:
-    """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
-
-    mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
-    """
-    key, value = (apply(share_heads, x, group=group) for x in (key, value))
-    if np.ndim(mask) in (3, 4):
-        mask = (mask if isinstance(mask, Tensor) else as_array(mask))[..., None, :, :]
-    return key, value, mask
 
 # %% ../../modules/12_attention/attention_dev.py #sdpa
 def scaled_dot_product_attention(
@@ -200,7 +175,7 @@ def merge_heads(x: np.ndarray) -> np.ndarray:
     B, H, T, D = x.shape
     return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
 
-# %% ../../modules/12_attention/attention_dev.py #cell-58
+# %% ../../modules/12_attention/attention_dev.py #cell-55
 @gradient_of(split_heads)
 def _(grad, output, x, num_heads):
     return (merge_heads(grad),)
@@ -210,9 +185,34 @@ def _(grad, output, x, num_heads):
 def _(grad, output, x):
     return (split_heads(grad, x.shape[1]),)
 
-# %% ../../modules/12_attention/attention_dev.py #cell-60
+# %% ../../modules/12_attention/attention_dev.py #cell-57
+FEW_KEYS = 400  # up to so many, the group of a single token is faster in one product
+
+
+def share_heads(x: np.ndarray, group: int) -> np.ndarray:
+    """(B, H, S, D) -> (B, H, group, S, D): each head is seen `group` times; a view, nothing is copied."""
+    B, H, S, D = x.shape
+    return np.broadcast_to(x[:, :, None], (B, H, group, S, D))
+
+
+@gradient_of(share_heads)
+def _(grad, output, x, group):
+    return (grad.sum(axis=2),)
+
+
+def share_keys(key: Tensor, value: Tensor, mask: ArrayLike | None, group: int) -> tuple:
+    """(B, H, S, D) twice and a mask -> the same for queries (B, H, group, T, D).
+
+    mask: broadcastable to (B, H, T, S), the same for the whole group, or to (B, H, group, T, S).
+    """
+    key, value = (apply(share_heads, x, group=group) for x in (key, value))
+    if np.ndim(mask) in (3, 4):
+        mask = (mask if isinstance(mask, Tensor) else as_array(mask))[..., None, :, :]
+    return key, value, mask
+
+# %% ../../modules/12_attention/attention_dev.py #cell-59
 def whole_number(name: str, value: Any, at_least: int) -> int:
-    """-> value as an int. Raises TypeError if it is no whole number, ValueError if it is below `at_least`."""
+    """-> value as an int. TypeError if it is not a whole number, ValueError if it is below `at_least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} should be a whole number, got {value!r}")
     if value < at_least:
@@ -221,7 +221,7 @@ def whole_number(name: str, value: Any, at_least: int) -> int:
 
 # %% ../../modules/12_attention/attention_dev.py #multi-head-attention
 class MultiHeadAttention(Module):
-    """(B, T, C) -> (B, T, C): each token asks all the others, in several heads at once.
+    """(B, T, C) -> (B, T, C): each token looks at the tokens of its text, in several heads at once.
 
     Vaswani et al. 2017, section 3.2.2.
     """
