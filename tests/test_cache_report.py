@@ -86,7 +86,7 @@ def test_the_picture_is_drawn(figures, tmp_path):
 
 def test_the_text_is_the_prose_of_the_lessons(tmp_path):
     words = course_prose(find_project(REPO))
-    assert "# The KV cache" in words and "import numpy" not in words and len(words) > 100_000
+    assert "# Module 15: The KV cache" in words and "import numpy" not in words and len(words) > 100_000
     with pytest.raises(TitoError, match="name a text with --text"):
         course_prose(None)
 

@@ -1,18 +1,18 @@
 # %% [markdown]
 """
-# The KV cache
+# Module 15: The KV cache
 
-Your GPT writes a text one token at a time, and for every token it reads the whole text again from the beginning. In this module you measure that waste, see which part of the work never changes, and keep that part. The finished model is not edited: you put the cache in front of it. In the end the same model says the same words, several times faster, and you can say exactly why, and where the gain stops.
+Your GPT writes a text one token at a time, and for every token it reads the whole text again from the beginning. In this module you measure that waste, find the part of the work that never changes, and keep it. You do not edit the finished model; you put a cache in front of it. At the end the same model produces the same tokens several times faster, and you can say exactly why, and where the gain stops.
 
 You will be able to
 
-- count what a whole generation costs with and without a cache, projections and attention apart;
-- design a cache that is filled in place, is read without a copy, and refuses bad input before it writes;
+- count what a whole generation costs with and without a cache, for the projections and for attention;
+- design a cache that is filled in place, is read without copying, and refuses bad input before it writes;
 - attend causally at absolute positions, for any batch and any number of new tokens;
-- put the cache in front of a model that knows nothing of it, and take it off again without a trace;
-- compute what a cache weighs for published models, and where it outweighs the model.
+- put the cache in front of a model that knows nothing about it, and remove it without a trace;
+- compute the size of the cache for published models, and when it becomes larger than the model.
 
-Needed: modules 12 (attention), 13 (GPT) and 14 (Profiler).
+You need modules 12 (attention), 13 (GPT) and 14 (Profiler).
 """
 
 # %%
@@ -37,7 +37,7 @@ from tinytorch.models.transformer import PADDED, LanguageModel, check_tokens, ge
 
 # %% [markdown]
 """
-What follows is for this notebook only: a model to work on, and the Profiler to measure it.
+The next imports are for this notebook only: a model to work on, and the Profiler to measure it.
 """
 
 # %%
@@ -53,7 +53,7 @@ rng = np.random.default_rng(0)
 """
 ## 1. Measure the waste
 
-Here is a small GPT with random weights: 4 layers, 128 wide, a context of 512 tokens. Its words are nonsense, but a step costs what a step costs. How long does it take to find the next token after 32 tokens, after 128, after 512?
+Here is a small GPT with random weights: 4 layers, a width of 128, a context of 512 tokens. Its output is nonsense, but its steps take as long as those of a trained model. How long does it take to compute the next token after 32 tokens, after 128, after 512?
 """
 
 # %%
@@ -63,7 +63,7 @@ lengths = (32, 128, 512)
 
 
 def ms_per_token(length):
-    """Milliseconds to read `length` tokens and give the logits of the next."""
+    """Milliseconds to read `length` tokens and return the logits of the next."""
     return 1e3 * Profiler().time(model.next_logits, text[:, :length]).median
 
 
@@ -78,7 +78,7 @@ def plot_waste():
     plt.plot(lengths, [ms_per_token(n) for n in lengths], "o-")
     plt.xlabel("tokens in the text so far")
     plt.ylabel("ms for the next token")
-    plt.title("Without a cache every token is dearer than the one before")
+    plt.title("Without a cache, the longer the text, the more a token costs")
     plt.ylim(0)
     plt.show()
 
@@ -89,18 +89,18 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-One more token should cost the same however long the text is: it is one token. Instead the price rises with every token already written.
+You might expect one more token to cost the same however long the text is. Instead, the cost rises with the number of tokens already written.
 
-Three costs hide in that curve, and they grow differently. Take a generation of n tokens from an empty prompt, so that step t reads t tokens.
+That curve adds up costs that grow at different rates. Take a generation of n tokens from a prompt of one, so that step t reads t tokens.
 
 | | step t, everything again | whole generation | step t, only the new token | whole generation |
 |---|---|---|---|---|
 | tokens pushed through the projections and the MLP | t | n(n+1)/2 | 1 | n |
 | query-key products, per head and layer | t · t | n(n+1)(2n+1)/6 | t | n(n+1)/2 |
 
-So over a whole generation the projections fall from O(n²) to O(n), and attention falls from O(n³) to O(n²); per token, attention falls from O(n²) to O(n). A cache never makes attention over a whole generation linear: the new token has to look at every old one.
+So over a whole generation the projections fall from O(n²) to O(n), and attention falls from O(n³) to O(n²); per token, attention falls from O(n²) to O(n). A cache never makes attention over a whole generation linear, because each new token has to look at every old one.
 
-**Task (6 points).** Write both counts for a prompt of any length. With `prompt` tokens given and `new` to be produced, step 1 reads `prompt` tokens, step 2 reads `prompt + 1`, and so on; step `new` reads `prompt + new - 1`. With a cache, step 1 still reads the whole prompt (every query against every key, as the code does it: the mask hides products, it does not save them), and each later step reads one token. About 4 lines each.
+**Task (6 points).** Write both counts for a prompt of any length. With `prompt` tokens given and `new` to be produced, step 1 reads `prompt` tokens, step 2 reads `prompt + 1`, and so on; step `new` reads `prompt + new - 1`. With a cache, step 1 still reads the whole prompt, and each later step reads one token. When several tokens are read at once, count every query against every key, as in the table. (That is an upper bound. For more than 128 queries, module 12 skips blocks that the causal rule hides: a prompt of 512 takes 128² · (1 + 2 + 3 + 4) = 163,840 products, not 512² = 262,144.) About 4 lines each.
 """
 
 
@@ -116,7 +116,7 @@ def projected_tokens(prompt: int, new: int, cached: bool) -> int:
 
 
 def attention_scores(prompt: int, new: int, cached: bool) -> int:
-    """How many query-key products one head of one layer computes in the same generation."""
+    """How many query-key products one head of one layer needs for it, every query against every key."""
     ### BEGIN SOLUTION
     lengths = range(prompt, prompt + new)
     if cached:
@@ -127,7 +127,7 @@ def attention_scores(prompt: int, new: int, cached: bool) -> int:
 
 # %% [markdown]
 """
-Three tokens from a prompt of one: the steps read 1, 2 and 3 tokens. Check the four numbers by hand before you run the cell.
+Generate three tokens from a prompt of one: the steps read 1, 2 and 3 tokens. Work out the four numbers by hand before you run the cell.
 """
 
 # %%
@@ -163,7 +163,7 @@ for prompt, new in ((1, 1), (1, 40), (7, 1), (7, 12), (100, 3)):
 """
 ## 2. See what never changes
 
-Why may we skip the old tokens at all? Look at the keys of layer 1 while the text grows from 5 to 6 tokens. To catch them we put an observer in front of the layer, the way module 03 allows.
+Why may we skip the old tokens at all? Look at the keys of layer 1 as the text grows from 5 to 6 tokens. To catch them we put an observer in front of the layer, with `wrap` from module 03.
 """
 
 
@@ -189,9 +189,9 @@ short.shape, longer.shape, float(np.abs(longer[:, :, :5] - short).max())
 
 # %% [markdown]
 """
-The first five keys are the same to the last bits. Nothing that came later could reach them: a causal model lets information flow forwards only, so what a token computes in any layer depends on the tokens up to itself, and those do not change.
+The first five keys are the same, up to rounding. Nothing that came later could reach them: in a causal model information flows only forwards, so what a token computes in any layer depends on the tokens up to and including itself, and those do not change.
 
-**Question (5 points).** We are going to keep keys and values and throw the queries away. Why are old queries never needed again? And why would the same trick be wrong for an encoder without a causal mask? Answer in three or four sentences.
+**Question (5 points).** We are going to keep the keys and values and discard the queries. Why are old queries never needed again? And why would the same trick be wrong for an encoder without a causal mask? Answer in three or four sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-why-not-queries", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -201,11 +201,11 @@ Your answer here.
 
 # %% [markdown]
 """
-## 3. What it weighs
+## 3. How large it is
 
-For each layer we keep two arrays, keys and values, and each holds one vector of `head_dim` numbers for each row of the batch, each head and each position. Arrange it as (B, H, max_seq_len, D): the keys of one head then lie one after the other in memory, which is how attention reads them.
+For each layer we keep two arrays, keys and values. Each holds one vector of `head_dim` numbers for each row of the batch, each head and each position. Their shape is (B, H, max_seq_len, D), so that the keys of one head lie next to each other in memory, in the order in which attention reads them.
 
-**Task (6 points).** Write `cache_bytes`: two arrays for each of L layers, of B · H · max_seq_len · D numbers each. `dtype` says how many bytes a number has. Pure arithmetic, nothing is allocated; about 2 lines. In models with grouped-query attention H is the number of *key and value* heads.
+**Task (6 points).** Write `cache_bytes`: two arrays for each of L layers, of B · H · max_seq_len · D numbers each. `dtype` determines how many bytes a number takes. This is pure arithmetic, and nothing is allocated; about 2 lines. In models with grouped-query attention, H is the number of *key and value* heads.
 """
 
 
@@ -227,7 +227,7 @@ def cache_bytes(
 
 # %% [markdown]
 """
-GPT-2 small has 12 layers of 12 heads, 64 wide, and a context of 1024 (Radford et al. 2019). In float32 its cache weighs 75.5 MB (here and everywhere, MB means 10⁶ bytes). Does yours?
+GPT-2 small has 12 layers of 12 heads of width 64, and a context of 1,024 tokens. In float32 its cache takes 75.5 MB (in this course, 1 MB is 10⁶ bytes). Do you get the same?
 """
 
 # %%
@@ -254,42 +254,42 @@ for dtype in (np.float16, np.float32, np.float64):
 """
 ## 4. The cache
 
-Four decisions, each of which somebody got wrong before.
+The design rests on four decisions.
 
-**Allocate once.** Appending with `np.concatenate` copies everything that is already there at every token. We take room for `max_seq_len` tokens at the start and write into it. The zeros cost little: most systems hand out the pages when they are first touched.
+**Allocate once.** Appending with `np.concatenate` copies everything that is already there at every token. (The default cache of the transformers library does just that, and can afford to: it needs no length in advance, and as long as the cache is small beside the weights, copying it takes little of a step that reads them all.) We reserve room for `max_seq_len` tokens at the start and write into it. The unused zeros cost little, since most systems hand out memory pages only when they are first touched.
 
 **Positions live in the cache, and nowhere else.** `seq_pos` is the number of committed tokens, and therefore the position of the next one.
 
-**Write first, commit once.** Within one step every layer writes its keys at the *same* positions. If each layer's `update` moved `seq_pos`, layer 1 would write after layer 0. So `update` writes and shows, and `advance` commits when all layers have written. It has a second advantage: a step that fails half way has committed nothing.
+**Write first, commit once.** Within one step every layer writes its keys at the *same* positions. If each layer's `update` moved `seq_pos`, layer 1 would write after layer 0. So `update` writes and returns, and `advance` commits once all layers have written. This has a second advantage: a step that fails half way has committed nothing.
 
-**Check before you write.** NumPy broadcasts one head into four without a word and counts negative layers from the end. A cache that checks costs microseconds; a cache that does not costs an afternoon.
+**Check before you write.** NumPy silently broadcasts one head into four and counts negative layers from the end. The checks cost microseconds; without them, a wrong shape shows up much later as wrong text.
 
-What these decisions ask of a cache can be written down before there is one. `Cache` is a *protocol*: whatever has these methods is a cache, yours, those of modules 17 to 19, or one that a stranger wrote; nobody has to inherit from anything. Two exceptions belong to it. A cache that has no room raises `CacheFull`, so that a caller can tell a full cache from a mistake in the program; and if the room is a pool that it shares with others, `PoolFull`: it may have some later.
+What these decisions demand of a cache can be written down before there is one. `Cache` is a *protocol*: whatever has these methods is a cache, whether it is yours, one from modules 17 to 19, or written by someone else, and no class has to be inherited. Two exceptions belong to it. A cache that has no room raises `CacheFull`, so that the caller can tell a full cache from a mistake in the program. If the room is a pool shared with other caches, it raises `PoolFull`, which means that there may be room later.
 """
 
 
 # %%
 #| export
 class CacheFull(ValueError):
-    """A cache has no room for what was to be written. Nothing was changed."""
+    """A cache has no room for the new tokens. Nothing was changed."""
 
 
 class PoolFull(CacheFull):
-    """A pool that several caches share has nothing left now; when one of them gives back, it may have."""
+    """A pool shared by several caches is used up for now; there may be room when one of them frees some."""
 
 
 @runtime_checkable
 class Cache(Protocol):
-    """What is a cache: these methods, and three that it may have besides. No class has to be inherited.
+    """A cache has these methods, and may have three more. No class has to be inherited.
 
     After any error a cache is as it was: everything that can fail is done before the first committed number
-    changes. Bad input is a ValueError (TypeError for a wrong type) in one sentence with its numbers; want of
-    room is a CacheFull, or a PoolFull if it may pass.
-    May be there besides:
+    changes. Bad input raises ValueError (TypeError for a wrong type), in one sentence with the numbers. Lack
+    of room raises CacheFull, or PoolFull if there may be room later.
+    Optional methods:
     attend(query, key, value, layer_idx, mask=None) -> Tensor: attention through this cache, called by
         `attention_with_cache` instead of `update` and the attention of module 12;
-    reserve(num_tokens): make sure, before a pass, that so many more tokens will find room;
-    close(): give all memory back; what is called afterwards may refuse.
+    reserve(num_tokens): make sure, before a pass, that there is room for this many more tokens;
+    close(): give all memory back; methods called afterwards may raise.
     """
 
     batch_size: int
@@ -301,22 +301,22 @@ class Cache(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything that is kept."""
+        """Bytes of all storage."""
 
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, T, D) new keys and values at seq_pos.. -> all that they see. Nothing is committed."""
+        """(B, H, T, D) new keys and values at seq_pos.. -> all that is visible. Nothing is committed."""
 
     def get(self, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """-> the committed keys and values that the next token sees."""
+        """-> the committed keys and values that are visible to the next token."""
 
     def advance(self, num_tokens: int = 1) -> None:
         """Commit. ValueError for more tokens than every layer has written."""
 
     def truncate(self, seq_pos: int) -> None:
-        """Rewind to seq_pos tokens. What was written and not committed is forgotten, too."""
+        """Rewind to seq_pos tokens. What was written but not committed is forgotten, too."""
 
     def reset(self, batch_size: int | None = None) -> None:
-        """Start over, for another batch_size if asked."""
+        """Start over, for another batch_size if one is given."""
 
     def get_memory_usage(self) -> dict:
         """-> total_mb, per_layer_mb, used_mb, utilization, cache_tensors, total_elements, bytes_per_token."""
@@ -324,30 +324,40 @@ class Cache(Protocol):
 
 # %% [markdown]
 """
-The work has two halves. Sizes, checks and positions are the same whatever the numbers are stored in: they go into `CacheBase`, on which modules 17 to 19 build as well. The storage is `KVCache`'s. In both, much is given, two pictures among it, one for the terminal and one for the notebook. The methods below are yours; each is graded by itself, so you can leave one and go on.
+The work has two halves. Sizes, checks and positions do not depend on how the numbers are stored; they go into `CacheBase`, on which modules 17 to 19 build as well. The storage belongs to `KVCache`. Much of both is given, including how a cache prints itself in the terminal and in the notebook. The methods below are yours. Each is graded separately, so you can skip one and go on.
 
-`self.written` notes for each layer up to which position it has been written. Whenever `seq_pos` moves, what was written beyond it counts as forgotten: the setter, given, sees to that.
+`self.written` records, for each layer, up to which position it has been written. A step of two tokens after three, in a cache of two layers, goes like this:
 
-**Task, `check_new` (8 points).** Turn key and value into arrays (`as_array`) and raise before anything is written: `TypeError` if `layer_idx` is not a whole number (`self.check_layer`, given, does that, and the next); `ValueError` if it is outside 0 to L - 1; if the two shapes differ; if they are not (B, H, T, D) with this cache's B, H and D; if T is 0; `CacheFull` if `seq_pos + T` goes beyond `max_seq_len`. Say both numbers each time. Last, `self.check_numbers(key, value)`, given, refuses what the storage could not hold. Return the two arrays. About 13 lines.
+| call | `written` | `seq_pos` |
+|---|---|---|
+| (three tokens are committed) | [3, 3] | 3 |
+| `update(0, ...)` with T = 2 | [5, 3] | 3 |
+| `update(1, ...)` with T = 2 | [5, 5] | 3 |
+| `advance(2)` | [5, 5] | 5 |
+| `truncate(4)` | [4, 4] | 4 |
 
-**Task, `advance` (4 points).** Commit `num_tokens`, at least 1. `ValueError` if that is beyond what *every* layer has written, and then nothing changes: whoever commits what nobody wrote shows the keys of the text that lay there before. About 6 lines.
+Whenever `seq_pos` is set, the setter, which is given, sets every entry of `written` to the same number: what was written beyond it is forgotten.
 
-**Task, `truncate` and `reset` (6 points).** Forget the newest tokens, so that `seq_pos` tokens are left; `ValueError` if there are not so many. Nothing needs to be erased: what lies beyond `seq_pos` is invisible and will be written over. `reset` starts over in the same storage; the branch for another batch size is given.
+**Task, `check_new` (8 points).** Turn key and value into arrays (`as_array`) and raise before anything is written: `TypeError` if `layer_idx` is not a whole number, `ValueError` if it is outside 0 to L - 1 (`self.check_layer`, given, does both); `ValueError` if the two shapes differ, if they are not (B, H, T, D) with this cache's B, H and D, or if T is 0; `CacheFull` if `seq_pos + T` exceeds `max_seq_len`. Name both numbers each time. Finally, `self.check_numbers(key, value)`, given, refuses numbers that the storage cannot hold. Return the two arrays. About 13 lines.
 
-**Task, `get_memory_usage` (5 points).** Count from the real arrays (`self.arrays()`; `array.nbytes`, `array.size`), not from the formula: then the formula and the arrays can be held against each other. `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). There is storage for `self.capacity` tokens of each row, which here is max_seq_len; a cache that keeps fewer is full when they are, however long the text. About 10 lines.
+**Task, `advance` (4 points).** Commit `num_tokens`, at least 1. Raise `ValueError` if that is more than *every* layer has written, and change nothing then: committing positions that were not written would expose the keys of an earlier text. About 6 lines.
+
+**Task, `truncate` and `reset` (6 points).** `truncate` forgets the newest tokens, so that `seq_pos` tokens are left; it raises `ValueError` if there are fewer (`self.check_kept`, given). Nothing needs to be erased: what lies beyond `seq_pos` is invisible and will be overwritten. `reset` starts over in the same storage; the branch for another batch size is given.
+
+**Task, `get_memory_usage` (5 points).** Count from the real arrays (`self.arrays()`; `array.nbytes`, `array.size`), not from the formula, so that the two can be checked against each other. Return `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). There is storage for `self.capacity` tokens of each row; here that is max_seq_len. A cache that keeps fewer tokens than the text has is full, with utilization 1, once its storage is. About 10 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "cache-base", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class CacheBase:
-    """What caches of any storage have in common: sizes, checks, and what is committed.
+    """What caches with any kind of storage have in common: sizes, checks, and what is committed.
 
     seq_pos: tokens committed so far, which is the position of the next one.
-    written: for each layer, up to which position it has been written; `update` says so.
-    A subclass calls `super().__init__` and then its own `allocate`, and brings
+    written: for each layer, up to which position it has been written; set by `update`.
+    A subclass calls `super().__init__` and then its own `allocate`, and provides
     `allocate()`: make new arrays for batch_size rows; `arrays()` -> list of all arrays that it keeps;
-    `update`, `get`, and, where its storage asks for it, `truncate`, `reset`, `attend`, `capacity`.
+    `update`, `get`, and, where its storage needs it, `truncate`, `reset`, `attend`, `capacity`.
     Raises ValueError if a size is not positive, TypeError if it is not a whole number or dtype not a float.
     """
 
@@ -379,7 +389,7 @@ class CacheBase:
 
     @property
     def seq_pos(self) -> int:
-        """Tokens committed so far. Moving it forgets what was written and not committed."""
+        """Tokens committed so far. Setting it forgets what was written but not committed."""
         return self._seq_pos
 
     @seq_pos.setter
@@ -388,7 +398,7 @@ class CacheBase:
         self._seq_pos, self.written = position, [position] * self.num_layers  # both or, interrupted, neither
 
     def check_layer(self, layer_idx: int) -> int:
-        """-> layer_idx. Raises TypeError if it is not a whole number, ValueError for no such layer."""
+        """-> layer_idx. Raises TypeError if it is not an integer, ValueError if there is no such layer."""
         if whole_number("layer_idx", layer_idx, 0) >= self.num_layers:
             raise ValueError(f"layer_idx {layer_idx} is outside 0 to {self.num_layers - 1}")
         return int(layer_idx)
@@ -396,12 +406,12 @@ class CacheBase:
     def check_numbers(self, *arrays: np.ndarray) -> None:
         """Raises ValueError for a number that does not fit into a narrower dtype, or is nan.
 
-        float32 in a float32 cache is not looked at: it comes back as it went in.
+        float32 numbers in a float32 cache are not checked: they come back as they went in.
         """
         for array in arrays:
             if not np.can_cast(array.dtype, self.dtype):
                 largest = np.abs(array).max()
-                if not largest <= np.finfo(self.dtype).max:  # nan, too, is not
+                if not largest <= np.finfo(self.dtype).max:  # catches nan too
                     raise ValueError(
                         f"the new tokens hold a {largest}, {self.dtype} numbers go up to "
                         f"{np.finfo(self.dtype).max:.6g}"
@@ -411,7 +421,7 @@ class CacheBase:
         """-> key and value as arrays, (B, H, T, D) each.
 
         Raises TypeError if layer_idx is not a whole number or the arrays do not hold numbers; ValueError if
-        there is no such layer, a shape is not (B, H, T >= 1, D), the two differ, or a number does not go into
+        there is no such layer, a shape is not (B, H, T >= 1, D), the two differ, or a number does not fit
         the dtype; CacheFull if seq_pos + T exceeds max_seq_len.
         """
         ### BEGIN SOLUTION
@@ -444,11 +454,11 @@ class CacheBase:
         return stop
 
     def reserve(self, num_tokens: int) -> None:
-        """Make sure that the next `num_tokens` find room. Raises CacheFull, with nothing changed."""
+        """Make sure that there is room for `num_tokens` more. Raises CacheFull, with nothing changed."""
         self.check_room(num_tokens)
 
     def check_kept(self, seq_pos: int) -> int:
-        """-> seq_pos. Raises ValueError if fewer tokens than that are committed, TypeError for no number."""
+        """-> seq_pos. Raises ValueError if fewer tokens are committed, TypeError if it is not an integer."""
         if whole_number("seq_pos", seq_pos, 0) > self.seq_pos:
             raise ValueError(f"cannot keep {seq_pos} tokens, only {self.seq_pos} are committed")
         return int(seq_pos)
@@ -472,7 +482,7 @@ class CacheBase:
         ### END SOLUTION
 
     def reset(self, batch_size: int | None = None) -> None:
-        """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
+        """Start over with an empty cache. The storage is kept unless another batch_size is given."""
         if batch_size is not None and whole_number("batch_size", batch_size, 1) != self.batch_size:
             return self.resize(batch_size)
         ### BEGIN SOLUTION
@@ -480,7 +490,7 @@ class CacheBase:
         ### END SOLUTION
 
     def resize(self, batch_size: int) -> None:
-        """An empty cache for batch_size rows; if there is no memory for it, this one stays as it was."""
+        """Become an empty cache for batch_size rows; if there is no memory for it, stay unchanged."""
         fresh = copy(self)
         fresh.batch_size = int(batch_size)
         fresh.allocate()
@@ -488,18 +498,18 @@ class CacheBase:
         self.__dict__ = fresh.__dict__
 
     def dump(self) -> dict:
-        """-> {name: array}, of which `fill` makes the same cache again."""
+        """-> {name: array}, from which `fill` restores the cache."""
         pairs = ((i, *self.get(i)) for i in range(self.num_layers))
         return {f"{name}_{i}": x.data for i, *pair in pairs for name, x in zip("kv", pair, strict=True)}
 
     def fill(self, seq_pos: int, kept: dict) -> None:
-        """An empty cache takes what `dump` gave. Raises as `update`; then it is still empty."""
+        """Restore into an empty cache what `dump` returned. Raises as `update`, and is still empty then."""
         for i in range(self.num_layers):
             self.update(i, kept[f"k_{i}"], kept[f"v_{i}"])
         self.advance(seq_pos)
 
     def take_arrays(self, kept: dict) -> None:
-        """Copy array_0, array_1, ... into the arrays of the cache. ValueError if they are of other shapes."""
+        """Copy array_0, array_1, ... into the arrays of the cache. ValueError if shape or dtype differs."""
         arrays = self.arrays()
         for i, array in enumerate(arrays):
             new = kept[f"array_{i}"]
@@ -512,7 +522,7 @@ class CacheBase:
 
     @property
     def capacity(self) -> int:
-        """Tokens of one row for which there is storage."""
+        """How many tokens of one row there is storage for."""
         return self.max_seq_len
 
     @property
@@ -547,7 +557,7 @@ class CacheBase:
         )
 
     def _repr_html_(self):
-        """A bar for each layer: what is filled, and the bytes."""
+        """A bar for each layer, showing how much is filled, and its size."""
         filled = 240 * min(1, self.seq_pos / max(1, self.capacity))
         layer_mb = self.nbytes / 1e6 / self.num_layers
         bars = "".join(
@@ -563,18 +573,18 @@ class CacheBase:
 
 # %% [markdown]
 """
-And the storage.
+Now the storage.
 
-**Task, `update` (10 points).** First `self.check_new`, which gives key and value as arrays. Then write the T new keys and values *in place* at positions seq_pos … seq_pos + T, and return views of everything now visible, (B, H, seq_pos + T, D). `self.view` makes them. `seq_pos` does not move; when both are written, `self.written[layer_idx]` is the position behind the last of them. About 6 lines.
+**Task, `update` (10 points).** First call `self.check_new`, which returns key and value as arrays. Then write the T new keys and values *in place* at positions seq_pos to seq_pos + T - 1, and return views of everything now visible, (B, H, seq_pos + T, D); `self.view` makes them. `seq_pos` does not move. When both are written, set `self.written[layer_idx]` to seq_pos + T. About 6 lines.
 
-**Task, `get` (5 points).** Views of what is committed, (B, H, seq_pos, D), after the check of the layer number (`self.check_layer`). Two lines.
+**Task, `get` (5 points).** Check the layer number (`self.check_layer`) and return views of what is committed, (B, H, seq_pos, D). Two lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "kv-cache", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class KVCache(CacheBase):
-    """The keys and values of every token so far, for every layer, in arrays that are allocated once.
+    """The keys and values of all tokens so far, for every layer, in arrays that are allocated once.
 
     caches: list over layers of (key, value) Tensors, each (B, H, max_seq_len, D).
     """
@@ -604,14 +614,14 @@ class KVCache(CacheBase):
         return [x.data for pair in self.caches for x in pair]
 
     def view(self, layer_idx: int, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without a copy."""
+        """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without copying."""
         key, value = self.caches[layer_idx]
         return wrap_result(key.data[:, :, :num_tokens]), wrap_result(value.data[:, :, :num_tokens])
 
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values -> views of all that is now visible, (B, H, seq_pos + T, D) each.
 
-        Written in place at positions seq_pos to seq_pos + T; seq_pos does not move. Raises as `check_new`.
+        Written in place from position seq_pos on; seq_pos does not move. Raises as `check_new`.
         """
         ### BEGIN SOLUTION
         key, value = self.check_new(layer_idx, key, value)
@@ -633,18 +643,13 @@ class KVCache(CacheBase):
 
 # %% [markdown]
 """
-Two layers, room for eight tokens. We write a prompt of three, commit it, and then one token more that we do not commit. Which numbers will the look at layer 0 show, and where is the 7?
+Take two layers with room for eight tokens. We write a prompt of three, commit it, and then write one more token to layer 0 without committing it. Which numbers will you see in the storage of layer 0, and which of them does `get` return?
 """
 
 
 # %%
-def tiny_cache():
-    """Two rows, room for 8 tokens, 2 layers, 1 head of 1 number: small enough to print."""
-    return KVCache(batch_size=1, max_seq_len=8, num_layers=2, num_heads=1, head_dim=1)
-
-
 def show_cache():
-    cache = tiny_cache()
+    cache = KVCache(batch_size=1, max_seq_len=8, num_layers=2, num_heads=1, head_dim=1)
     prompt = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1)
     for layer_idx in range(2):
         cache.update(layer_idx, prompt, -prompt)
@@ -658,7 +663,7 @@ show_cache()
 
 # %% [markdown]
 """
-The tests below look at one method each. So that they do not depend on the other methods, they set `seq_pos`, `written` and the storage by hand, and `Unchecked` is your cache with a `check_new` that checks nothing.
+Each test below checks one method. To be independent of the other methods, they set `seq_pos`, `written` and the storage by hand, and `Unchecked` is your cache with a `check_new` that checks nothing.
 """
 
 
@@ -669,7 +674,7 @@ class Unchecked(KVCache):
 
 
 class OnlyLayers(KVCache):
-    """Your cache with a check_new that knows which layers there are."""
+    """Your cache with a check_new that checks only the layer number."""
 
     def check_new(self, layer_idx, key, value):
         if layer_idx not in range(3):
@@ -678,7 +683,7 @@ class OnlyLayers(KVCache):
 
 
 def numbered_cache(kind=KVCache, seq_pos=0, **sizes):
-    """A cache of odd sizes whose storage holds a different number everywhere."""
+    """A cache of different sizes along each axis, with a different number in every place."""
     sizes = {"batch_size": 2, "max_seq_len": 7, "num_layers": 3, "num_heads": 4, "head_dim": 5, **sizes}
     cache = kind(**sizes)
     for i, pair in enumerate(cache.caches):
@@ -707,12 +712,12 @@ cache = numbered_cache(seq_pos=4)
 key, value = random_pair(3)
 checked = cache.check_new(2, Tensor(key), value)
 assert type(checked[0]) is np.ndarray and np.array_equal(checked[0], key), (
-    "a Tensor of good shape should come back as its array"
+    "a Tensor of the right shape should come back as its array"
 )
 assert np.array_equal(checked[1], value), "the second array should be the value"
 for layer_idx in (3, -1):
     assert isinstance(error_of(cache.check_new, layer_idx, key, value), ValueError), (
-        f"layer {layer_idx} of 3 is no layer"
+        f"there is no layer {layer_idx} among 3 layers"
     )
 assert isinstance(error_of(cache.check_new, 1.0, key, value), TypeError), (
     "layer 1.0 is not a whole number: TypeError"
@@ -727,7 +732,7 @@ four_new = random_pair(4)
 too_long = error_of(cache.check_new, 0, *four_new)
 assert isinstance(too_long, CacheFull), f"4 tokens after 4 do not fit into 7: a CacheFull, not {too_long!r}"
 assert "7" in str(too_long) and ("8" in str(too_long) or "4" in str(too_long)), (
-    f"say both numbers; yours says: {too_long}"
+    f"name both numbers; your message is: {too_long}"
 )
 
 
@@ -797,7 +802,7 @@ assert np.shares_memory(keys.data, cache.caches[1][0].data), (
     "the keys should be a view of the storage, yours are a copy"
 )
 assert cache.seq_pos == 2, f"update writes, advance commits: seq_pos should stay 2, yours is {cache.seq_pos}"
-assert cache.written == [2, 5, 2], f"layer 1 is written up to position 5, the others up to 2: {cache.written}"
+assert cache.written == [2, 5, 2], f"written should be [2, 5, 2] after layer 1, yours is {cache.written}"
 ### BEGIN HIDDEN TESTS
 for layer_idx, (old_key, old_value) in enumerate(before):
     for old, new, store in (
@@ -819,13 +824,13 @@ assert np.array_equal(values.data, cache.caches[1][1].data[:, :, :5]) and np.sha
 assert keys.dtype == np.float32 and len(keys.shape) == 4
 for layer_idx in (-1, -3, 3):
     assert isinstance(error_of(numbered_cache(OnlyLayers).update, layer_idx, key, value), ValueError), (
-        f"layer {layer_idx} of 3 is no layer: check_new should see the number as it came"
+        f"there is no layer {layer_idx} among 3: pass the number to check_new as it came"
     )
 key_before = key.copy()
 cache.update(1, key, value)
 assert np.array_equal(key, key_before), "the new keys themselves must not change"
 assert np.array_equal(cache.caches[1][0].data[:, :, 2:5], key), (
-    "the same step written twice lands in the same place"
+    "the same step written twice should land in the same place"
 )
 cache.update(2, *random_pair(5, seed=1))
 assert np.array_equal(cache.caches[2][0].data[:, :, 2:], random_pair(5, seed=1)[0]), (
@@ -844,7 +849,7 @@ assert np.array_equal(values.data, cache.caches[2][1].data[:, :, :3]), (
     "get(2) should show the values of layer 2"
 )
 assert np.shares_memory(keys.data, cache.caches[2][0].data), "get should not copy"
-assert isinstance(error_of(cache.get, -1), ValueError), "layer -1 is no layer"
+assert isinstance(error_of(cache.get, -1), ValueError), "there is no layer -1"
 ### BEGIN HIDDEN TESTS
 assert np.shares_memory(values.data, cache.caches[2][1].data) and cache.seq_pos == 3
 assert isinstance(error_of(cache.get, 3), ValueError) and isinstance(error_of(cache.get, "0"), TypeError)
@@ -866,7 +871,7 @@ cache = numbered_cache(seq_pos=2)
 cache.written = [6, 4, 6]
 error = error_of(cache.advance, 3)
 assert isinstance(error, ValueError), "layer 1 is written up to 4: 3 tokens after 2 cannot be committed"
-assert any(number in str(error) for number in "345"), f"say the numbers; yours says: {error}"
+assert any(number in str(error) for number in "345"), f"name the numbers; your message is: {error}"
 assert cache.seq_pos == 2 and cache.written == [6, 4, 6], "after an error the cache is as it was"
 ### BEGIN HIDDEN TESTS
 cache.advance(2)
@@ -957,18 +962,18 @@ for B, S, L, H, D, dtype, used in (
 """
 ## 5. Attend through the cache
 
-The new tokens' queries meet all visible keys, old and new. The T queries are the *last* T of S = seq_pos + T positions, which is just what `scaled_dot_product_attention(..., causal=True)` of module 12 means. A single new token sees everything, itself included, so it needs no mask at all; a prompt, or a chunk of one, needs the triangle that starts at the right place.
+The queries of the new tokens meet all visible keys, old and new. The T queries are the *last* T of S = seq_pos + T positions, which is exactly what `causal=True` means in module 12. A single new token sees everything, itself included, so it needs no mask at all; a prompt, or a chunk of one, needs a triangle that starts in the right place.
 
-A caller may bring a mask of its own, added on top of the causal rule: to hide padding, say. It is either a whole square (max_seq_len, max_seq_len), of which rows seq_pos … seq_pos + T and columns 0 … S apply now, or something that broadcasts to (B, H, T, S).
+A caller may add a mask on top of the causal rule, for example to hide padding. It is either a whole square (max_seq_len, max_seq_len), of which rows seq_pos to S - 1 and columns 0 to S - 1 apply now, or an array that broadcasts to (B, H, T, S).
 
-**Task (12 points).** Write `attention_with_cache`. The two checks come first, since `update` writes: the query must have the key's shape, but for an axis of groups that module 12 allows (`check_query`, given), and the mask must fit (`fit_mask`, given). Then update, then attend over what `update` returned. Two lines are given; about 4 are yours.
+**Task (12 points).** Write `attention_with_cache`. Both checks come before `update`, since `update` writes. The query must have the key's shape, except for the axis of groups that module 12 allows (`check_query`; the call is given), and the mask must fit (`fit_mask`, given; call it if there is a mask). Then, without recording gradients, update the cache and attend over what `update` returned. About 4 lines.
 """
 
 
 # %%
 #| export
 def check_query(query: tuple, key: tuple) -> None:
-    """Raises ValueError unless both shapes are (B, H, T, D), or the query's (B, H, G, T, D) with a group.
+    """Raises ValueError unless both shapes are (B, H, T, D), or the query's is (B, H, G, T, D) with a group.
 
     What attention would refuse later is refused here, before the cache is written.
     """
@@ -978,11 +983,11 @@ def check_query(query: tuple, key: tuple) -> None:
 
 
 def fit_mask(mask: ArrayLike | None, cache: CacheBase, query_shape: tuple) -> np.ndarray:
-    """An additive mask -> the part of it that concerns the new tokens, broadcastable to the scores.
+    """An additive mask -> the part of it that applies to the new tokens, broadcastable to the scores.
 
     mask: (max_seq_len, max_seq_len), or broadcastable to (B, H, T, S). S = seq_pos + T. The scores of a query
         (B, H, G, T, D) are (B, H, G, T, S), and the mask is the same for the whole group.
-    Raises ValueError if it fits neither, TypeError if it does not hold floats.
+    Raises ValueError if its shape is neither, TypeError if it does not hold floats.
     """
     mask = as_array(mask)
     if mask.dtype.kind != "f":
@@ -1007,14 +1012,14 @@ def fit_mask(mask: ArrayLike | None, cache: CacheBase, query_shape: tuple) -> np
 def attention_with_cache(
     query: Tensor, key: Tensor, value: Tensor, cache: CacheBase, layer_idx: int, mask: ArrayLike | None = None
 ) -> Tensor:
-    """(B, H, T, D) each -> (B, H, T, D): new tokens attend, causally, to all in the cache and to themselves.
+    """(B, H, T, D) each -> (B, H, T, D): new tokens attend, causally, to the cache and to themselves.
 
-    A query (B, H, G, T, D), in which G share each key, gives (B, H, G, T, D).
-    Writes key and value at seq_pos to seq_pos + T and does not commit. Nothing is recorded for gradients.
+    A query (B, H, G, T, D), in which G queries share each key, gives (B, H, G, T, D).
+    Writes key and value from seq_pos on and does not commit. Nothing is recorded for gradients.
     mask: additive, on top of the causal rule: (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
         S = seq_pos + T.
-    A cache may bring an `attend` of its own, with these arguments but its own place; it is called instead.
-    Raises ValueError if the shapes of query, key and mask do not fit, and what the cache raises;
+    If the cache has a method `attend(query, key, value, layer_idx, mask)`, that is called instead.
+    Raises ValueError if the shapes of query, key and mask do not fit, and whatever the cache raises;
     nothing is written then.
     """
     query = query if isinstance(query, Tensor) else Tensor(query)
@@ -1033,13 +1038,13 @@ def attention_with_cache(
 
 # %% [markdown]
 """
-To test it without your `KVCache` we need another cache. `ListCache` keeps the pieces in a list and glues them together whenever it is asked: slow, and too simple to be wrong. Anything with these methods is a cache. `attend_slowly` is the definition of attention in loops.
+To test it without your `KVCache`, we need another cache. `ListCache` keeps the pieces in a list and joins them whenever it is asked: that is slow, but simple enough to trust. `attend_slowly` is the definition of attention, in loops.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "attention-instruments", "locked": true, "schema_version": 3, "solution": false}
 class ListCache:
-    """A cache that appends and glues: the slow oracle."""
+    """A cache that appends and concatenates: the slow oracle."""
 
     def __init__(self, batch_size=2, max_seq_len=9, num_layers=3, num_heads=4, head_dim=5):
         self.batch_size, self.max_seq_len, self.num_layers = batch_size, max_seq_len, num_layers
@@ -1093,7 +1098,7 @@ def random_qkv(T, seed):
 
 # %% [markdown]
 """
-A first look: one head of one number, two old tokens with values 10 and 20, and a new token with value 60. All keys are equal, so the new token takes a third of each.
+A first example: one head of width 1, two old tokens with values 10 and 20, and a new token with value 60. All keys are equal, so the new token takes a third of each value. What does it get?
 """
 
 
@@ -1122,10 +1127,10 @@ for start, stop in ((0, 3), (3, 4), (4, 7)):
         f"tokens {start} to {stop - 1}: wrong by up to {np.abs(out.data - want).max():.3g}; "
         "does each see itself and everything before it, and nothing after?"
     )
-    assert cache.seq_pos == start, "attention does not commit; the model does, when all layers are through"
+    assert cache.seq_pos == start, "attention does not commit; the model does, once all layers have written"
     cache.advance(stop - start)
 assert all(step[0] != "update" or step[1] == 1 for step in cache.log), (
-    "layer 1 was asked for, another was written"
+    "layer 1 was asked for, but another one was written"
 )
 for group in (np.stack([query, 2 * query, -query], axis=2), query[:, :, None]):
     cache, G = ListCache(), group.shape[2]
@@ -1138,7 +1143,7 @@ for group in (np.stack([query, 2 * query, -query], axis=2), query[:, :, None]):
         for g in range(G):
             want = attend_slowly(group[:, :, g, part], key[:, :, :stop], value[:, :, :stop], start)
             wrong = np.abs(out.data[:, :, g] - want).max()
-            assert wrong < 1e-5, f"query {g} of the {G} that share a key: wrong by up to {wrong:.3g}"
+            assert wrong < 1e-5, f"query {g} of {G} that share a key is wrong by up to {wrong:.3g}"
         cache.advance(stop - start)
 ### BEGIN HIDDEN TESTS
 square = np.triu(np.full((9, 9), -2.0, np.float32)) + np.random.default_rng(5).normal(size=(9, 9)).astype(
@@ -1149,7 +1154,7 @@ for start, stop in ((0, 2), (2, 6)):
     part = slice(start, stop)
     out = attention_with_cache(query[:, :, part], key[:, :, part], value[:, :, part], cache, 0, mask=square)
     want = attend_slowly(query[:, :, part], key[:, :, :stop], value[:, :, :stop], start, square[part, :stop])
-    assert np.allclose(out.data, want, atol=1e-5), "rows seq_pos.. and columns ..S of a square mask apply"
+    assert np.allclose(out.data, want, atol=1e-5), "of a square mask, rows seq_pos.. and columns ..S apply"
     cache.advance(stop - start)
 hide = np.zeros((2, 1, 1, 7), np.float32)
 hide[1, :, :, 0] = -np.inf
@@ -1180,7 +1185,7 @@ assert out.dtype == np.float32, f"float32 in, float32 out; yours is {out.dtype}"
 
 # %% [markdown]
 """
-With that, a cache-aware attention layer is the layer of module 12 with one line changed: it splits and projects as before, attends through the cache if it is given one, and merges as before.
+With that, an attention layer that uses a cache is the layer of module 12 with one line changed: it projects and splits as before, attends through the cache if it is given one, and merges as before.
 
 **Task (4 points).** Write its `forward`. With `cache=None` it is plain causal attention, `super().forward`. `self.project` and `self.merge` are inherited. About 4 lines.
 """
@@ -1189,7 +1194,7 @@ With that, a cache-aware attention layer is the layer of module 12 with one line
 # %% nbgrader={"grade": false, "grade_id": "cached-multi-head-attention", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class CachedMultiHeadAttention(MultiHeadAttention):
-    """Causal multi-head attention that can look back into a cache."""
+    """Causal multi-head attention that can attend through a cache."""
 
     def __init__(self, embed_dim: int, num_heads: int, *, rng: np.random.Generator | int | None = None):
         super().__init__(embed_dim, num_heads, causal=True, rng=rng)
@@ -1216,7 +1221,7 @@ def slow_attention_with_cache(query, key, value, cache, layer_idx, mask=None):
 
 @contextmanager
 def slow_attention():
-    """Inside the block `attention_with_cache` is the slow oracle, so that a layer is tested without yours."""
+    """In this block `attention_with_cache` is the slow oracle, so that layers are tested without yours."""
     names = globals()
     yours = names.get("attention_with_cache")  # None if its cell is not valid Python
     names["attention_with_cache"] = slow_attention_with_cache
@@ -1263,11 +1268,11 @@ assert np.allclose(layer(Tensor(x), mask=bias).data, plain(Tensor(x), bias).data
 """
 ## 6. Put it in front of a finished model
 
-The GPT of module 13 knows nothing of caches, and it stays so. We use two doors that it already has: `wrap` (module 03) puts a call of ours in front of a method of *one object*, and `hidden_states(tokens, start_pos)` lets a text begin at another position than 0.
+The GPT of module 13 knows nothing about caches, and we leave it that way. We use two things that it already offers: `wrap` (module 03) puts a call of ours in front of a method of *one object*, and `hidden_states(tokens, start_pos)` lets a text begin at a position other than 0.
 
-One object per layer stands in front of that layer's attention and holds that layer's number. It has to be an object (or an argument): a function defined in a loop would look up the loop variable when it is *called*, and then every layer would be the last.
+One object per layer stands in front of that layer's attention and holds that layer's number. It has to be an object (or a bound argument): a function defined in a loop would look up the loop variable when it is *called*, and every layer would then write as the last one.
 
-**Task, `CachedLayer.forward` (4 points).** `inner` is what would have run without us. While the model is training, the cache steps aside: call it. Else project, attend through the cache, merge, with the functions of `self.attention`. In models of a later kind an attention is told more than x and a mask, namely where its tokens stand; whatever comes, by place or by name, `*where, **named`, is handed on to `inner` or to `project`. About 4 lines.
+**Task, `CachedLayer.forward` (4 points).** `inner` is what would have run without us. While the model is training, the cache steps aside: call `inner` and return its result. Otherwise project, attend through the cache, and merge, with the methods of `self.attention`. In later models (module 16), attention is given more than x and a mask, namely the positions of its tokens. Pass on `*where, **named` to `inner` or to `project`. About 4 lines.
 """
 
 
@@ -1284,7 +1289,7 @@ class CachedLayer:
     ) -> Tensor:
         """(B, T, C) new tokens -> (B, T, C), through the cache unless the model is training.
 
-        where, named: what else the attention is called with; it is for `project`.
+        where, named: further arguments of the attention, for `project`.
         """
         ### BEGIN SOLUTION
         if self.model.training:
@@ -1303,7 +1308,7 @@ layer = CachedLayer(fake_model, attention, cache, 1)
 with slow_attention():
     for start, stop in ((0, 1), (1, 5), (5, 6)):
         out = layer.forward(never, Tensor(x[:, start:stop]))
-        assert out is not None, "outside training the layer should not call what was there before"
+        assert out is not None, "outside training, the layer should not call inner"
         assert np.allclose(out.data, whole[:, start:stop], atol=1e-5), (
             f"tokens {start} to {stop - 1} differ from the whole text's"
         )
@@ -1311,7 +1316,7 @@ with slow_attention():
 fake_model.training, log = True, list(cache.log)
 out = layer.forward(lambda x, mask=None: "inner was called", Tensor(x))
 assert out == "inner was called" and cache.log == log, (
-    "in training the original runs and the cache does not change"
+    "in training, the original runs and the cache does not change"
 )
 ### BEGIN HIDDEN TESTS
 fake_model.training, seen = False, []
@@ -1346,31 +1351,31 @@ fake_model.training = True
 layer.forward(lambda *given, **named: seen.append((given, named)), "x", "mask")
 layer.forward(lambda *given, **named: seen.append((given, named)), "x", None, "where", by_name=1)
 assert [given for given, _ in seen] == [("x", "mask"), ("x", None, "where")], (
-    "in training, all that comes goes to the original"
+    "in training, all arguments go to the original"
 )
-assert seen[1][1] == {"by_name": 1}, "what comes by name goes on by name"
+assert seen[1][1] == {"by_name": 1}, "keyword arguments are passed on as keyword arguments"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-The second object stands in front of the model itself. It tells the model where the new tokens stand, and it commits them.
+The second object stands in front of the model itself. It tells the model at which position the new tokens begin, and commits them.
 
-**Task, `CachedModel.hidden_states` (7 points).** In training, call `inner(tokens)` and nothing else. Else: let `self.prepare(tokens)` check the tokens (given; it also makes room for another batch size while the cache is empty), run `inner(tokens, start_pos=...)` at the cache's position without recording gradients, then commit all T tokens at once with `self.commit`, then return. If `inner` fails, nothing may be committed: the order does that. About 6 lines.
+**Task, `CachedModel.hidden_states` (7 points).** In training, return `inner(tokens)` and do nothing else. Otherwise, let `self.prepare(tokens)` check the tokens and return them as an array (given; while the cache is empty, it also adapts it to another batch size). Run `inner(tokens, start_pos=...)` at the cache's position without recording gradients, then commit all T tokens at once with `self.commit`, and return what `inner` returned. In this order, nothing is committed if `inner` fails. About 6 lines.
 
-`commit` is given: it advances the cache. But `model(tokens)` is `hidden_states` *and* `logits`, and if there is no memory for the logits, the caller gets an error and should find the cache as it was. So in front of `forward` and `next_logits` stands `whole`, also given: while it runs, `commit` waits for its end.
+`commit`, which is given, advances the cache. But `model(tokens)` computes `hidden_states` *and then* `logits`, and if there is no memory for the logits, the caller gets an error and should find the cache as it was. So `whole`, also given, stands in front of `forward` and `next_logits`: while it runs, `commit` waits until it is done.
 
-**Task, `CachedModel.decoder` (4 points).** `generate` calls it at the start of a new text. In training, call `inner(batch_size, num_tokens)`. Else let `self.start_over(batch_size, num_tokens)` empty the cache, and return `self.model.next_logits`: it takes only the tokens that it has not seen, since our `hidden_states` stands in front of it. About 4 lines.
+**Task, `CachedModel.decoder` (4 points).** `generate` calls it at the start of a new text. In training, return `inner(batch_size, num_tokens)`. Otherwise, let `self.start_over(batch_size, num_tokens)` empty the cache, and return `self.model.next_logits`: it needs only the tokens that it has not seen, since our `hidden_states` stands in front of it. About 4 lines.
 """
 
 
 # %%
 #| export
 class Weights:
-    """The weights of a model, to notice that a filled cache is read by another model, or after a change.
+    """A sample of a model's weights, to notice that a filled cache was read with different ones.
 
-    One number from the middle of each parameter is looked at: a step of an optimizer, or other weights from a
-    file, change nearly all of them, and to look at two hundred takes some microseconds. A change that leaves
-    all of these as they were is not noticed; parameters that are added later are not looked at.
+    The sample is one number from the middle of each parameter. A step of an optimizer, or loading other
+    weights, changes nearly all of them, and reading two hundred takes only microseconds. A change that leaves
+    all of them as they were is not noticed; parameters that are added later are not sampled.
     """
 
     def __init__(self, model: LanguageModel):
@@ -1378,13 +1383,13 @@ class Weights:
         self.middles = [(p, p.data.size // 2) for p in parameters]
 
     def sample(self) -> tuple:
-        """-> the numbers, as they are now."""
+        """-> the sampled numbers, as they are now."""
         return tuple([p.data.item(middle) for p, middle in self.middles])
 
     def check(self, cache: CacheBase, now: tuple | None = None) -> None:
-        """Before a pass: note the weights in an empty cache; ValueError if a filled one has others.
+        """Before a pass: note the weights in an empty cache; ValueError if a filled one was read with others.
 
-        now: what `sample` has just given, for several caches.
+        now: what `sample` has just returned, if several caches are checked.
         """
         now = self.sample() if now is None else now
         if cache.seq_pos == 0:
@@ -1397,24 +1402,24 @@ class Weights:
 
 
 def note_text(cache: CacheBase, tokens: ArrayLike) -> None:
-    """Note in the cache, before they are committed, which tokens (B, T) come next: for `known_text`."""
+    """Note in the cache which tokens (B, T) come next, before they are committed, for `known_text`."""
     text = getattr(cache, "text", [])
     if PADDED.get() is not None:  # what a row holds depends on its padding too
         cache.text = []
-    elif len(text) >= cache.seq_pos:  # else somebody has filled it without a word
+    elif len(text) >= cache.seq_pos:  # otherwise the cache was filled without noting the text
         cache.text = text
         del text[cache.seq_pos :]
         text.extend(np.asarray(tokens).T.tolist())
 
 
 def known_text(cache: CacheBase) -> list | None:
-    """-> the ids of the committed tokens, a list of B for each position, or None if nobody noted them."""
+    """-> the ids of the committed tokens, a list of B for each position, or None if they were not noted."""
     text = getattr(cache, "text", [])
     return text[: cache.seq_pos] if len(text) >= cache.seq_pos else None
 
 
 def forget_rest(cache: CacheBase) -> None:
-    """After a pass that failed: what was written and not committed is forgotten, its memory given back."""
+    """After a pass that failed: forget what was written but not committed, and free its memory."""
     if hasattr(cache, "truncate"):
         cache.truncate(cache.seq_pos)
 
@@ -1424,13 +1429,13 @@ def forget_rest(cache: CacheBase) -> None:
 class CachedModel:
     """Stands in front of a finished language model, and holds what was put in front of its layers.
 
-    fixed_batch: the cache was made by somebody else and keeps its batch size.
+    fixed_batch: the cache was passed in by the caller and keeps its batch size.
     """
 
     def __init__(self, model: LanguageModel, cache: CacheBase, fixed_batch: bool):
         self.model, self.cache, self.fixed_batch = model, cache, fixed_batch
         self.weights = Weights(model)
-        self.waiting: int | None = None  # the tokens that `commit` has to wait with, while a whole pass runs
+        self.waiting: int | None = None  # tokens to commit at the end, while a whole pass runs
         self.wraps = [(model, name, getattr(self, name)) for name in ("hidden_states", "logits", "decoder")]
         self.wraps += [(model, name, self.whole) for name in ("forward", "next_logits")]
         for layer_idx, block in enumerate(model.blocks):
@@ -1438,7 +1443,7 @@ class CachedModel:
             self.wraps.append((block.attention, "forward", layer.forward))
 
     def set_batch(self, batch_size: int) -> None:
-        """Give the empty cache another batch size. Raises ValueError if it is not empty or not ours."""
+        """Give the empty cache another batch size. ValueError if it is not empty or its size is fixed."""
         rows = getattr(self.cache, "batch_size", batch_size)
         if rows == batch_size:
             return
@@ -1449,9 +1454,9 @@ class CachedModel:
         self.cache.reset(batch_size)
 
     def prepare(self, tokens: ArrayLike) -> np.ndarray:
-        """Tokens in any form -> (B, T) ints, the cache's batch size.
+        """Tokens in any form -> (B, T) ints, with the cache's batch size.
 
-        Raises ValueError or TypeError, also for a cache that was filled with other weights.
+        Raises ValueError or TypeError, also if the cache was filled with other weights.
         """
         tokens = check_tokens(tokens, self.model.vocab_size)
         self.set_batch(len(tokens))
@@ -1468,7 +1473,7 @@ class CachedModel:
         self.cache.advance(num_tokens)
 
     def whole(self, inner: Callable, tokens: ArrayLike) -> Any:
-        """`forward` and `next_logits`: what was read is committed when the logits are there."""
+        """`forward` and `next_logits`: commit what was read once the logits are computed."""
         if self.model.training:
             return inner(tokens)
         try:
@@ -1481,12 +1486,12 @@ class CachedModel:
             raise
 
     def finish(self) -> None:
-        """The pass is over: commit what waits."""
+        """The pass is over: commit what is waiting."""
         num_tokens, self.waiting = self.waiting, None
         self.commit(num_tokens)
 
     def check_room(self, num_tokens: int) -> None:
-        """Raises ValueError if num_tokens, the last of which is never fed, are too many for the cache."""
+        """Raises ValueError if num_tokens, the last of which is never fed in, are too many for the cache."""
         room = getattr(self.cache, "max_seq_len", num_tokens)
         if num_tokens - 1 > room:
             raise ValueError(
@@ -1494,20 +1499,20 @@ class CachedModel:
             )
 
     def start_over(self, batch_size: int, num_tokens: int) -> None:
-        """Empty the cache for num_tokens, the last of which is never fed. Raises ValueError if too small."""
+        """Empty the cache for num_tokens, the last of which is never fed in. ValueError if too small."""
         self.check_room(num_tokens)
         self.cache.reset()
         self.set_batch(batch_size)
 
     def logits(self, inner: Callable, hidden: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, V), as the model does it, and with the cache nothing is recorded."""
+        """(B, T, C) -> (B, T, V), as the model does it; outside training, nothing is recorded."""
         if self.model.training:
             return inner(hidden)
         with no_grad():
             return inner(hidden)
 
     def hidden_states(self, inner: Callable, tokens: ArrayLike) -> Tensor:
-        """(B, T) new tokens -> (B, T, C), at the cache's position; they are committed."""
+        """(B, T) new tokens -> (B, T, C), from the cache's position on; they are committed."""
         ### BEGIN SOLUTION
         if self.model.training:
             return inner(tokens)
@@ -1530,7 +1535,7 @@ class CachedModel:
 
 # %% nbgrader={"grade": false, "grade_id": "model-instruments", "locked": true, "schema_version": 3, "solution": false}
 def in_front_of_fake(training=False, fails=False):
-    """Your CachedModel in front of a model that only writes down how it is called."""
+    """Your CachedModel in front of a model that only records how it is called."""
     model = SimpleNamespace(
         training=training, vocab_size=10, blocks=[], next_logits=lambda tokens: f"the logits after {tokens}"
     )
@@ -1560,7 +1565,7 @@ front, cache, inner, calls = in_front_of_fake(training=True)
 cache.seq_pos = 5
 front.hidden_states(inner, "anything")
 assert calls == [("anything", 0, 5)] and cache.log == [], (
-    "in training the original runs as if nobody stood in front"
+    "in training, the original runs as if nothing stood in front of it"
 )
 ### BEGIN HIDDEN TESTS
 front, cache, inner, calls = in_front_of_fake(fails=True)
@@ -1577,7 +1582,7 @@ assert [step for step in cache.log if step[0] == "advance"] == [
     ("advance", 4),
     ("advance", 1),
     ("advance", 2),
-], "one commit a step"
+], "one commit per step"
 assert (
     isinstance(error_of(front.hidden_states, inner, np.full((2, 1), 10)), ValueError) and len(calls) == 3
 ), "token 10 of 10 is refused first"
@@ -1608,13 +1613,13 @@ def original_decoder(batch_size, num_tokens):
 decoder = front.decoder(original_decoder, 2, 9)
 assert callable(decoder) and decoder("these") == "the logits after these", "return the model's next_logits"
 assert cache.seq_pos == 0, "a new text starts with an empty cache"
-assert asked == [], "outside training the original decoder is not needed"
+assert asked == [], "outside training, the original decoder is not needed"
 front, cache, _, _ = in_front_of_fake(training=True)
 cache.seq_pos = 5
 assert front.decoder(original_decoder, 2, 9) == "the original's decoder" and asked == [(2, 9)], (
     "in training, call the original with both numbers"
 )
-assert cache.seq_pos == 5 and cache.log == [], "in training the cache does not change"
+assert cache.seq_pos == 5 and cache.log == [], "in training, the cache does not change"
 ### BEGIN HIDDEN TESTS
 front, cache, _, _ = in_front_of_fake()
 front.decoder(original_decoder, 6, 10)
@@ -1626,16 +1631,16 @@ assert isinstance(error_of(front.decoder, original_decoder, 2, 11), ValueError),
 
 # %% [markdown]
 """
-Now the two switches. They are given: one loop puts everything in place, one takes everything off again, and afterwards no object holds a trace.
+Now the two switches, which are given. One loop puts everything in place; another removes it again and leaves no trace in any object.
 
-With `reuse=True` a text that begins like the one in the cache goes on from there: the same instructions before every question, or a conversation that has grown by a turn. Your `CachedModel` empties the cache for each text; `ReusingModel` compares the tokens first, rewinds to the last one that both texts have, and reads the rest. At least the last token of the prompt is always read, since its logits are wanted.
+With `reuse=True`, a text that begins like the one in the cache continues from there: the same instructions before every question, say, or a conversation that has grown by a turn. Your `CachedModel` empties the cache for each text. `ReusingModel` first compares the tokens, rewinds to the end of what both texts have in common, and reads the rest. It always reads at least the last token of the prompt, because its logits are needed.
 """
 
 
 # %%
 #| export
 class ReusingModel(CachedModel):
-    """A CachedModel for which a new text goes on from what it has in common with the one in the cache."""
+    """A CachedModel for which a new text continues from what it has in common with the one in the cache."""
 
     def decoder(self, inner: Callable, batch_size: int, num_tokens: int) -> Callable:
         """-> next_logits for a text of at most num_tokens tokens; its first call takes the whole prompt."""
@@ -1653,20 +1658,20 @@ class ReusingModel(CachedModel):
         return next_logits
 
     def rest_of(self, tokens: ArrayLike, num_tokens: int) -> np.ndarray:
-        """A prompt (B, T) -> what the cache does not hold of it; what it holds besides is forgotten."""
+        """A prompt (B, T) -> the part that the cache does not hold; the cache keeps only the other part."""
         tokens = check_tokens(tokens, self.model.vocab_size)
         kept = self.in_common(tokens)
         try:
             if kept:
                 self.cache.truncate(kept)
-        except ValueError:  # of a window that has written over what it would need
+        except ValueError:  # from a window that has overwritten what it would need
             kept = 0
         if not kept:
             self.start_over(len(tokens), num_tokens)
         return tokens[:, kept:]
 
     def in_common(self, tokens: np.ndarray) -> int:
-        """-> how many of the first tokens, never all, the cache holds, read with the weights of now."""
+        """-> how many of the first tokens, never all, the cache holds, read with the present weights."""
         if PADDED.get() is not None or getattr(self.cache, "weights", None) != self.weights.sample():
             return 0
         pairs = zip(known_text(self.cache) or [], tokens[:, :-1].T.tolist(), strict=False)
@@ -1687,11 +1692,11 @@ def enable_kv_cache(model: Any, cache: CacheBase | None = None, *, reuse: bool =
     """Now `model(tokens)` takes only new tokens, at positions seq_pos.., and `generate` uses the cache.
 
     model: a language model with `blocks`, each with an `attention` that can `project` and `merge`; the cache
-        holds its num_kv_heads if it names them, else its num_heads.
+        holds its num_kv_heads heads if it has that attribute, else its num_heads.
     cache: anything with KVCache's methods; by default a KVCache of the model's sizes, for any batch size.
-    reuse: `generate` reads only what its prompt has not in common with the text in the cache.
+    reuse: `generate` reads only the part of its prompt that is not already in the cache.
     Returns the cache, which is also model._kv_cache. Enabling again starts over with a new cache.
-    Raises TypeError if the model is no such model, ValueError if the sizes of model and cache differ.
+    Raises TypeError if the model is not such a model, ValueError if the sizes of model and cache differ.
     """
     if not all(hasattr(model, name) for name in ("blocks", "hidden_states", "logits", "decoder", "wrap")):
         raise TypeError(f"a cache needs a language model with blocks, got {type(model).__name__}")
@@ -1710,7 +1715,7 @@ def enable_kv_cache(model: Any, cache: CacheBase | None = None, *, reuse: bool =
 
 
 def disable_kv_cache(model: Any) -> None:
-    """Take the cache off again; every object is as before. Nothing happens if there is none."""
+    """Remove the cache; every object is as before. Does nothing if there is no cache."""
     if not getattr(model, "_cache_enabled", False):
         return
     for module, method, wrapper in model._cached_model.wraps:
@@ -1720,7 +1725,7 @@ def disable_kv_cache(model: Any) -> None:
 
 # %% [markdown]
 """
-**Task (4 points).** `generate_with_cache` is for somebody who wants one cached answer and no lasting change. If the model has a cache already, `model.generate` uses it. Else enable, generate, and disable again, also when generating fails (`try … finally`). About 7 lines.
+**Task (4 points).** `generate_with_cache` generates once with a cache and changes nothing for good. If the model already has a cache, call `model.generate`, which uses it. Otherwise enable, generate, and disable again, even if generating fails (`try … finally`). About 7 lines.
 """
 
 
@@ -1757,7 +1762,7 @@ def generate_with_cache(
 
 # %% nbgrader={"grade": true, "grade_id": "test-generate-with-cache", "locked": true, "points": 4, "schema_version": 3, "solution": false}
 class SpyGPT(GPT):
-    """A GPT that writes down how generate is called."""
+    """A GPT that records how generate is called."""
 
     def generate(
         self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, stop_token=None
@@ -1776,7 +1781,7 @@ assert generate_with_cache(spy, "prompt", 5, temperature=0, stop_token=3) == "to
 )
 assert calls[0][:2] == ("prompt", 5) and calls[0][3], "generate should run while the cache is enabled"
 assert calls[0][2].items() >= {"temperature": 0, "stop_token": 3}.items(), (
-    f"the settings should arrive; yours: {calls[0][2]}"
+    f"the options should be passed on; yours are {calls[0][2]}"
 )
 assert vars(spy) == before, f"no trace should be left; there is {set(vars(spy)) - set(before)}"
 ### BEGIN HIDDEN TESTS
@@ -1784,7 +1789,7 @@ try:
     generate_with_cache(spy, "prompt", 13)
 except FloatingPointError:
     pass
-assert len(calls) == 2 and vars(spy) == before, "no trace either when generating fails"
+assert len(calls) == 2 and vars(spy) == before, "no trace should be left when generating fails, either"
 mine = enable_kv_cache(spy)
 generate_with_cache(spy, "prompt", 4, top_k=2, top_p=0.5, rng="rng")
 assert len(calls) == 3 and spy._kv_cache is mine, "a cache that was there before stays"
@@ -1794,16 +1799,16 @@ disable_kv_cache(spy)
 
 # %% [markdown]
 """
-### Another day
+### Saving a cache
 
-A prompt that took a minute to read need not be read again tomorrow. `save_cache` writes what a cache holds, with the tokens and a sample of the weights that it belongs to, into one file; `load_cache` puts it into an empty cache of the same kind, and a text goes on. Given.
+A prompt that took a minute to read need not be read again tomorrow. `save_cache`, given, writes what a cache holds into one file, along with its tokens and the sample of the weights. `load_cache`, given, loads it into an empty cache of the same kind, and the text can continue.
 """
 
 
 # %%
 #| export
 def save_cache(cache: CacheBase, path: str | Path) -> None:
-    """Write what a cache holds into a file of NumPy arrays (npz, no pickle), whole or not at all.
+    """Write what a cache holds into a file of NumPy arrays (npz, no pickle), completely or not at all.
 
     Raises ValueError for an empty cache and TypeError for one without `dump`.
     """
@@ -1824,10 +1829,10 @@ def save_cache(cache: CacheBase, path: str | Path) -> None:
 
 
 def load_cache(cache: CacheBase, path: str | Path) -> None:
-    """An empty cache takes what was saved from one of the same kind and sizes; the text goes on from there.
+    """Load into an empty cache what was saved from one of the same kind and sizes; the text continues there.
 
-    A model whose weights are not those that had filled it, refuses it. Raises FileNotFoundError; ValueError
-    for a file that holds no cache, or another one, and for a cache that is not empty; then it is as it was.
+    A model whose weights are not those that filled it will refuse it. Raises FileNotFoundError; ValueError if
+    the file is not a cache of this kind and these sizes, or `cache` is not empty; it is then unchanged.
     """
     if cache.seq_pos:
         raise ValueError(f"only an empty cache can be loaded, this one holds {cache.seq_pos} tokens")
@@ -1836,7 +1841,7 @@ def load_cache(cache: CacheBase, path: str | Path) -> None:
     try:
         kept, facts = load_arrays(path)
         kind, sizes, seq_pos = facts["kind"], facts["sizes"], facts["seq_pos"]
-    except (ValueError, KeyError) as error:  # damaged, or of something else
+    except (ValueError, KeyError) as error:  # damaged, or not a cache
         raise ValueError(f"{path} is not a saved cache: {error}") from None
     if (kind, sizes) != (type(cache).__name__, sizes_of(cache)):
         raise ValueError(
@@ -1861,13 +1866,13 @@ def sizes_of(cache: CacheBase) -> list:
 """
 ## 7. Prove it equal
 
-A cache that is fast and slightly wrong is worse than none. The claim is: the same logits, up to rounding, however the text is cut into calls, and the same greedy tokens. Here is a batch of three, cut in four ways.
+A cache that is fast and slightly wrong is worse than none. The claim is that the logits are the same, up to rounding, however the text is split into calls, and that the greedy tokens are the same. Here is a batch of three texts, split in four ways.
 """
 
 
 # %%
 def largest_difference(tokens, cuts):
-    """How far the cached logits of `tokens`, fed in pieces, are from those of one uncached call."""
+    """How far the cached logits of `tokens`, read in pieces, are from those of one uncached call."""
     whole = model(tokens).data
     cache = enable_kv_cache(model)
     pieces = [model(piece).data for piece in np.split(tokens, cuts, axis=1)]
@@ -1891,9 +1896,9 @@ prove_equal()
 
 # %% [markdown]
 """
-The differences are rounding: a sum of the same float32 numbers in another order. They stay far below 1e-4, the bound that the course promises, and the tokens are identical.
+The differences are rounding: the same float32 numbers are summed in a different order. They stay far below 1e-4, the bound that the course promises, and the tokens are identical.
 
-And rows of different lengths? `generate` of module 13 moves the padding to the front of each row, so that all rows end at the same column, and stands in front of the position embedding and of the blocks. Your cache stands in front of `hidden_states` and of each attention, so the two do not meet, in whatever order they were put on. The pad columns are cached like all others: `seq_pos` stays one number for the whole batch, and the mask that comes in through the blocks, as wide as everything visible, hides them at every step. Below, three rows of 3, 10 and 7 tokens: with the cache and without it, padded on either side, and each row alone.
+And rows of different lengths? `generate` of module 13 moves the padding to the front of each row, so that all rows end at the same column, and wraps the position embedding and the blocks. Your cache wraps `hidden_states` and each attention, so the two do not interfere, whichever was enabled first. The pad columns are cached like all others: `seq_pos` stays one number for the whole batch, and the mask that comes in through the blocks, as wide as everything visible, hides them at every step. Below are three rows of 3, 10 and 7 tokens, with and without the cache, padded on either side, and each row alone.
 """
 
 
@@ -1916,7 +1921,7 @@ prove_ragged()
 
 # %% [markdown]
 """
-The last number is the price: a third of the cache's prompt columns are padding, computed once and then read at every step for nothing. Systems that serve many texts at once avoid it (section 10).
+The last number is the cost: a third of the prompt's entries in the cache are padding, computed once and then read in vain at every step. Systems that serve many texts at once avoid this (section 10).
 
 ## 8. Measure again
 """
@@ -1931,7 +1936,10 @@ def seconds_to_generate(new):
 
 
 def speedups(lengths=(10, 50, 200)):
-    return {n: round(plain / cached, 1) for n in lengths for plain, cached in [seconds_to_generate(n)]}
+    """-> for each length, the measured factor and the ratio of the projected tokens."""
+    counted = {n: projected_tokens(1, n, False) / projected_tokens(1, n, True) for n in lengths}
+    times = {n: seconds_to_generate(n) for n in lengths}
+    return {n: (round(times[n][0] / times[n][1], 1), counted[n]) for n in lengths}
 
 
 speedups()
@@ -1957,17 +1965,9 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-Without the cache the mean price of a token grows with the length; with it the curve is nearly flat. Compare the measured factors with the counts of section 1: if a step cost only what it projects, the factor for n tokens would be (n + 1) / 2.
-"""
+Without the cache, the mean cost of a token grows with the length; with it, the curve is nearly flat. Compare the two numbers for each length above: if the time depended only on the number of tokens projected, the factor for n tokens would be (n + 1) / 2. The measured factors are smaller, as you should expect. A matrix product with 200 rows does not take 200 times as long as one with a single row: the single row has to read the same weights from memory and does little with them, so each of many rows costs less. And every step pays for Python, cached or not. (n + 1) / 2 is a ratio of operations, not a speed-up.
 
-# %%
-{n: projected_tokens(1, n, False) / projected_tokens(1, n, True) for n in (10, 50, 200)}
-
-# %% [markdown]
-"""
-The measured factors are smaller, and they should be. A matrix product with 200 rows does not take 200 times as long as one with a single row: the single row has to stream the same weights from memory and does little with them, so many rows are cheaper *each*. And every step pays for Python, cached or not. Whoever quotes (n + 1) / 2 as a speed-up has counted and not measured.
-
-**Question (5 points).** With the cache, which grows faster with the length of the text: the time that one more token takes, or the memory? At what point would you expect the time of one token to stop being nearly flat, and what is then being read from memory that was not before? Three or four sentences; use the counts.
+**Question (5 points).** With the cache, which grows faster with the length of the text: the time that one more token takes, or the memory? At what length would you expect the time of one token to stop being nearly flat, and what takes up most of the reading from memory then? Three or four sentences; use the counts.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-growth", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1977,25 +1977,25 @@ Your answer here.
 
 # %% [markdown]
 """
-## 9. The price: memory
+## 9. The cost: memory
 
-The cache trades memory for time. How much memory? The sizes below are published: GPT-2 and GPT-3 in their papers (Radford et al. 2019, table 2; Brown et al. 2020, arXiv:2005.14165, table 2.1), Llama 2 7B in arXiv:2307.09288 (table 1; its layers and heads are those of LLaMA 7B, arXiv:2302.13971, table 2), Mistral 7B in arXiv:2310.06825 (table 1), Llama 3 8B in arXiv:2407.21783 (table 3), SmolLM2-135M in its config.json. Parameters are rounded. The other columns are computed. Weights and cache are both counted in float16, two bytes a number, as such models are usually served.
+The cache trades memory for time. How much memory? The sizes below are published: GPT-2's layers and width by Radford et al. 2019 (table 2) and its heads in the hparams.json that was released with the weights; GPT-3 by Brown et al. 2020, arXiv:2005.14165 (table 2.1); Llama 2 7B in arXiv:2307.09288 (table 1; its layers and heads are those of LLaMA 7B, arXiv:2302.13971, table 2); Llama 3.1 8B in arXiv:2407.21783 (table 3; its context is in its config.json); Mistral 7B in arXiv:2310.06825 (table 1); SmolLM2-135M in its config.json. Mistral has a window: no layer looks back further than 4,096 tokens, so its cache never needs to hold more, although its context is longer. Parameters are rounded, and the other columns are computed. Weights and cache are both counted in float16, two bytes a number, as such models are usually served.
 """
 
 # %%
-# name: (parameters, layers, key/value heads, head_dim, context)
+# name: (parameters, layers, key/value heads, head_dim, most tokens that one text keeps in the cache)
 published = {
     "GPT-2 small": (124e6, 12, 12, 64, 1024),
     "GPT-3": (175e9, 96, 96, 128, 2048),
     "Llama 2 7B": (6.7e9, 32, 32, 128, 4096),
-    "Llama 3 8B": (8.0e9, 32, 8, 128, 8192),
-    "Mistral 7B": (7.2e9, 32, 8, 128, 8192),
+    "Llama 3.1 8B": (8.0e9, 32, 8, 128, 131_072),
+    "Mistral 7B": (7.2e9, 32, 8, 128, 4096),
     "SmolLM2-135M": (135e6, 30, 3, 64, 8192),
 }
 
 
 def memory_table():
-    rows = [f"{'model':14}{'kB/token':>10}{'context':>9}{'cache GB':>10}{'weights GB':>12}{'break-even':>12}"]
+    rows = [f"{'model':14}{'kB/token':>10}{'tokens':>9}{'cache GB':>10}{'weights GB':>12}{'break-even':>12}"]
     for name, (parameters, layers, heads, head_dim, context) in published.items():
         per_token = cache_bytes(1, 1, layers, heads, head_dim, np.float16)
         weights = parameters * 2
@@ -2025,11 +2025,11 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-The last column is the break-even in memory: with that many tokens, over all conversations that are served at once, the cache is as large as the model. For Llama 2 7B that is about 25,000 tokens, six full conversations. Its successor keeps a quarter of the heads for keys and values and gets to four times as many.
+The last column is the break-even in memory: with that many tokens, over all conversations that are served at once, the cache is as large as the model. For Llama 2 7B that is about 25,600 tokens, a little over six full conversations. Llama 3.1 8B keeps a quarter of the heads for keys and values and reaches 4.8 times as many tokens. But its context is 32 times as long, and a single text that fills it takes 17.2 GB, more than the 16 GB of weights.
 
-And the break-even in time? The first token gains nothing, since the prompt has to be read either way. From the second on the cache saves everything but one token's work, and it pays for itself at once; the cell above shows the factor at ten tokens. A cache does not pay when only one token is wanted: for a classifier, or to score a given text.
+And the break-even in time? The first token gains nothing, since the prompt has to be read either way. From the second token on, the cache saves all but one token's work; the factors in section 8 show it from ten tokens on. A cache gains nothing when only one token is needed, as in a classifier, or when a given text is scored.
 
-**Question (5 points).** A service runs Llama 3 8B in float16 on a card with 80 GB, and a conversation takes 4,000 tokens. How many conversations fit at once beside the weights? Name two ways to get more onto the card and what each of them costs.
+**Question (5 points).** A service runs Llama 3.1 8B in float16 on a card with 80 GB, and a conversation takes 4,000 tokens. How many conversations fit at once beside the weights? Name two ways to get more onto the card and what each of them costs.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-serving", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -2041,22 +2041,22 @@ Your answer here.
 """
 ## 10. What production systems add
 
-Your cache is complete: batches, prefill in one call, chunks, rewind, any model with the same doors. Systems that serve thousands add, each for a reason that you have just computed:
+Your cache is complete: it takes batches, a prefill in one call or in chunks, rewinds, and any model with the same methods. Systems that serve thousands of texts add more, each for a reason that you have just computed:
 
-- **fewer key and value heads**: multi-query (Shazeer 2019, arXiv:1911.02150) and grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) divide the bytes per token;
-- **a window**: keep the newest tokens and a few of the first, and memory stays fixed (Xiao et al. 2023, arXiv:2309.17453);
-- **fewer bits**: keys and values in int8 or int4 (Liu et al. 2024, arXiv:2402.02750, with what it does to quality);
-- **pages**: blocks of a few tokens from a common pool, so that short conversations do not reserve long rooms, and equal beginnings are stored once (Kwon et al. 2023, arXiv:2309.06180);
-- **continuous batching**: requests join and leave a running batch at every token (Yu et al. 2022, Orca).
+- **fewer key and value heads**: multi-query (Shazeer 2019, arXiv:1911.02150) and grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245; module 16) divide the bytes per token. Latent attention (DeepSeek-V2, arXiv:2405.04434) instead keeps one short vector per token, from which the keys and values of all heads are computed. Neighbouring layers can share keys and values as well (Brandon et al. 2024, arXiv:2405.12981);
+- **a window**: keep the newest tokens and a few of the first, and memory stays fixed (Xiao et al. 2023, arXiv:2309.17453; module 17);
+- **fewer bits**: keys and values in 4 bits (Sheng et al. 2023, arXiv:2303.06865) or in 2 (Liu et al. 2024, arXiv:2402.02750); module 18 does it in 8 and 4;
+- **pages**: blocks of a few tokens from a shared pool, so that short conversations do not reserve room for long ones, and equal beginnings are stored once (Kwon et al. 2023, arXiv:2309.06180; module 19);
+- **continuous batching**: requests join and leave a running batch at every step (Yu et al. 2022, Orca; module 20).
 
 You can now
 
-- say what a whole generation costs with and without a cache, and keep the three costs apart;
-- write a cache that is exact for any batch, any split of the prompt, after a rewind and after an error;
-- attach it to a model that you did not write, and take it off;
-- compute its bytes for any published model.
+- say what a whole generation costs with and without a cache, for the projections and for attention;
+- write a cache that is exact for any batch and any split of the prompt, after a rewind and after an error;
+- attach it to a model that you did not write, and remove it;
+- compute its size for any published model.
 
-**Exercises.** (1) Speculative decoding guesses three tokens with a small model and lets the large one check them in one call. Which two methods of your cache does it need for a wrong guess? Write the loop. (2) `np.concatenate` in `update` instead of writing in place: measure what it costs per token at 100, 1,000 and 4,000 tokens, and explain the slope.
+**Exercises.** (1) In speculative decoding, a small model guesses three tokens and the large one checks them in one call (greedily: a guess is right if it is the large model's own most likely token). Write the loop. Which method of your cache does the large model need when the second guess is wrong, with which argument, and how many tokens has the call gained? (2) Replace the writing in place in `update` by `np.concatenate`, measure what a token costs at 100, 1,000 and 4,000 tokens, and explain the slope.
 
-The next door: run `milestones/05_2017_transformer/vaswani_chatgpt.py`, and a model that this course trained talks through the cache that you have just written.
+Next: run `milestones/05_2017_transformer/vaswani_chatgpt.py`, where a model that this course trained talks through the cache you have just written.
 """

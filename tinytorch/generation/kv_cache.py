@@ -31,7 +31,7 @@ def projected_tokens(prompt: int, new: int, cached: bool) -> int:
 
 
 def attention_scores(prompt: int, new: int, cached: bool) -> int:
-    """How many query-key products one head of one layer computes in the same generation."""
+    """How many query-key products one head of one layer needs for it, every query against every key."""
     lengths = range(prompt, prompt + new)
     if cached:
         return prompt * prompt + sum(lengths[1:])
@@ -51,25 +51,25 @@ def cache_bytes(
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-24
 class CacheFull(ValueError):
-    """A cache has no room for what was to be written. Nothing was changed."""
+    """A cache has no room for the new tokens. Nothing was changed."""
 
 
 class PoolFull(CacheFull):
-    """A pool that several caches share has nothing left now; when one of them gives back, it may have."""
+    """A pool shared by several caches is used up for now; there may be room when one of them frees some."""
 
 
 @runtime_checkable
 class Cache(Protocol):
-    """What is a cache: these methods, and three that it may have besides. No class has to be inherited.
+    """A cache has these methods, and may have three more. No class has to be inherited.
 
     After any error a cache is as it was: everything that can fail is done before the first committed number
-    changes. Bad input is a ValueError (TypeError for a wrong type) in one sentence with its numbers; want of
-    room is a CacheFull, or a PoolFull if it may pass.
-    May be there besides:
+    changes. Bad input raises ValueError (TypeError for a wrong type), in one sentence with the numbers. Lack
+    of room raises CacheFull, or PoolFull if there may be room later.
+    Optional methods:
     attend(query, key, value, layer_idx, mask=None) -> Tensor: attention through this cache, called by
         `attention_with_cache` instead of `update` and the attention of module 12;
-    reserve(num_tokens): make sure, before a pass, that so many more tokens will find room;
-    close(): give all memory back; what is called afterwards may refuse.
+    reserve(num_tokens): make sure, before a pass, that there is room for this many more tokens;
+    close(): give all memory back; methods called afterwards may raise.
     """
 
     batch_size: int
@@ -81,35 +81,35 @@ class Cache(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything that is kept."""
+        """Bytes of all storage."""
 
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, T, D) new keys and values at seq_pos.. -> all that they see. Nothing is committed."""
+        """(B, H, T, D) new keys and values at seq_pos.. -> all that is visible. Nothing is committed."""
 
     def get(self, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """-> the committed keys and values that the next token sees."""
+        """-> the committed keys and values that are visible to the next token."""
 
     def advance(self, num_tokens: int = 1) -> None:
         """Commit. ValueError for more tokens than every layer has written."""
 
     def truncate(self, seq_pos: int) -> None:
-        """Rewind to seq_pos tokens. What was written and not committed is forgotten, too."""
+        """Rewind to seq_pos tokens. What was written but not committed is forgotten, too."""
 
     def reset(self, batch_size: int | None = None) -> None:
-        """Start over, for another batch_size if asked."""
+        """Start over, for another batch_size if one is given."""
 
     def get_memory_usage(self) -> dict:
         """-> total_mb, per_layer_mb, used_mb, utilization, cache_tensors, total_elements, bytes_per_token."""
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cache-base
 class CacheBase:
-    """What caches of any storage have in common: sizes, checks, and what is committed.
+    """What caches with any kind of storage have in common: sizes, checks, and what is committed.
 
     seq_pos: tokens committed so far, which is the position of the next one.
-    written: for each layer, up to which position it has been written; `update` says so.
-    A subclass calls `super().__init__` and then its own `allocate`, and brings
+    written: for each layer, up to which position it has been written; set by `update`.
+    A subclass calls `super().__init__` and then its own `allocate`, and provides
     `allocate()`: make new arrays for batch_size rows; `arrays()` -> list of all arrays that it keeps;
-    `update`, `get`, and, where its storage asks for it, `truncate`, `reset`, `attend`, `capacity`.
+    `update`, `get`, and, where its storage needs it, `truncate`, `reset`, `attend`, `capacity`.
     Raises ValueError if a size is not positive, TypeError if it is not a whole number or dtype not a float.
     """
 
@@ -141,7 +141,7 @@ class CacheBase:
 
     @property
     def seq_pos(self) -> int:
-        """Tokens committed so far. Moving it forgets what was written and not committed."""
+        """Tokens committed so far. Setting it forgets what was written but not committed."""
         return self._seq_pos
 
     @seq_pos.setter
@@ -150,7 +150,7 @@ class CacheBase:
         self._seq_pos, self.written = position, [position] * self.num_layers  # both or, interrupted, neither
 
     def check_layer(self, layer_idx: int) -> int:
-        """-> layer_idx. Raises TypeError if it is not a whole number, ValueError for no such layer."""
+        """-> layer_idx. Raises TypeError if it is not an integer, ValueError if there is no such layer."""
         if whole_number("layer_idx", layer_idx, 0) >= self.num_layers:
             raise ValueError(f"layer_idx {layer_idx} is outside 0 to {self.num_layers - 1}")
         return int(layer_idx)
@@ -158,12 +158,12 @@ class CacheBase:
     def check_numbers(self, *arrays: np.ndarray) -> None:
         """Raises ValueError for a number that does not fit into a narrower dtype, or is nan.
 
-        float32 in a float32 cache is not looked at: it comes back as it went in.
+        float32 numbers in a float32 cache are not checked: they come back as they went in.
         """
         for array in arrays:
             if not np.can_cast(array.dtype, self.dtype):
                 largest = np.abs(array).max()
-                if not largest <= np.finfo(self.dtype).max:  # nan, too, is not
+                if not largest <= np.finfo(self.dtype).max:  # catches nan too
                     raise ValueError(
                         f"the new tokens hold a {largest}, {self.dtype} numbers go up to "
                         f"{np.finfo(self.dtype).max:.6g}"
@@ -173,7 +173,7 @@ class CacheBase:
         """-> key and value as arrays, (B, H, T, D) each.
 
         Raises TypeError if layer_idx is not a whole number or the arrays do not hold numbers; ValueError if
-        there is no such layer, a shape is not (B, H, T >= 1, D), the two differ, or a number does not go into
+        there is no such layer, a shape is not (B, H, T >= 1, D), the two differ, or a number does not fit
         the dtype; CacheFull if seq_pos + T exceeds max_seq_len.
         """
         self.check_layer(layer_idx)
@@ -204,11 +204,11 @@ class CacheBase:
         return stop
 
     def reserve(self, num_tokens: int) -> None:
-        """Make sure that the next `num_tokens` find room. Raises CacheFull, with nothing changed."""
+        """Make sure that there is room for `num_tokens` more. Raises CacheFull, with nothing changed."""
         self.check_room(num_tokens)
 
     def check_kept(self, seq_pos: int) -> int:
-        """-> seq_pos. Raises ValueError if fewer tokens than that are committed, TypeError for no number."""
+        """-> seq_pos. Raises ValueError if fewer tokens are committed, TypeError if it is not an integer."""
         if whole_number("seq_pos", seq_pos, 0) > self.seq_pos:
             raise ValueError(f"cannot keep {seq_pos} tokens, only {self.seq_pos} are committed")
         return int(seq_pos)
@@ -228,13 +228,13 @@ class CacheBase:
         self.seq_pos = self.check_kept(seq_pos)
 
     def reset(self, batch_size: int | None = None) -> None:
-        """Start over with an empty cache. The storage is kept unless another batch_size is asked for."""
+        """Start over with an empty cache. The storage is kept unless another batch_size is given."""
         if batch_size is not None and whole_number("batch_size", batch_size, 1) != self.batch_size:
             return self.resize(batch_size)
         self.seq_pos = 0
 
     def resize(self, batch_size: int) -> None:
-        """An empty cache for batch_size rows; if there is no memory for it, this one stays as it was."""
+        """Become an empty cache for batch_size rows; if there is no memory for it, stay unchanged."""
         fresh = copy(self)
         fresh.batch_size = int(batch_size)
         fresh.allocate()
@@ -242,18 +242,18 @@ class CacheBase:
         self.__dict__ = fresh.__dict__
 
     def dump(self) -> dict:
-        """-> {name: array}, of which `fill` makes the same cache again."""
+        """-> {name: array}, from which `fill` restores the cache."""
         pairs = ((i, *self.get(i)) for i in range(self.num_layers))
         return {f"{name}_{i}": x.data for i, *pair in pairs for name, x in zip("kv", pair, strict=True)}
 
     def fill(self, seq_pos: int, kept: dict) -> None:
-        """An empty cache takes what `dump` gave. Raises as `update`; then it is still empty."""
+        """Restore into an empty cache what `dump` returned. Raises as `update`, and is still empty then."""
         for i in range(self.num_layers):
             self.update(i, kept[f"k_{i}"], kept[f"v_{i}"])
         self.advance(seq_pos)
 
     def take_arrays(self, kept: dict) -> None:
-        """Copy array_0, array_1, ... into the arrays of the cache. ValueError if they are of other shapes."""
+        """Copy array_0, array_1, ... into the arrays of the cache. ValueError if shape or dtype differs."""
         arrays = self.arrays()
         for i, array in enumerate(arrays):
             new = kept[f"array_{i}"]
@@ -266,7 +266,7 @@ class CacheBase:
 
     @property
     def capacity(self) -> int:
-        """Tokens of one row for which there is storage."""
+        """How many tokens of one row there is storage for."""
         return self.max_seq_len
 
     @property
@@ -299,7 +299,7 @@ class CacheBase:
         )
 
     def _repr_html_(self):
-        """A bar for each layer: what is filled, and the bytes."""
+        """A bar for each layer, showing how much is filled, and its size."""
         filled = 240 * min(1, self.seq_pos / max(1, self.capacity))
         layer_mb = self.nbytes / 1e6 / self.num_layers
         bars = "".join(
@@ -314,7 +314,7 @@ class CacheBase:
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #kv-cache
 class KVCache(CacheBase):
-    """The keys and values of every token so far, for every layer, in arrays that are allocated once.
+    """The keys and values of all tokens so far, for every layer, in arrays that are allocated once.
 
     caches: list over layers of (key, value) Tensors, each (B, H, max_seq_len, D).
     """
@@ -344,14 +344,14 @@ class KVCache(CacheBase):
         return [x.data for pair in self.caches for x in pair]
 
     def view(self, layer_idx: int, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without a copy."""
+        """-> the first num_tokens keys and values of a layer, each (B, H, num_tokens, D), without copying."""
         key, value = self.caches[layer_idx]
         return wrap_result(key.data[:, :, :num_tokens]), wrap_result(value.data[:, :, :num_tokens])
 
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values -> views of all that is now visible, (B, H, seq_pos + T, D) each.
 
-        Written in place at positions seq_pos to seq_pos + T; seq_pos does not move. Raises as `check_new`.
+        Written in place from position seq_pos on; seq_pos does not move. Raises as `check_new`.
         """
         key, value = self.check_new(layer_idx, key, value)
         stop = self.seq_pos + key.shape[2]
@@ -368,7 +368,7 @@ class KVCache(CacheBase):
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-41
 def check_query(query: tuple, key: tuple) -> None:
-    """Raises ValueError unless both shapes are (B, H, T, D), or the query's (B, H, G, T, D) with a group.
+    """Raises ValueError unless both shapes are (B, H, T, D), or the query's is (B, H, G, T, D) with a group.
 
     What attention would refuse later is refused here, before the cache is written.
     """
@@ -378,11 +378,11 @@ def check_query(query: tuple, key: tuple) -> None:
 
 
 def fit_mask(mask: ArrayLike | None, cache: CacheBase, query_shape: tuple) -> np.ndarray:
-    """An additive mask -> the part of it that concerns the new tokens, broadcastable to the scores.
+    """An additive mask -> the part of it that applies to the new tokens, broadcastable to the scores.
 
     mask: (max_seq_len, max_seq_len), or broadcastable to (B, H, T, S). S = seq_pos + T. The scores of a query
         (B, H, G, T, D) are (B, H, G, T, S), and the mask is the same for the whole group.
-    Raises ValueError if it fits neither, TypeError if it does not hold floats.
+    Raises ValueError if its shape is neither, TypeError if it does not hold floats.
     """
     mask = as_array(mask)
     if mask.dtype.kind != "f":
@@ -405,14 +405,14 @@ def fit_mask(mask: ArrayLike | None, cache: CacheBase, query_shape: tuple) -> np
 def attention_with_cache(
     query: Tensor, key: Tensor, value: Tensor, cache: CacheBase, layer_idx: int, mask: ArrayLike | None = None
 ) -> Tensor:
-    """(B, H, T, D) each -> (B, H, T, D): new tokens attend, causally, to all in the cache and to themselves.
+    """(B, H, T, D) each -> (B, H, T, D): new tokens attend, causally, to the cache and to themselves.
 
-    A query (B, H, G, T, D), in which G share each key, gives (B, H, G, T, D).
-    Writes key and value at seq_pos to seq_pos + T and does not commit. Nothing is recorded for gradients.
+    A query (B, H, G, T, D), in which G queries share each key, gives (B, H, G, T, D).
+    Writes key and value from seq_pos on and does not commit. Nothing is recorded for gradients.
     mask: additive, on top of the causal rule: (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
         S = seq_pos + T.
-    A cache may bring an `attend` of its own, with these arguments but its own place; it is called instead.
-    Raises ValueError if the shapes of query, key and mask do not fit, and what the cache raises;
+    If the cache has a method `attend(query, key, value, layer_idx, mask)`, that is called instead.
+    Raises ValueError if the shapes of query, key and mask do not fit, and whatever the cache raises;
     nothing is written then.
     """
     query = query if isinstance(query, Tensor) else Tensor(query)
@@ -428,7 +428,7 @@ def attention_with_cache(
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cached-multi-head-attention
 class CachedMultiHeadAttention(MultiHeadAttention):
-    """Causal multi-head attention that can look back into a cache."""
+    """Causal multi-head attention that can attend through a cache."""
 
     def __init__(self, embed_dim: int, num_heads: int, *, rng: np.random.Generator | int | None = None):
         super().__init__(embed_dim, num_heads, causal=True, rng=rng)
@@ -454,7 +454,7 @@ class CachedLayer:
     ) -> Tensor:
         """(B, T, C) new tokens -> (B, T, C), through the cache unless the model is training.
 
-        where, named: what else the attention is called with; it is for `project`.
+        where, named: further arguments of the attention, for `project`.
         """
         if self.model.training:
             return inner(x, mask, *where, **named)
@@ -463,11 +463,11 @@ class CachedLayer:
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-56
 class Weights:
-    """The weights of a model, to notice that a filled cache is read by another model, or after a change.
+    """A sample of a model's weights, to notice that a filled cache was read with different ones.
 
-    One number from the middle of each parameter is looked at: a step of an optimizer, or other weights from a
-    file, change nearly all of them, and to look at two hundred takes some microseconds. A change that leaves
-    all of these as they were is not noticed; parameters that are added later are not looked at.
+    The sample is one number from the middle of each parameter. A step of an optimizer, or loading other
+    weights, changes nearly all of them, and reading two hundred takes only microseconds. A change that leaves
+    all of them as they were is not noticed; parameters that are added later are not sampled.
     """
 
     def __init__(self, model: LanguageModel):
@@ -475,13 +475,13 @@ class Weights:
         self.middles = [(p, p.data.size // 2) for p in parameters]
 
     def sample(self) -> tuple:
-        """-> the numbers, as they are now."""
+        """-> the sampled numbers, as they are now."""
         return tuple([p.data.item(middle) for p, middle in self.middles])
 
     def check(self, cache: CacheBase, now: tuple | None = None) -> None:
-        """Before a pass: note the weights in an empty cache; ValueError if a filled one has others.
+        """Before a pass: note the weights in an empty cache; ValueError if a filled one was read with others.
 
-        now: what `sample` has just given, for several caches.
+        now: what `sample` has just returned, if several caches are checked.
         """
         now = self.sample() if now is None else now
         if cache.seq_pos == 0:
@@ -494,24 +494,24 @@ class Weights:
 
 
 def note_text(cache: CacheBase, tokens: ArrayLike) -> None:
-    """Note in the cache, before they are committed, which tokens (B, T) come next: for `known_text`."""
+    """Note in the cache which tokens (B, T) come next, before they are committed, for `known_text`."""
     text = getattr(cache, "text", [])
     if PADDED.get() is not None:  # what a row holds depends on its padding too
         cache.text = []
-    elif len(text) >= cache.seq_pos:  # else somebody has filled it without a word
+    elif len(text) >= cache.seq_pos:  # otherwise the cache was filled without noting the text
         cache.text = text
         del text[cache.seq_pos :]
         text.extend(np.asarray(tokens).T.tolist())
 
 
 def known_text(cache: CacheBase) -> list | None:
-    """-> the ids of the committed tokens, a list of B for each position, or None if nobody noted them."""
+    """-> the ids of the committed tokens, a list of B for each position, or None if they were not noted."""
     text = getattr(cache, "text", [])
     return text[: cache.seq_pos] if len(text) >= cache.seq_pos else None
 
 
 def forget_rest(cache: CacheBase) -> None:
-    """After a pass that failed: what was written and not committed is forgotten, its memory given back."""
+    """After a pass that failed: forget what was written but not committed, and free its memory."""
     if hasattr(cache, "truncate"):
         cache.truncate(cache.seq_pos)
 
@@ -519,13 +519,13 @@ def forget_rest(cache: CacheBase) -> None:
 class CachedModel:
     """Stands in front of a finished language model, and holds what was put in front of its layers.
 
-    fixed_batch: the cache was made by somebody else and keeps its batch size.
+    fixed_batch: the cache was passed in by the caller and keeps its batch size.
     """
 
     def __init__(self, model: LanguageModel, cache: CacheBase, fixed_batch: bool):
         self.model, self.cache, self.fixed_batch = model, cache, fixed_batch
         self.weights = Weights(model)
-        self.waiting: int | None = None  # the tokens that `commit` has to wait with, while a whole pass runs
+        self.waiting: int | None = None  # tokens to commit at the end, while a whole pass runs
         self.wraps = [(model, name, getattr(self, name)) for name in ("hidden_states", "logits", "decoder")]
         self.wraps += [(model, name, self.whole) for name in ("forward", "next_logits")]
         for layer_idx, block in enumerate(model.blocks):
@@ -533,7 +533,7 @@ class CachedModel:
             self.wraps.append((block.attention, "forward", layer.forward))
 
     def set_batch(self, batch_size: int) -> None:
-        """Give the empty cache another batch size. Raises ValueError if it is not empty or not ours."""
+        """Give the empty cache another batch size. ValueError if it is not empty or its size is fixed."""
         rows = getattr(self.cache, "batch_size", batch_size)
         if rows == batch_size:
             return
@@ -544,9 +544,9 @@ class CachedModel:
         self.cache.reset(batch_size)
 
     def prepare(self, tokens: ArrayLike) -> np.ndarray:
-        """Tokens in any form -> (B, T) ints, the cache's batch size.
+        """Tokens in any form -> (B, T) ints, with the cache's batch size.
 
-        Raises ValueError or TypeError, also for a cache that was filled with other weights.
+        Raises ValueError or TypeError, also if the cache was filled with other weights.
         """
         tokens = check_tokens(tokens, self.model.vocab_size)
         self.set_batch(len(tokens))
@@ -563,7 +563,7 @@ class CachedModel:
         self.cache.advance(num_tokens)
 
     def whole(self, inner: Callable, tokens: ArrayLike) -> Any:
-        """`forward` and `next_logits`: what was read is committed when the logits are there."""
+        """`forward` and `next_logits`: commit what was read once the logits are computed."""
         if self.model.training:
             return inner(tokens)
         try:
@@ -576,12 +576,12 @@ class CachedModel:
             raise
 
     def finish(self) -> None:
-        """The pass is over: commit what waits."""
+        """The pass is over: commit what is waiting."""
         num_tokens, self.waiting = self.waiting, None
         self.commit(num_tokens)
 
     def check_room(self, num_tokens: int) -> None:
-        """Raises ValueError if num_tokens, the last of which is never fed, are too many for the cache."""
+        """Raises ValueError if num_tokens, the last of which is never fed in, are too many for the cache."""
         room = getattr(self.cache, "max_seq_len", num_tokens)
         if num_tokens - 1 > room:
             raise ValueError(
@@ -589,20 +589,20 @@ class CachedModel:
             )
 
     def start_over(self, batch_size: int, num_tokens: int) -> None:
-        """Empty the cache for num_tokens, the last of which is never fed. Raises ValueError if too small."""
+        """Empty the cache for num_tokens, the last of which is never fed in. ValueError if too small."""
         self.check_room(num_tokens)
         self.cache.reset()
         self.set_batch(batch_size)
 
     def logits(self, inner: Callable, hidden: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, V), as the model does it, and with the cache nothing is recorded."""
+        """(B, T, C) -> (B, T, V), as the model does it; outside training, nothing is recorded."""
         if self.model.training:
             return inner(hidden)
         with no_grad():
             return inner(hidden)
 
     def hidden_states(self, inner: Callable, tokens: ArrayLike) -> Tensor:
-        """(B, T) new tokens -> (B, T, C), at the cache's position; they are committed."""
+        """(B, T) new tokens -> (B, T, C), from the cache's position on; they are committed."""
         if self.model.training:
             return inner(tokens)
         tokens = self.prepare(tokens)
@@ -620,7 +620,7 @@ class CachedModel:
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-62
 class ReusingModel(CachedModel):
-    """A CachedModel for which a new text goes on from what it has in common with the one in the cache."""
+    """A CachedModel for which a new text continues from what it has in common with the one in the cache."""
 
     def decoder(self, inner: Callable, batch_size: int, num_tokens: int) -> Callable:
         """-> next_logits for a text of at most num_tokens tokens; its first call takes the whole prompt."""
@@ -638,20 +638,20 @@ class ReusingModel(CachedModel):
         return next_logits
 
     def rest_of(self, tokens: ArrayLike, num_tokens: int) -> np.ndarray:
-        """A prompt (B, T) -> what the cache does not hold of it; what it holds besides is forgotten."""
+        """A prompt (B, T) -> the part that the cache does not hold; the cache keeps only the other part."""
         tokens = check_tokens(tokens, self.model.vocab_size)
         kept = self.in_common(tokens)
         try:
             if kept:
                 self.cache.truncate(kept)
-        except ValueError:  # of a window that has written over what it would need
+        except ValueError:  # from a window that has overwritten what it would need
             kept = 0
         if not kept:
             self.start_over(len(tokens), num_tokens)
         return tokens[:, kept:]
 
     def in_common(self, tokens: np.ndarray) -> int:
-        """-> how many of the first tokens, never all, the cache holds, read with the weights of now."""
+        """-> how many of the first tokens, never all, the cache holds, read with the present weights."""
         if PADDED.get() is not None or getattr(self.cache, "weights", None) != self.weights.sample():
             return 0
         pairs = zip(known_text(self.cache) or [], tokens[:, :-1].T.tolist(), strict=False)
@@ -672,11 +672,11 @@ def enable_kv_cache(model: Any, cache: CacheBase | None = None, *, reuse: bool =
     """Now `model(tokens)` takes only new tokens, at positions seq_pos.., and `generate` uses the cache.
 
     model: a language model with `blocks`, each with an `attention` that can `project` and `merge`; the cache
-        holds its num_kv_heads if it names them, else its num_heads.
+        holds its num_kv_heads heads if it has that attribute, else its num_heads.
     cache: anything with KVCache's methods; by default a KVCache of the model's sizes, for any batch size.
-    reuse: `generate` reads only what its prompt has not in common with the text in the cache.
+    reuse: `generate` reads only the part of its prompt that is not already in the cache.
     Returns the cache, which is also model._kv_cache. Enabling again starts over with a new cache.
-    Raises TypeError if the model is no such model, ValueError if the sizes of model and cache differ.
+    Raises TypeError if the model is not such a model, ValueError if the sizes of model and cache differ.
     """
     if not all(hasattr(model, name) for name in ("blocks", "hidden_states", "logits", "decoder", "wrap")):
         raise TypeError(f"a cache needs a language model with blocks, got {type(model).__name__}")
@@ -695,7 +695,7 @@ def enable_kv_cache(model: Any, cache: CacheBase | None = None, *, reuse: bool =
 
 
 def disable_kv_cache(model: Any) -> None:
-    """Take the cache off again; every object is as before. Nothing happens if there is none."""
+    """Remove the cache; every object is as before. Does nothing if there is no cache."""
     if not getattr(model, "_cache_enabled", False):
         return
     for module, method, wrapper in model._cached_model.wraps:
@@ -731,7 +731,7 @@ def generate_with_cache(
 
 # %% ../../modules/15_kvcaching/kvcaching_dev.py #cell-67
 def save_cache(cache: CacheBase, path: str | Path) -> None:
-    """Write what a cache holds into a file of NumPy arrays (npz, no pickle), whole or not at all.
+    """Write what a cache holds into a file of NumPy arrays (npz, no pickle), completely or not at all.
 
     Raises ValueError for an empty cache and TypeError for one without `dump`.
     """
@@ -752,10 +752,10 @@ def save_cache(cache: CacheBase, path: str | Path) -> None:
 
 
 def load_cache(cache: CacheBase, path: str | Path) -> None:
-    """An empty cache takes what was saved from one of the same kind and sizes; the text goes on from there.
+    """Load into an empty cache what was saved from one of the same kind and sizes; the text continues there.
 
-    A model whose weights are not those that had filled it, refuses it. Raises FileNotFoundError; ValueError
-    for a file that holds no cache, or another one, and for a cache that is not empty; then it is as it was.
+    A model whose weights are not those that filled it will refuse it. Raises FileNotFoundError; ValueError if
+    the file is not a cache of this kind and these sizes, or `cache` is not empty; it is then unchanged.
     """
     if cache.seq_pos:
         raise ValueError(f"only an empty cache can be loaded, this one holds {cache.seq_pos} tokens")
@@ -764,7 +764,7 @@ def load_cache(cache: CacheBase, path: str | Path) -> None:
     try:
         kept, facts = load_arrays(path)
         kind, sizes, seq_pos = facts["kind"], facts["sizes"], facts["seq_pos"]
-    except (ValueError, KeyError) as error:  # damaged, or of something else
+    except (ValueError, KeyError) as error:  # damaged, or not a cache
         raise ValueError(f"{path} is not a saved cache: {error}") from None
     if (kind, sizes) != (type(cache).__name__, sizes_of(cache)):
         raise ValueError(
