@@ -2,14 +2,14 @@
 """
 # Module 13: Transformers
 
-A language model answers one question: given these tokens, how likely is each token of the vocabulary to be the next? Everything else, from a finished sentence to a chat, is that one question asked again and again. This module has two halves. First you write the loop that asks, and the ways to choose from the answer; they work with any model, and you try them on one so small that you can follow it by hand. Then you build the model that answers: GPT-2, exactly, from the parts of the modules before, and train a small one until it writes.
+A language model answers one question: given these tokens, how likely is each token of the vocabulary to come next? Everything else, from a finished sentence to a chat, is that one question asked again and again. This module has two halves. First you write the loop that asks, and the ways to choose from the answer. They work with any model, and you try them on one so small that you can follow it by hand. Then you build the model that answers: exactly GPT-2, from the parts of earlier modules. You train a small one until it writes.
 
 After this module you will be able to
 
-- turn logits into a choice: greedy, by temperature, among the k likeliest, within a given probability;
+- choose a token from the logits: greedily, by temperature, among the k likeliest, or within a given probability;
 - write a text token by token, several rows at once, with a stop token, as a stream;
-- build a transformer block and say what the residual path and the norm in front are for;
-- build GPT-2 and count its parameters, for each published size, to the last one;
+- build a transformer block, and say what the residual path and the norms in front of the layers are for;
+- build GPT-2, and count the parameters of each published size exactly;
 - train it on a text, and find out whether it learned what you think it learned;
 - say what is wasteful about the way it writes.
 
@@ -47,13 +47,13 @@ from tinytorch.text.tokenization import StopStream, StreamDecoder
 """
 ## Choosing from the logits
 
-A model gives V numbers, the *logits*, one for each token of the vocabulary. The softmax makes probabilities of them. Which token to write? Taking the likeliest is called *greedy*: always the same text for the same prompt, often dull, sometimes caught in a loop. Drawing from the probabilities gives variety, and once in a while nonsense, because thousands of unlikely tokens have some probability together.
+A model returns V numbers, the *logits*, one for each token of the vocabulary. The softmax turns them into probabilities. Which token should be written? Taking the likeliest is called *greedy*: the same prompt always gives the same text, which is often dull and sometimes caught in a loop. Drawing from the probabilities gives variety, and now and then nonsense, because thousands of unlikely tokens together have some probability.
 
-The *temperature* moves between the two: divide the logits by it before the softmax. Below 1 the differences grow and the likely tokens become likelier; above 1 they shrink. At 0 the division is impossible, but the limit is clear: the likeliest token, always.
+The *temperature* moves between the two: divide the logits by it before the softmax. Below 1 the differences grow and the likely tokens become likelier; above 1 they shrink. At 0 the division is impossible, but the limit is clear: always the likeliest token.
 
-How do you draw from probabilities 0.2, 0.5, 0.3 with one random number between 0 and 1? Lay them end to end on a line: token 0 owns 0 to 0.2, token 1 owns 0.2 to 0.7, token 2 the rest. The random number is a point on the line, and its owner is drawn. The ends of the pieces are the cumulative sums, and the owner is the number of ends that are not above the point.
+How do you draw from the probabilities 0.2, 0.5, 0.3 with one random number between 0 and 1? Lay them end to end on a line: token 0 owns 0 to 0.2, token 1 owns 0.2 to 0.7, token 2 the rest. The random number is a point on the line, and the token that owns it is drawn. The ends of the pieces are the cumulative sums, and the number of the token is the number of ends that are not above the point.
 
-All sampling settings are checked before any work, by `check_sampling`, which is given: a temperature that is NaN would otherwise become a text of nonsense after minutes of computing.
+All sampling settings are checked before any work, by `check_sampling`, which is given. Otherwise, a temperature of NaN would produce nonsense after minutes of computing.
 """
 
 
@@ -61,11 +61,11 @@ All sampling settings are checked before any work, by `check_sampling`, which is
 #| export
 PADDED: ContextVar[Any] = ContextVar(
     "padded", default=None
-)  # the Padding that this thread is reading with, see there
+)  # the Padding with which this thread is reading, see the class
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raises ValueError or TypeError for settings that no distribution can have."""
+    """Raises ValueError or TypeError for impossible settings."""
     for name, value in (("temperature", temperature), ("top_p", 1 if top_p is None else top_p)):
         if not isinstance(value, Real):
             raise TypeError(f"{name} should be a number, got {value!r}")
@@ -82,9 +82,9 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -
 **Task (4 + 6 points).** Write the two endings of `sample`:
 
 - `greedy(logits)`: (B, V) to (B,), the likeliest token of each row. 1 line.
-- `draw(logits, rng)`: (B, V) to (B,), one token for each row, drawn from the softmax of its logits. Add up with `np.cumsum(..., dtype=np.float64)`: 50,257 float32 numbers added one after the other lose digits. Take one random number per row, `rng.random((B, 1))`, and stretch it to the row's last sum, which is nearly 1 but not exactly. About 4 lines.
+- `draw(logits, rng)`: (B, V) to (B,), one token for each row, drawn from the softmax of its logits. Add up with `np.cumsum(..., dtype=np.float64)`: a running sum of 50,257 float32 numbers loses digits. Take one random number per row, `rng.random((B, 1))`, and multiply it by the row's last sum, which is nearly 1 but not exactly. About 4 lines.
 
-Randomness comes from the `rng` that is handed in and from nowhere else: the same seed and the same settings give the same text.
+Randomness comes only from the `rng` that is passed in: the same seed and the same settings give the same text.
 """
 
 
@@ -98,7 +98,7 @@ def greedy(logits: np.ndarray) -> np.ndarray:
 
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(B, V) -> (B,): a token for each row, drawn from softmax(logits) with one number of rng a row."""
+    """(B, V) -> (B,): a token for each row, drawn from softmax(logits) with one number of rng per row."""
     ### BEGIN SOLUTION
     ends = np.cumsum(softmax(logits), axis=-1, dtype=np.float64)
     points = rng.random((len(logits), 1)) * ends[:, -1:]
@@ -108,7 +108,7 @@ def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 # %% [markdown]
 """
-Probabilities 0.2, 0.5 and 0.3, and a hundred rows of them: how often should each token come?
+Draw from the probabilities 0.2, 0.5 and 0.3 in a hundred rows: how often should each token come?
 """
 
 # %%
@@ -117,7 +117,7 @@ np.bincount(draw(np.log(np.tile([0.2, 0.5, 0.3], (100, 1))), np.random.default_r
 # %% nbgrader={"grade": true, "grade_id": "test-greedy", "locked": true, "points": 4, "schema_version": 3, "solution": false}
 chosen = greedy(np.array([[0.1, 2.0, 0.3], [5.0, -1.0, 4.9]], np.float32))
 assert chosen.shape == (2,), f"two rows give two tokens, shape (2,); yours is {chosen.shape}"
-assert chosen.tolist() == [1, 0], f"the largest logits stand at 1 and at 0, you chose {chosen.tolist()}"
+assert chosen.tolist() == [1, 0], f"the largest logits are at 1 and at 0, you chose {chosen.tolist()}"
 ### BEGIN HIDDEN TESTS
 logits = np.random.default_rng(0).standard_normal((5, 11)).astype(np.float32)
 want = [max(range(11), key=row.__getitem__) for row in logits.tolist()]
@@ -171,11 +171,11 @@ assert first.tolist() == again.tolist(), "the same seed should draw the same tok
 """
 ## Cutting off the tail
 
-Two remedies against nonsense, often used together. *Top-k* (Fan, Lewis and Dauphin 2018, arXiv:1805.04833) keeps the k likeliest tokens. It always keeps k, also where only one makes sense or where a thousand do. *Top-p*, or nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751), keeps as many of the likeliest as are needed to reach the probability p: few where the model is sure, many where it is not.
+There are two remedies against nonsense, and they are often used together. *Top-k* (Fan, Lewis and Dauphin 2018, arXiv:1805.04833) keeps the k likeliest tokens. It always keeps k, even where only one makes sense, or where a thousand do. *Top-p*, or nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751), keeps as many of the likeliest as are needed to reach the probability p: few where the model is sure, many where it is not.
 
-Both work on logits and give logits: what is cut off becomes minus infinity. So they can follow one another, and the draw does not change.
+Both take logits and return logits, in which what is cut off has become minus infinity. So they can be applied one after the other, and `draw` does not change.
 
-**Task (8 points).** Write `keep_top_k(logits, k)`. The k-th largest logit of each row is the bar; everything below it goes. Tokens equal to the bar stay, even if they are then more than k: nothing distinguishes them, and which of them went would depend on the order in which they happened to be sorted. (The library transformers decides the same here; in top-p it cuts through the middle of equals.) `np.partition(logits, -k)` puts the k-th largest at index −k without sorting the rest. If k is V or more, nothing goes. About 4 lines.
+**Task (8 points).** Write `keep_top_k(logits, k)`. The k-th largest logit of each row is the bar, and everything below it is cut off. Tokens equal to the bar stay, even if there are then more than k: nothing distinguishes them, and which of them stayed would depend on the order in which they happened to be sorted. `np.partition(logits, -k)` puts the k-th largest at index −k without sorting the rest. If k is V or more, nothing is cut off. About 4 lines.
 """
 
 
@@ -203,9 +203,9 @@ kept = keep_top_k(logits, 2)
 assert kept[0].tolist() == [-np.inf, 4, 3, -np.inf], (
     f"of 1 4 3 2 only 4 and 3 stay, yours: {kept[0].tolist()}"
 )
-assert kept[1].tolist() == [9, -np.inf, 8, -np.inf], f"each row has its own bar, yours: {kept[1].tolist()}"
+assert kept[1].tolist() == [9, -np.inf, 8, -np.inf], f"each row has its own bar; yours: {kept[1].tolist()}"
 assert kept.dtype == np.float32, f"float32 goes in, {kept.dtype} comes out"
-assert logits[0].tolist() == [1, 4, 3, 2], "the logits that were passed in must stay as they are"
+assert logits[0].tolist() == [1, 4, 3, 2], "the logits that were passed in must not change"
 ties = keep_top_k(np.array([[5.0, 5.0, 5.0, 1.0]]), 2)
 assert np.isfinite(ties[0]).tolist() == [True, True, True, False], "what equals the k-th largest stays too"
 assert np.array_equal(keep_top_k(logits, 9), logits), "k above the vocabulary keeps everything"
@@ -218,20 +218,20 @@ for k in (1, 5, 16, 17):
 
 # %% [markdown]
 """
-**Task (8 points).** Write `keep_top_p(logits, p)`: go through the tokens from the likeliest down and keep each one if the probabilities of those *before* it add up to less than p. So the likeliest always stays, and the one that crosses p stays too. As above, what is as likely as the last one kept stays with it, and p = 1 keeps everything. In which order a sort puts two equal numbers is an accident, and an accident should not decide what may be written. (The transformers library does the same in top-k; in top-p it cuts among equals where its sort has put them, so of 1,000 equal tokens p = 0.1 leaves about 100 there and all 1,000 here.)
+**Task (8 points).** Write `keep_top_p(logits, p)`: go through the tokens from the likeliest down, and keep each one if the probabilities of those *before* it add up to less than p. So the likeliest always stays, and so does the one that crosses p. As above, tokens that are as likely as the last one kept stay with it, and p = 1 keeps everything. (The transformers library does the same in top-k. In top-p it cuts among equals wherever its sort has put them, so that of 1,000 equal tokens p = 0.1 leaves about 100 there and all 1,000 here.)
 
-1. the probabilities, and the same sorted downwards (`np.sort(...)[:, ::-1]`);
-2. for each place, what stands before it: the cumulative sum (in float64, as above) minus the probability itself;
-3. how many stay; the probability of the last of them is the bar (`np.take_along_axis`). About 7 lines.
+1. compute the probabilities, and sort a copy in descending order (`np.sort(...)[:, ::-1]`);
+2. for each place, sum what comes before it: the cumulative sum (in float64, as above) minus the probability itself;
+3. count how many stay; the probability of the last of them is the bar (`np.take_along_axis`). About 7 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "keep-top-p", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """(B, V) -> (B, V): the fewest likeliest tokens whose probabilities reach p stay, the others become -inf.
+    """(B, V) -> (B, V): the likeliest tokens stay, just enough to reach probability p; the rest become -inf.
 
-    What is as likely as the last one kept stays too. (Nucleus sampling, Holtzman et al. 2020)
+    Tokens that are as likely as the last one kept stay too. (Nucleus sampling, Holtzman et al. 2020)
     """
     ### BEGIN SOLUTION
     if p >= 1:
@@ -247,7 +247,7 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
 
 # %% [markdown]
 """
-Probabilities 0.15, 0.5, 0.3, 0.05. With p = 0.7 the first two of the sorted list are needed: 0.5 alone is too little, 0.8 is enough.
+Take the probabilities 0.15, 0.5, 0.3, 0.05. With p = 0.7 the two likeliest are needed: 0.5 alone is too little, 0.8 is enough.
 """
 
 # %%
@@ -257,15 +257,15 @@ np.exp(keep_top_p(np.log(np.array([[0.15, 0.5, 0.3, 0.05]])), 0.7))
 logits = np.log(np.array([[0.15, 0.5, 0.3, 0.05], [0.9, 0.04, 0.03, 0.03]], np.float32))
 stays = np.isfinite(keep_top_p(logits, 0.7)).tolist()
 assert stays[0] == [False, True, True, False], (
-    f"0.5 is below 0.7, so 0.3 stays as well; what stays of yours: {stays[0]}"
+    f"0.5 is below 0.7, so 0.3 stays as well; yours keeps {stays[0]}"
 )
-assert stays[1] == [True, False, False, False], f"0.9 alone reaches 0.7; what stays of yours: {stays[1]}"
+assert stays[1] == [True, False, False, False], f"0.9 alone reaches 0.7; yours keeps {stays[1]}"
 kept = keep_top_p(logits, 0.7)
 assert kept[0, 1] == logits[0, 1] and kept.dtype == np.float32, "the logits that stay do not change"
 assert np.isfinite(keep_top_p(logits, 0.01)).sum() == 2, "the likeliest token of each row always stays"
 assert np.isfinite(keep_top_p(logits, 1.0)).all(), "p = 1 keeps everything"
 stays = np.isfinite(keep_top_p(np.log(np.array([[0.25, 0.25, 0.25, 0.25]])), 0.4)).tolist()
-assert stays == [[True] * 4], f"four equal tokens stay or go together; what stays of yours: {stays[0]}"
+assert stays == [[True] * 4], f"four equal tokens stay or go together; yours keeps {stays[0]}"
 ### BEGIN HIDDEN TESTS
 logits = np.random.default_rng(3).standard_normal((4, 19)) * 2
 for p in (0.05, 0.33, 0.71, 0.97):
@@ -288,13 +288,13 @@ assert np.array_equal(keep_top_p(flat, 1.0), flat), "p = 1 keeps all 50,257 equa
 
 # %% [markdown]
 """
-Now the parts in their order: temperature, top-k, top-p, draw. Temperature 0 skips them all.
+Now put the parts together, in this order: temperature, top-k, top-p, draw. Temperature 0 skips them all.
 
-Dividing by the temperature has a trap at either end. A logit of 5 divided by 1e-39 is infinite in float32, and infinity minus infinity, the next thing that the softmax computes, is no number; 1e-50 is 0 in float32 before anything was divided by it. So let the largest logit of each row be 0 first, which changes no probability: then what is large becomes minus infinity at worst, and that is a probability of 0, as it should be. And compute in float64, where 1e-50 is a number, but give back the type that came: 50,000 float64 logits would make all that follows slower.
+Dividing by a very small temperature has two traps. A logit of 5 divided by 1e-39 is infinite in float32, and infinity minus infinity, which the softmax computes next, is NaN. And 1e-50 is already 0 in float32. So first subtract the largest logit of each row, which changes no probability: then the largest is 0, and the others become minus infinity at worst, which is a probability of 0, as it should be. And compute in float64, which can represent 1e-50, but return the type of the logits: 50,000 float64 logits would slow down everything that follows.
 
-**Task (6 points).** Write `at_temperature(logits, temperature)`: (B, V) to (B, V), less the largest of its row and divided by the temperature, in float64 and then, `astype(logits.dtype)`, in the type of the logits. What overflows on the way is meant to: `with np.errstate(over="ignore"):`. About 3 lines.
+**Task (6 points).** Write `at_temperature(logits, temperature)`: (B, V) to (B, V). Subtract the largest logit of each row and divide by the temperature, both in float64, then convert to the type of the logits with `astype(logits.dtype)`. Overflow to minus infinity is intended here: `with np.errstate(over="ignore"):`. About 3 lines.
 
-Then write the rest of `sample`. The checks are given; a row of logits without a finite largest value (NaN, or minus infinity everywhere) comes from a broken model, and it is better to say so than to draw token 0 for ever. About 8 lines.
+Then write the rest of `sample`. The checks are given. A row of logits whose largest value is not finite (NaN, or minus infinity everywhere) comes from a broken model, and it is better to say so than to draw token 0 again and again. About 8 lines.
 """
 
 
@@ -319,7 +319,7 @@ def check_logits(logits: ArrayLike) -> np.ndarray:
 
 
 def at_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(B, V), temperature > 0 -> (B, V): (logits - the largest of the row) / temperature, none above 0."""
+    """(B, V), temperature > 0 -> (B, V): (logits - the largest of their row) / temperature, so at most 0."""
     ### BEGIN SOLUTION
     with np.errstate(over="ignore"):
         scaled = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64) / temperature
@@ -336,7 +336,7 @@ def sample(
 ) -> np.ndarray:
     """(B, V) -> (B,): one token for each row. Temperature 0 takes the likeliest.
 
-    Else it is drawn from softmax(logits / temperature), among the top_k likeliest, then within top_p.
+    Otherwise it is drawn from softmax(logits / temperature), among the top_k likeliest, then within top_p.
     rng: a seed or a numpy Generator; one number of it is used per row.
     Raises ValueError or TypeError for settings out of range and for logits that are not finite.
     """
@@ -356,7 +356,7 @@ def sample(
 
 # %% [markdown]
 """
-A thousand draws from logits 0, 1 and 2 at three temperatures, as shares.
+A thousand draws from the logits 0, 1 and 2 at each of three temperatures, as shares.
 """
 
 # %%
@@ -395,7 +395,7 @@ logits = np.tile(np.float32([0, 2, 1, -9]), (2000, 1))
 assert (sample(logits, temperature=0) == 1).all(), "temperature 0 takes the likeliest token, here 1"
 share = (sample(logits, temperature=0.5, rng=0) == 1).mean()
 assert abs(share - 0.867) < 0.03, (
-    f"at temperature 0.5 token 1 has exp(4) of exp(0) + exp(4) + exp(2); yours: {share}"
+    f"at temperature 0.5 the share of token 1 is exp(4) / (exp(0) + exp(4) + exp(2)); yours: {share}"
 )
 drawn = sample(logits, temperature=1.5, top_k=2, rng=0)
 assert set(drawn.tolist()) == {1, 2}, (
@@ -410,14 +410,14 @@ for tiny in (1e-5, 1e-39, 1e-50):
     drawn = sample(np.float32([[0, 5, 1]]), temperature=tiny, top_p=0.9, rng=0)
     assert drawn.tolist() == [1], f"at temperature {tiny} token 1 has all the probability, you drew {drawn}"
 halved = at_temperature(np.float32([[1, 3, 2]]), 0.5)
-assert halved.tolist() == [[-4, 0, -2]], f"1, 3, 2 less 3, divided by 0.5, is -4, 0, -2, not {halved[0]}"
+assert halved.tolist() == [[-4, 0, -2]], f"1, 3, 2 minus 3, divided by 0.5, is -4, 0, -2, not {halved[0]}"
 ### BEGIN HIDDEN TESTS
 assert at_temperature(np.float32([[-3e38, 3e38]]), 1e38).tolist()[0][0] == np.float32(-6), (
     "-3e38 less 3e38 fits only into float64"
 )
 assert at_temperature(np.float64([[0, 1]]), 0.1).dtype == np.float64, "float64 logits stay float64"
 warm = np.log(np.tile(np.float32([0.5, 0.25, 0.15, 0.1]), (3000, 1)))
-drawn = sample(warm, temperature=4.0, top_p=0.6, rng=1)  # made flatter first, 3 tokens are needed, not 2
+drawn = sample(warm, temperature=4.0, top_p=0.6, rng=1)  # once flatter, 3 tokens are needed, not 2
 assert set(drawn.tolist()) == {0, 1, 2}, f"temperature comes before top-p; you drew {set(drawn.tolist())}"
 drawn = sample(warm, top_k=2, top_p=0.6, rng=1)  # top-k first: 0.67 alone reaches 0.6
 assert set(drawn.tolist()) == {0}, f"top-k comes before top-p; you drew {set(drawn.tolist())}"
@@ -434,17 +434,17 @@ globals().update(own)
 """
 ## The loop that writes
 
-Someone gives the logits of the next token, the loop chooses, hands the choice over, and asks again. What does it hand over? Only what the other side has not seen yet: first the whole prompt, (B, T), then one new token for each row, (B, 1). How the other side comes to its logits is none of the loop's business, so a function of three lines can stand in for a model when you test it, as you will see.
+The loop asks a function for the logits of the next token, chooses a token, passes it on, and asks again. It passes on only what the function has not seen yet: first the whole prompt, (B, T), then one new token for each row, (B, 1). How the function computes its logits does not concern the loop, so when you test it, a function of three lines can stand in for a model.
 
-The loop is a generator: it yields each row of tokens as soon as they are chosen, and whoever listens can print them at once. And a text may end early: when a row has chosen the *stop token*, it has finished. The other rows go on; the finished row is filled with the stop token so that the batch keeps its shape. When all rows are done, so is the loop.
+The loop is a generator: it yields the tokens of all rows as soon as they are chosen, so that they can be printed at once. And a text may end early: when a row has chosen the *stop token*, it is finished. The other rows go on, and the finished row is filled with the stop token, so that the batch keeps its shape. When all rows are finished, the loop ends.
 
 **Task (10 points).** Write `write(next_logits, tokens, max_new_tokens, choose, stop_token=None)`, a generator.
 
 1. call `next_logits(tokens)`, (B, V), and `choose(...)`, (B,);
-2. with a stop token: rows that have stopped before give the stop token, whatever was chosen; then note which rows have stopped now;
-3. `yield` the tokens, end if all rows have stopped, else go on with the chosen tokens as a column, `[:, None]`.
+2. if there is a stop token, replace the choice by it in rows that have stopped before; then note which rows have stopped now;
+3. `yield` the tokens, and end if all rows have stopped; otherwise go on with the chosen tokens as a column, `[:, None]`.
 
-Do not ask for logits that nobody needs: after the last token is yielded the model is not called again. About 10 lines.
+Do not compute logits that are not used: after the last token is yielded, the model is not called again. About 10 lines.
 """
 
 
@@ -460,9 +460,9 @@ def write(
     """Yields the next token of each row, (B,), up to max_new_tokens times.
 
     next_logits: called with the tokens it has not seen yet, first all of `tokens`, (B, T), then the newest,
-        (B, 1); it gives the logits of the token after them, (B, V).
+        (B, 1); it returns the logits of the token after them, (B, V).
     choose: (B, V) -> (B,).
-    stop_token: a row that has produced it produces nothing else; when all rows have, the writing ends.
+    stop_token: a row that has produced it produces nothing else; when all rows have, the loop ends.
     """
     ### BEGIN SOLUTION
     stopped = np.zeros(len(tokens), bool)
@@ -480,7 +480,7 @@ def write(
 
 # %% [markdown]
 """
-The stand-in for a model: after token n it wants token n + 1. It ignores everything but the newest token. Two rows, beginning at 3 and at 5, with the stop token 7: which row is filled up?
+This stand-in for a model predicts token n + 1 after token n, and ignores everything but the newest token. Two rows begin with 3 and with 5, and the stop token is 7: which row is filled up?
 """
 
 
@@ -497,7 +497,7 @@ np.stack(
 
 # %% nbgrader={"grade": true, "grade_id": "test-write", "locked": true, "points": 10, "schema_version": 3, "solution": false}
 class Listener:
-    """A stand-in for a model: it wants n + 1 after n and notes what it was shown."""
+    """A stand-in for a model: it predicts n + 1 after n and records what it was shown."""
 
     def __init__(self):
         self.shown = []
@@ -523,7 +523,7 @@ assert written == [[4, 6], [5, 7], [6, 7], [7, 7]], (
     f"row 1 stops at 7 and stays there, row 0 later; yours: {written}"
 )
 stream_of_one = write(Listener(), np.array([[1]]), 5, likeliest)
-assert next(stream_of_one).tolist() == [2], "write should yield each token when it is chosen"
+assert next(stream_of_one).tolist() == [2], "write should yield each token as soon as it is chosen"
 ### BEGIN HIDDEN TESTS
 listener = Listener()
 tokens = write(listener, np.array([[1]]), 5, likeliest)
@@ -544,20 +544,20 @@ assert len(written) == 2, "a stop token in the prompt does not stop anything"
 
 # %% [markdown]
 """
-Some wishes need the text so far, or are about single tokens: do not repeat yourself, never say this word, tell me how sure you were. They all look at the logits before `sample` does, or at its choice afterwards, so an object can stand in its place. `Chooser` is given. The *repetition penalty* (Keskar et al. 2019, arXiv:1909.05858) divides the positive logits of tokens that the text has already, and multiplies the negative ones; *min-p* (Nguyen et al. 2024, arXiv:2407.01082) drops what is less likely than a given part of the likeliest, many tokens where the model is sure, few where it is not; a *bias* is added to single logits.
+Some settings need the text so far, or concern single tokens: do not repeat yourself, never use this word, report how sure you were. All of them look at the logits before `sample` does, or at its choice afterwards, so an object can take the place of `sample`. `Chooser` is given. The *repetition penalty* (Keskar et al. 2019, arXiv:1909.05858) divides the positive logits of tokens that are already in the text, and multiplies the negative ones. *Min-p* (Nguyen et al. 2024, arXiv:2407.01082) drops tokens whose probability is below a given fraction of the likeliest one's: many tokens where the model is sure, few where it is not. A *bias* is added to single logits.
 """
 
 
 # %%
 #| export
 class Chooser:
-    """Chooses tokens as `sample` does, with wishes that need the text so far or concern single tokens.
+    """Chooses tokens as `sample` does, with settings that need the text so far or concern single tokens.
 
-    temperature, top_k, top_p, rng: as for `sample`. repetition_penalty: above 1 makes tokens of the text
-    rarer (Keskar et al. 2019). logit_bias: {token: number to be added, -inf forbids it}. min_p: at the
-    temperature, tokens below this part of the likeliest one's probability are dropped, before top_k and top_p
-    (Nguyen et al. 2024). log_probs: a list, to which each choice adds (B,) numbers, the logarithms of the
-    probabilities that the model itself gave what was chosen, at temperature 1 and without any setting.
+    temperature, top_k, top_p, rng: as for `sample`. repetition_penalty: above 1, tokens that are in the text
+    become rarer (Keskar et al. 2019). logit_bias: {token: number to be added, -inf forbids it}. min_p: at the
+    temperature, tokens below this fraction of the likeliest one's probability are dropped, before top_k and
+    top_p (Nguyen et al. 2024). log_probs: a list, to which each choice adds (B,) numbers, the logarithms of
+    the probabilities that the model gave the chosen tokens, at temperature 1 and without any setting.
     """
 
     def __init__(
@@ -598,10 +598,10 @@ class Chooser:
             if not isinstance(bias, Real) or not bias < math.inf:
                 raise ValueError(f"the bias of token {token} should be a number below infinity, got {bias!r}")
         self.unread: list[np.ndarray] = []  # tokens of the text
-        self.seen: np.ndarray | None = None  # which of the vocabulary it holds, (B, V)
+        self.seen: np.ndarray | None = None  # which tokens of the vocabulary are in it, (B, V + 1)
 
     def read(self, tokens: np.ndarray) -> None:
-        """(B, T) tokens of the text before the next one; those that are padding do not count."""
+        """(B, T) tokens of the text before the next one; padding does not count."""
         front = PADDED.get()
         padding = np.zeros((len(tokens), 1), int) if front is None else front.padding
         self.unread.append(np.where(np.arange(tokens.shape[1]) < padding, -1, tokens))
@@ -617,7 +617,7 @@ class Chooser:
         return tokens
 
     def adjust(self, logits: np.ndarray) -> np.ndarray:
-        """(B, V) -> (B, V): with penalty, bias and min-p; the array that comes in stays as it is."""
+        """(B, V) -> (B, V): with penalty, bias and min-p; the array that is passed in does not change."""
         if self.penalty != 1:
             if self.seen is None:
                 self.seen = np.zeros((len(logits), logits.shape[-1] + 1), bool)  # the last is for padding
@@ -637,7 +637,7 @@ class Chooser:
 
 # %% [markdown]
 """
-`stream` puts the loop and the choice together. It is given: settings are checked when it is called, not when the first token is asked for, and a seed becomes *one* generator for the whole text. (A seed handed to `sample` at every step would draw the same number at every step.)
+`stream`, which is given, puts the loop and the choice together. Settings are checked when it is called, not when the first token is requested, and a seed becomes *one* generator for the whole text. (If a seed were passed to `sample` at every step, every step would draw the same number.)
 """
 
 
@@ -657,7 +657,7 @@ def stream(
     """Yields the next token of each row, (B,), up to max_new_tokens times, chosen as in `sample`.
 
     next_logits: called with the tokens it has not seen yet, (B, T): first the whole prompt, then one token
-        a row; it gives the logits of the token after them, (B, V).
+        per row; it returns the logits of the token after them, (B, V).
     stop_token: a row that has produced it produces nothing else; when all rows have, the stream ends.
     more: min_p, repetition_penalty, logit_bias, log_probs, as for `Chooser`.
     Raises ValueError or TypeError at once for settings out of range.
@@ -673,7 +673,7 @@ def stream(
 
 # %% [markdown]
 """
-The stand-in above gives 1 to the next number and 0 to the nine others. At temperature 0.3 that makes $e^{1/0.3}$ = 28 parts against 9, so about three in four of these numbers should be one more than the one before (after 9 comes 1):
+The stand-in above gives the next number a logit of 1 and the nine others 0. At temperature 0.3 that is $e^{1/0.3}$ = 28 against 9, so about three in four of these numbers should be one more than the one before (after 9 comes 1):
 """
 
 # %%
@@ -683,16 +683,16 @@ The stand-in above gives 1 to the next number and 0 to the nine others. At tempe
 """
 ## What every language model can do
 
-A model has weights, and no memory of a text: asked for the next token, it wants to read the whole text. The loop shows it only what is new. Somebody in between must keep the text, and that is `Recompute`: it remembers all tokens since the first and has the model read them all again, every time. One such object belongs to one text, so the model itself stays as it was, and two texts cannot get mixed up.
+A model has weights, but no memory of a text: to predict the next token, it must read the whole text. The loop, however, passes on only what is new. Between the two stands `Recompute`, which remembers all tokens since the first and has the model read all of them again every time. One such object belongs to one text, so the model itself does not change, and two texts cannot get mixed up.
 
-**Task (4 points).** Write `Recompute.__call__(new)`: note the new tokens, (B, T), in `self.tokens` behind the `self.length` that are there, and return `self.model.next_logits` of all tokens up to now. The room was made by the constructor: nothing is appended or copied. About 4 lines.
+**Task (4 points).** Write `Recompute.__call__(new)`: write the new tokens, (B, T), into `self.tokens` after the `self.length` tokens that are already there, and return `self.model.next_logits` of all tokens so far. The constructor has made the room, so nothing is appended or copied. About 4 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "recompute", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class Recompute:
-    """Called with new tokens, (B, T), it has the model read all tokens since the first -> logits (B, V)."""
+    """Called with new tokens, (B, T), it lets the model read all tokens since the first -> logits (B, V)."""
 
     def __init__(self, model: "LanguageModel", batch_size: int, num_tokens: int):
         self.model = model
@@ -711,7 +711,7 @@ class Recompute:
 
 # %% nbgrader={"grade": true, "grade_id": "test-recompute", "locked": true, "points": 4, "schema_version": 3, "solution": false}
 class Echo:
-    """A stand-in for a model: it gives back what it was shown."""
+    """A stand-in for a model: it returns what it was shown."""
 
     def next_logits(self, tokens):
         return np.array(tokens)
@@ -731,28 +731,28 @@ text = np.arange(27).reshape(3, 9)
 storage = reader.tokens
 for start, stop in ((0, 1), (1, 4), (4, 5), (5, 9)):
     assert np.array_equal(reader(text[:, start:stop]), text[:, :stop]), f"wrong after {stop} tokens"
-assert reader.tokens is storage and reader.length == 9, "the room should be used, not made anew"
+assert reader.tokens is storage and reader.length == 9, "use the array that is there, not a new one"
 other = Recompute(Echo(), 3, 9)
 assert np.array_equal(other(text[:, 3:4]), text[:, 3:4]), "two texts must not get mixed up"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-Tokens from outside are checked once, where they come in, by `check_tokens`, which is given. NumPy would take token −1 for the last one of the vocabulary without a word.
+Tokens from outside are checked once, where they come in, by `check_tokens`, which is given. NumPy would silently take token −1 for the last one of the vocabulary.
 
-`LanguageModel` then holds what all models share. A model that inherits from it brings `vocab_size`, `max_seq_len`, and two methods: `hidden_states`, from tokens (B, T) to one vector per token (B, T, C), and `logits`, from such vectors to (…, V). They are apart for a reason: in the smallest GPT-2 the step to the logits takes 50,257 · 768 = 38.6 million multiplications per position, all its blocks together 12 · 12 · 768² = 84.9 million, and when you write you need it for one position only.
+`LanguageModel` holds what all models share. A model that inherits from it provides `vocab_size`, `max_seq_len`, and two methods: `hidden_states`, from tokens (B, T) to one vector per token (B, T, C), and `logits`, from such vectors to (…, V). They are separate for a reason. In the smallest GPT-2 the step to the logits takes 50,257 · 768 = 38.6 million multiplications per position, and the weights of all its blocks together take 12 · 12 · 768² = 84.9 million. When the model writes, only one position needs logits.
 
 **Task (4 + 8 points).**
 
-- `next_logits(tokens)`: the hidden states of all tokens, the logits of the last one only, as an array (B, V), recording no gradients (`with no_grad():`). About 2 lines.
-- `generate`: the checks are given. Get a reader for this text, `self.decoder(batch size, number of tokens in the end)`, run `stream` with the settings, and join prompt and tokens into one array (B, T + n): `np.concatenate` of the prompt and all columns. Go through `self.decoder`: how a text is remembered can then be decided in one place. About 3 lines.
+- `next_logits(tokens)`: compute the hidden states of all tokens, but the logits of the last one only, and return them as an array (B, V), recording no gradients (`with no_grad():`). About 2 lines.
+- `generate`: the checks are given. Get a reader for this text with `self.decoder(batch size, number of tokens in the end)`, run `stream` with the settings, and join prompt and tokens into one array (B, T + n) with `np.concatenate`. Use `self.decoder` and not `Recompute`, so that a model can decide in one place how it remembers a text. About 3 lines. (`lengths` and `pad_side` are explained in the section on rows of different lengths, `more` in the text that follows this cell; what you write does not need them.)
 """
 
 
 # %%
 #| export
 def check_tokens(tokens: ArrayLike, vocab_size: int) -> np.ndarray:
-    """Tokens in any form -> (B, T) integer array; one that is an array already is not copied.
+    """Tokens in any form -> (B, T) integer array; an array is not copied.
 
     Raises ValueError for another number of axes, for no tokens, and for a token outside the vocabulary,
     TypeError for anything but integers.
@@ -791,7 +791,7 @@ def check_stop(start_pos: int, num_tokens: int, max_seq_len: int) -> int:
 class LanguageModel(Module):
     """What every model that predicts the next token can do.
 
-    A model brings vocab_size, max_seq_len, hidden_states(tokens) -> (B, T, C), logits(hidden) -> (B, T, V).
+    It provides vocab_size, max_seq_len, hidden_states(tokens) -> (B, T, C), logits(hidden) -> (B, T, V).
     """
 
     vocab_size: int
@@ -813,7 +813,7 @@ class LanguageModel(Module):
         ### END SOLUTION
 
     def decoder(self, batch_size: int, num_tokens: int) -> Callable:
-        """-> what gives `stream` the logits for one new text of at most num_tokens tokens a row."""
+        """-> a function that gives `stream` the logits of one new text, at most num_tokens tokens per row."""
         return Recompute(self, batch_size, num_tokens)
 
     def generate(
@@ -829,13 +829,13 @@ class LanguageModel(Module):
         pad_side: str = "right",
         **more: Any,
     ) -> np.ndarray:
-        """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless every row met stop_token before.
+        """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless all rows reach stop_token earlier.
 
         Settings as in `sample`; rng: a seed or a numpy Generator. lengths, pad_side: for rows of different
         lengths, see `generate_ragged`. more: min_p, repetition_penalty, logit_bias and log_probs as for
         `Chooser`, stop_strings and their tokenizer as for `generate_more`. Before any work, raises ValueError
-        if the prompt is empty or holds a token outside the vocabulary, if prompt and new tokens together are
-        more than max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
+        if the prompt is empty or contains a token outside the vocabulary, if prompt and new tokens exceed
+        max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
         """
         options: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
         options["stop_token"] = stop_token
@@ -866,7 +866,7 @@ class LanguageModel(Module):
 
 # %% [markdown]
 """
-With one of the further wishes, `generate` hands over to `generate_more`, which is given. It can also end a text at a word: the stop strings of module 10 are looked for in the text, not in the tokens, because a word may be cut into tokens in several ways. `stream_text` is for those who want to read along; what might become a stop string is held back until it is clear, and a stop string itself is never shown.
+With one of the settings in `more`, `generate` calls `generate_more`, which is given. It can also end a text at a word: the stop strings of module 10 are searched for in the text, not in the tokens, because a word may be cut into tokens in several ways. `stream_text` yields the text while it is written. It holds back what might become a stop string until that is clear, and never yields the stop string itself.
 """
 
 
@@ -884,7 +884,7 @@ def generate_more(
     """(B, T) ints -> (B, T + n) ints, as `generate`, with all that `stream` takes.
 
     stop_strings: the text ends with the token that completes one of them; for a single row, and with the
-    tokenizer that makes text of its tokens. Raises ValueError or TypeError for settings that cannot be.
+    tokenizer that turns its tokens into text. Raises ValueError or TypeError for impossible settings.
     """
     stops = stop_stream(tokenizer, stop_strings) if stop_strings else None
     if stops is not None and len(prompt) != 1:
@@ -903,7 +903,7 @@ def generate_more(
 
 
 def stop_stream(tokenizer: Any, stop_strings: Sequence[str]) -> StopStream:
-    """-> what turns the tokens of one text into text, up to the first stop string. TypeError if it cannot."""
+    """-> what decodes the tokens of one text, up to the first stop string. TypeError without a tokenizer."""
     if not hasattr(tokenizer, "vocabulary"):
         raise TypeError(f"to find {stop_strings!r} takes a tokenizer, got {type(tokenizer).__name__}")
     return StopStream(StreamDecoder(tokenizer), stop_strings)
@@ -918,7 +918,7 @@ def stream_text(
     stop_strings: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[str]:
-    """Yields the text after `prompt`, as it is written; neither stop_token nor a stop string is in it.
+    """Yields the text after `prompt` as it is written, without stop_token and without a stop string.
 
     settings: as for `stream`. Raises ValueError or TypeError at once, as `generate`.
     """
@@ -944,13 +944,13 @@ def stream_text(
 
 # %% [markdown]
 """
-Here is a complete language model, a *bigram* model: the next token depends on the newest one only, by a table of probabilities. Its tokens are 0 "sun", 1 "rain", 2 "and", and its whole knowledge is: after a noun comes "and", after "and" comes a noun, three times out of four the sun. Its `hidden_states` mark which token it is (one-hot), its `logits` look the row up.
+Here is a complete language model, a *bigram* model: the next token depends only on the newest one, through a table of probabilities. Its tokens are 0 "sun", 1 "rain" and 2 "and". All it knows is that "and" follows a noun, and that a noun follows "and", three times out of four the sun. Its `hidden_states` mark which token it is (one-hot); its `logits` look up the row.
 """
 
 
 # %%
 class Bigram(LanguageModel):
-    """(B, T) -> (B, T, V): logits from a (V, V) table of probabilities, one row for each newest token."""
+    """(B, T) -> (B, T, V): logits from a (V, V) table of probabilities, with one row for each token."""
 
     def __init__(self, table, max_seq_len=20):
         self.table = np.log(np.asarray(table) + 1e-9).astype(np.float32)
@@ -988,7 +988,7 @@ class Counting(LanguageModel):
 
 model = Counting()
 logits = model.next_logits(np.array([[4, 1, 2], [0, 2, 3]]))
-assert isinstance(logits, np.ndarray), f"next_logits gives an array, yours a {type(logits).__name__}"
+assert isinstance(logits, np.ndarray), f"next_logits returns an array, yours a {type(logits).__name__}"
 assert logits.shape == (2, 5), f"2 rows and 5 tokens in the vocabulary: shape (2, 5), yours is {logits.shape}"
 assert logits[:, 1].tolist() == [6, 9], (
     f"the last tokens 2 and 3 give logits of 6 and 9, yours: {logits[:, 1]}"
@@ -1046,7 +1046,7 @@ own, stream = globals().get("stream"), plain_stream
 
 ### END HIDDEN TESTS
 class Cycle(LanguageModel):
-    """A stand-in: after n comes n + 1, after 9 comes 0; it notes what its decoder was asked for."""
+    """A stand-in: after n comes n + 1, after 9 comes 0; it records what its decoder was asked for."""
 
     vocab_size, max_seq_len = 10, 12
 
@@ -1092,7 +1092,7 @@ stream = own
 """
 ## The other half of a block
 
-Now the model. Attention carries information from token to token, but all it ever does with values is average them. What was gathered must be worked on, for each token alone, and that is done by a small network of two layers with a bend between them: up to four times the width, GELU, and down again. It is called MLP, *multilayer perceptron*, and it holds two thirds of a block's weights: 8C² against the 4C² of attention.
+Now the model. Attention carries information from token to token, but it does so only by averaging values. What was gathered must then be processed, for each token alone. That is done by a small network of two layers with an activation between them: up to four times the width, GELU, and down again. It is called MLP, *multilayer perceptron*, and holds two thirds of a block's weights: 8C² against the 4C² of attention.
 
 **Task (4 points).** Write `MLP.forward`: up, GELU, down. 1 line.
 """
@@ -1139,7 +1139,7 @@ assert mlp.forward("x") == "xugd", "each of up, gelu and down is used once, in t
 """
 ## A block adds
 
-A deep stack of layers has a problem that has nothing to do with what the layers compute: each one rebuilds its input from scratch, and after a dozen there is little left of it. The remedy is the *residual* path (He et al. 2016, arXiv:1512.03385): a layer does not replace its input, it *adds* to it, x + f(x). Backwards the addition hands the gradient on unchanged, past every layer, down to the embeddings. Here is what reaches the end of a stack of MLPs fresh from their constructor, as a standard deviation, when 1 goes in: without the residual path, and with it.
+A deep stack of layers has a problem, whatever the layers compute: each one replaces its input, and after a dozen there is little left of it. The remedy is the *residual* path (He et al. 2016, arXiv:1512.03385): a layer does not replace its input but *adds* to it, x + f(x). On the way back, the addition passes the gradient on unchanged, past every layer, down to the embeddings. Here is the standard deviation at the end of a stack of new MLPs when 1 goes in: without the residual path, and with it.
 """
 
 
@@ -1157,11 +1157,11 @@ def spread_after(depth, residual):
 
 # %% [markdown]
 r"""
-A block holds two such additions, attention first and then the MLP. In front of each stands a LayerNorm, so that a layer always sees numbers of the same size, while the residual path itself is never touched. This order, *pre-norm*, is GPT-2's (Radford et al. 2019, section 2.3); the original transformer normalised after the addition, and deep stacks of that kind train only with care (Xiong et al. 2020, arXiv:2002.04745).
+A block makes two such additions, first attention and then the MLP. A LayerNorm stands in front of each, so that a layer always sees numbers of the same size, while the residual path itself is not normalised. This order, *pre-norm*, is GPT-2's (Radford et al. 2019, section 2.3). The original transformer normalised after the addition, and deep stacks of that kind need care in training (Xiong et al. 2020, arXiv:2002.04745).
 
 $$x \leftarrow x + \text{attention}(\text{norm}_1(x)), \qquad x \leftarrow x + \text{mlp}(\text{norm}_2(x))$$
 
-**Task (8 points).** Write `TransformerBlock.forward`. The second line uses the x of the first. Hand the mask to the attention. 2 lines.
+**Task (8 points).** Write `TransformerBlock.forward`. The second line uses the x of the first. Pass the mask to the attention. 2 lines.
 """
 
 
@@ -1187,7 +1187,7 @@ class TransformerBlock(Module):
 
 # %% [markdown]
 """
-Stand-ins make it a sum that can be done in the head: both norms multiply by 10, the attention adds 1, the MLP adds 2. From x = 3: 3 + (30 + 1) = 34, and then 34 + (340 + 2).
+With stand-ins you can do the sum in your head: both norms multiply by 10, the attention adds 1, the MLP adds 2. From x = 3: 3 + (30 + 1) = 34, and then 34 + (340 + 2).
 """
 
 # %%
@@ -1202,10 +1202,10 @@ block.norm1, block.norm2 = (lambda x: 10 * x), (lambda x: 100 * x)
 block.attention = lambda x, mask=None: x + (1 if mask is None else mask)
 block.mlp = lambda x: x + 2
 got = block.forward(3)
-assert got != 3 + 31 + 302, "the second addition should begin from what the first one gave"
+assert got != 3 + 31 + 302, "the second addition should start from the result of the first"
 assert got != 31 + 3102, "the attention should be added to what came in, not replace it"
 assert got != 34 + 342, "the MLP has a norm of its own, norm2"
-assert got != 14200, "the norms belong in front of attention and MLP, not behind the additions"
+assert got != 14200, "the norms belong before attention and MLP, not after the additions"
 assert got == 34 + 3402, f"3 + (30 + 1) = 34, then 34 + (3400 + 2) = 3436; yours is {got}"
 assert block.forward(3, 7) == 40 + 4002, "the mask should reach the attention"
 ### BEGIN HIDDEN TESTS
@@ -1220,18 +1220,18 @@ for x, a, m in ((0.5, 2.0, -1.0), (-3.0, 0.25, 4.0)):
 """
 ## GPT-2
 
-The whole model: each token becomes its row of the token embedding plus the row of its position in the position embedding; L blocks; a last LayerNorm; and the logits. For the logits each vector is compared, by a dot product, with the embedding of every token of the vocabulary. The same table is used twice, at the entrance and at the exit, which is called *weight tying* (Press and Wolf 2017, arXiv:1608.05859): a token is likely next if its embedding points where the last vector points. It saves V · C weights: 50,257 · 768, or 38.6 million, in the smallest GPT-2.
+Here is the whole model. Each token becomes its row of the token embedding plus the row of its position in the position embedding; then come L blocks, a last LayerNorm, and the logits. The logits are the dot products of each vector with the embedding of every token of the vocabulary. So the same table is used at the input and at the output, which is called *weight tying* (Press and Wolf 2017, arXiv:1608.05859): a token is a likely next one if its embedding points in the direction of the last vector. Tying saves V · C weights: 50,257 · 768, or 38.6 million, in the smallest GPT-2.
 
-The constructor is given, and with it two decisions. The weights begin as normal random numbers of standard deviation 0.02, and those of the layers that write into the residual path, two in each block, begin smaller by √(2L), because so many of them are added up (Radford et al. 2019, section 2.3). And the model starts in `eval()`, ready to write.
+The constructor is given, and with it two decisions. The weights start as normal random numbers with a standard deviation of 0.02, except in the layers that write into the residual path, two in each block: theirs is divided by √(2L), because so many of them are added up (Radford et al. 2019, section 2.3). And the model starts in `eval()`, ready to write.
 
-Given, too, are the ways out and in. `save_pretrained(folder)` writes the model as a folder with the names and shapes that the rest of the world uses for GPT-2, so that transformers opens what you trained here; `from_pretrained(folder)` opens such a folder, the published GPT-2 too. Both need one library more, safetensors (`pip install -e ".[llm]"`); nothing else in this module does.
+Saving and loading are given too. `save_pretrained(folder)` writes the model as a folder with the names and shapes that other software uses for GPT-2, so that the transformers library opens what you trained here; `from_pretrained(folder)` opens such a folder, including the published GPT-2. Both need one more library, safetensors (`pip install -e ".[llm]"`); nothing else in this module does.
 
-`hidden_states` takes one thing more than tokens: the position where they begin. A text is usually read from position 0, but a learned position is only a row of a table, and it is worth asking whether a sentence reads alike at position 0 and at position 40. After the training you will ask.
+Besides the tokens, `hidden_states` takes the position where they begin. A text is usually read from position 0, but a learned position is only a row of a table, and you may ask whether a sentence reads the same at position 0 and at position 40. After the training you will.
 
 **Task (8 + 4 points).**
 
-- `hidden_states(tokens, start_pos=0)`: the checks are given. Embed the tokens and the positions `start_pos` … `stop - 1`, add them ((B, T, C) and (T, C) broadcast), go through the blocks and the last norm. About 4 lines.
-- `logits(hidden)`: (…, C) to (…, V) with the token embedding's weight, (V, C), and no bias. `linear(x, weight)` of module 03 is the function, `apply` the door. 1 line.
+- `hidden_states(tokens, start_pos=0)`: the checks are given. Embed the tokens and the positions `start_pos` to `stop - 1`, add them ((B, T, C) and (T, C) broadcast), go through the blocks and the last norm. About 4 lines.
+- `logits(hidden)`: (…, C) to (…, V) with the token embedding's weight, (V, C), and no bias. Call `linear(x, weight)` of module 03 through `apply`. 1 line.
 """
 
 
@@ -1290,7 +1290,7 @@ class GPT(LanguageModel):
         return load_gpt_folder(cls, folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write such a folder, whole or not at all. Raises ModuleNotFoundError without the [llm] extra."""
+        """Write such a folder, completely or not at all. ModuleNotFoundError without the [llm] extra."""
         from tinytorch.pretrained.weights import save_gpt_folder
 
         save_gpt_folder(self, folder)
@@ -1298,7 +1298,7 @@ class GPT(LanguageModel):
     def hidden_states(self, tokens: ArrayLike, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
 
-        Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
+        Raises ValueError or TypeError for invalid tokens (see `check_tokens`) or more than max_seq_len.
         """
         tokens = check_tokens(tokens, self.vocab_size)
         stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
@@ -1318,7 +1318,7 @@ class GPT(LanguageModel):
 
 # %% [markdown]
 """
-A model fresh from its constructor knows nothing, so all 50 tokens of this one should be about equally likely. Its loss should be near ln 50 = 3.91. It is worth checking every time: a much larger number means that the weights begin too large.
+A new model knows nothing, so all 50 tokens of this one should be about equally likely, and its loss should be near ln 50 = 3.91. This is worth checking every time: a much larger number means that the initial weights are too large.
 """
 
 # %%
@@ -1341,9 +1341,7 @@ assert np.allclose(got.data[1, 1], want, atol=1e-6), (
 )
 got = model.hidden_states(tokens, start_pos=4)
 want = 3 * (2 * (words[5] + places[6]) + 1)
-assert np.allclose(got.data[1, 2], want, atol=1e-6), (
-    "from start_pos 4 on the third token stands at position 6"
-)
+assert np.allclose(got.data[1, 2], want, atol=1e-6), "with start_pos 4, the third token is at position 6"
 ### BEGIN HIDDEN TESTS
 model.norm = lambda x: x - 5
 got = model.hidden_states(tokens, 6).data
@@ -1364,7 +1362,7 @@ got = model.logits(Tensor(hidden))
 assert got.shape == (2, 3, 7), f"7 tokens in the vocabulary: (2, 3, 7), yours is {got.shape}"
 want = hidden[1, 2] @ model.token_embedding.weight.data[5]
 assert np.allclose(got.data[1, 2, 5], want, atol=1e-6), (
-    "a logit is the vector times the token's own embedding"
+    "a logit is the dot product of the vector and the token's embedding"
 )
 ### BEGIN HIDDEN TESTS
 for place in np.ndindex(2, 3, 7):
@@ -1385,14 +1383,14 @@ assert np.allclose(model.logits(Tensor(hidden)).data, 2 * got.data, atol=1e-5), 
 
 The paper names its four models 117M, 345M, 762M and 1542M (Radford et al. 2019, table 2); the files that its authors published are called 124M, 355M, 774M and 1558M. Which is right? Count.
 
-**Task (4 points).** Write `count_parameters(vocab_size, embed_dim, num_layers, max_seq_len)`. Per block, with C the width: two LayerNorms of 2C numbers; attention with four layers of C² + C; the MLP with C · 4C + 4C going up and 4C · C + C coming down. Besides: the two embeddings and the last LayerNorm. The tied output counts nothing, and the number of heads does not matter. About 4 lines.
+**Task (4 points).** Write `count_parameters(vocab_size, embed_dim, num_layers, max_seq_len)`. With C the width, each block has two LayerNorms of 2C numbers; attention with four layers of C² + C; and the MLP with C · 4C + 4C going up and 4C · C + C coming down. Add the two embeddings and the last LayerNorm. The tied output adds nothing, and the number of heads does not matter. About 4 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "count-parameters", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def count_parameters(vocab_size: int, embed_dim: int, num_layers: int, max_seq_len: int = 1024) -> int:
-    """-> how many weights a GPT of these sizes has; the tied output is not counted twice."""
+    """-> the number of weights of a GPT of these sizes; the tied output is not counted twice."""
     ### BEGIN SOLUTION
     C = embed_dim
     attention = 4 * (C * C + C)
@@ -1426,7 +1424,7 @@ for sizes, want in (
 
 # %% [markdown]
 """
-The files are right: the counts of the paper were too small. And a formula should be held against the thing itself; the two numbers here must be equal.
+The files are right: the counts in the paper are too small. And a formula should be checked against the thing itself; these two numbers must be equal.
 """
 
 # %%
@@ -1437,7 +1435,7 @@ count_parameters(50, 32, 2, 16), sum(p.size for p in small.parameters())
 """
 ## Training
 
-The targets are the text itself, moved by one: the model reads tokens 0 to T − 1 and at each position is asked for the next, tokens 1 to T. One pass over T tokens is T exercises at once, and the causal mask keeps them honest.
+The targets are the text itself, shifted by one: the model reads tokens 0 to T − 1, and at each position it must predict the next, tokens 1 to T. One pass over T tokens is T exercises at once, and the causal mask makes sure that none can see its answer.
 
 **Task (4 points).** Write `next_token_loss(model, tokens)`: (B, T + 1) tokens to the mean cross-entropy, a scalar Tensor. The model reads all but the last token of each row; the targets are all but the first. 1 line.
 """
@@ -1457,7 +1455,7 @@ def next_token_loss(model: LanguageModel, tokens: ArrayLike) -> Tensor:
 
 # %% [markdown]
 """
-The bigram model knows that after "sun" comes "and" (almost no loss), and gives the rain one chance in four: ln 4 = 1.386. The mean of the two?
+The bigram model knows that "and" comes after "sun" (almost no loss), and gives the rain one chance in four: ln 4 = 1.386. What is the mean of the two?
 """
 
 # %%
@@ -1485,7 +1483,7 @@ assert np.isclose(next_token_loss(look_up, tokens).item(), want), "wrong for 5 r
 
 # %% [markdown]
 """
-A sentence to learn by heart, one token per character. The model is tiny, 32 wide and 2 layers deep, and reads the whole sentence 60 times.
+Here is a sentence to learn by heart, with one token per character. The model is tiny, with a width of 32 and 2 layers, and reads the whole sentence 60 times.
 """
 
 # %%
@@ -1518,7 +1516,7 @@ math.log(tokenizer.vocab_size), losses[0], losses[-1]
 
 # %% [markdown]
 """
-The loss begins at the logarithm of the vocabulary, as it should, and falls to nearly nothing: with one sentence to learn, every next character is certain.
+The loss starts near the logarithm of the vocabulary size, as it should, and falls to nearly nothing: with one sentence to learn, every next character is certain.
 """
 
 
@@ -1539,7 +1537,7 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-Let it go on from "a small": greedily, drawn at temperature 1, and so hot that the certainty melts.
+Let it continue from "a small": greedily, drawn at temperature 1, and drawn at temperature 4.
 """
 
 
@@ -1552,7 +1550,7 @@ def continued(text, **settings):
 
 # %% [markdown]
 """
-And as a stream: each character is printed when it is chosen, long before the last one is known.
+The same as a stream: each character is printed as soon as it is chosen.
 """
 
 # %%
@@ -1562,7 +1560,7 @@ for token in stream(model.decoder(1, 60), prompt, 48, temperature=0):
 
 # %% [markdown]
 """
-Now the question from above: does the model read the same sentence alike at another place? Here is its loss when the first character stands at position 0, as in the training, at position 1, and at position 60. A guess without any knowledge costs ln 20 = 3.0.
+Now the question from above: does the sentence read the same at another position? Here is its loss when the first character is at position 0, as in training, at position 1, and at position 60. A guess without any knowledge costs ln 20 = 3.0.
 """
 
 
@@ -1577,22 +1575,22 @@ def loss_at(start_pos):
 
 # %% [markdown]
 """
-Moved by a single position, the sentence that it knows by heart costs more than a blind guess. The model did not learn "after *a small* comes *seed*"; it learned "at position 8 comes *s*", because in its training that was just as true and easier to find. And positions that no training text has reached are still the random numbers they began with. This is why real training cuts its texts at random places, why a GPT-2 cannot read one token more than its 1,024, and why newer models have no table of positions but turn queries and keys by an angle.
+Moved by a single position, the sentence that the model knows by heart costs more than a blind guess. It did not learn that *seed* comes after *a small*; it learned that *s* comes at position 8, which was just as true in its training. And the positions that no training text has reached are still the random numbers that they began with. This is why training texts are cut at random places, why GPT-2 cannot read more than 1,024 tokens, and one reason why newer models have no table of positions but turn queries and keys by an angle.
 
 ## Rows of different lengths
 
-All rows of a batch have the same length, and texts do not. The short ones are filled up with *padding*: tokens that mean nothing and must change nothing. In front or behind? While it writes, the loop appends one column to all rows, so all rows must end at the same column: the padding goes in front.
+All rows of a batch have the same length, but texts do not. The short ones are filled up with *padding*: tokens that mean nothing and must change nothing. Should it go in front or at the end? The loop appends one column to all rows at each step, so all rows must end at the same column: the padding goes in front.
 
-That takes two corrections. A row with 12 pad columns has its first token in column 12, but it is still the token at position 0, and you have just seen what a wrong position costs. So the position of a token is its column less the row's padding. And no token may look at a pad column: a mask of shape (B, 1, 1, S) is added to the scores of every layer, 0 for a real column and −10³⁰ for a pad column, of which the softmax makes a share of exactly 0. (Minus infinity would do as well for the real tokens. But a pad column sees nothing except pad columns, and an attention that does not provide for a query without any key would give NaN there.)
+That requires two corrections. In a row with 12 pad columns the first token is in column 12, but its position is still 0, and you have just seen what a wrong position costs. So the position of a token is its column minus the row's padding. And no token may look at a pad column: a mask of shape (B, 1, 1, S) is added to the scores of every layer, 0 for a real column and −10³⁰ for a pad column, which the softmax turns into a share of exactly 0. (Minus infinity would do as well for the real tokens. But a pad column sees only pad columns, and attention that does not allow for a query without any key would return NaN there.)
 
-Nothing of your model has to change for that. `Padding` stands in front of two methods that it has anyway: of the position embedding, which is asked for columns and answers with positions, and of each block, which takes a mask. `generate` with `lengths`, the number of real tokens in each row, puts it there and takes it away again. What another thread asks of the same model meanwhile has nothing to do with this padding: `PADDED` says which one the thread at hand is reading with. All of it is given.
+Your model does not have to change for this. `Padding` wraps two methods that it has anyway: that of the position embedding, which is called with columns and returns what belongs to positions, and that of each block, which takes a mask. `generate` with `lengths`, the number of real tokens in each row, puts the wrappers on and takes them off again. If another thread uses the same model in the meantime, this padding does not affect it: `PADDED` tells each thread which padding it is reading with. All of this is given.
 """
 
 
 # %%
 #| export
 class Padding:
-    """Stands in front of a model's positions and blocks while it reads one text with pad columns in front.
+    """Wraps a model's positions and blocks while it reads one text with pad columns in front.
 
     padding: (B,) ints, how many columns at the front of each row are to be hidden.
     """
@@ -1619,7 +1617,7 @@ class Padding:
     ) -> Tensor:
         """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden.
 
-        where, named: what else the model hands its blocks, such as what came of the positions.
+        where, named: what else the model passes to its blocks, such as a rotation.
         """
         if PADDED.get() is not self:
             return inner(x, mask, *where, **named)
@@ -1629,10 +1627,10 @@ class Padding:
 
 @contextmanager
 def padded(model: LanguageModel, padding: np.ndarray) -> Iterator[None]:
-    """Inside the block `model` reads one text, (B, T), that begins with padding[b] pad columns in row b.
+    """Inside the block, `model` reads one text, (B, T), that begins with padding[b] pad columns in row b.
 
-    Afterwards no object holds a trace; if it has read anything, a new text is begun, since nobody could go on
-    from these columns without knowing of the padding.
+    Afterwards no trace is left in any object. If the model has read anything, a new text is begun, since
+    these columns cannot be continued without their padding.
     """
     front = Padding(model, padding)
     for module, wrapper in front.wraps:
@@ -1650,14 +1648,14 @@ def padded(model: LanguageModel, padding: np.ndarray) -> Iterator[None]:
 
 # %% [markdown]
 """
-What comes in may be padded on either side, with any numbers: they are replaced by token 0 before the model sees them, and stand in the result where they stood. Moving a row along, what falls out at the end coming in at the front, turns one kind into the other.
+The prompt may be padded on either side, with any numbers: they are replaced by token 0 before the model sees them, and kept in the result. Rotating a row, so that what leaves at the end comes in at the front, turns one kind of padding into the other.
 """
 
 
 # %%
 #| export
 def roll_rows(tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """(B, T), (B,) -> (B, T): row b moved steps[b] columns to the right, round the end."""
+    """(B, T), (B,) -> (B, T): row b rotated by steps[b] columns to the right."""
     width = tokens.shape[1]
     return np.take_along_axis(tokens, (np.arange(width) - steps[:, None]) % width, axis=1)
 
@@ -1690,14 +1688,14 @@ def generate_ragged(
 ) -> np.ndarray:
     """(B, T) ints -> (B, T + n) ints: rows of different lengths, each written as if it were alone.
 
-    generate: called with a prompt, max_new_tokens and the options, it has `model` write.
+    generate: called with a prompt, max_new_tokens and the options, it lets `model` write.
     lengths: (B,) ints from 1 to T, the real tokens of each row. The other columns, at its end for pad_side
         "right" and at its front for "left", hold any integers; the model never sees them, and they are kept:
         prompt, new, pad for "right"; pad, prompt, new for "left".
-    options: as for `generate`; the longest row and the new tokens have to fit into max_seq_len. rng gives one
+    options: as for `generate`; the longest row and the new tokens must fit into max_seq_len. rng gives one
         number per row and token, so a row gets the tokens that it would get alone with its share of them.
-    Raises, before any work, as `generate`, ValueError or TypeError for lengths and pad_side that are none,
-    and TypeError for a model without blocks and positions.
+    Raises, before any work, as `generate`, ValueError or TypeError for invalid lengths or pad_side, and
+    TypeError for a model without blocks and positions.
     """
     prompt = as_array(prompt)
     T = check_tokens(np.zeros_like(prompt), model.vocab_size).shape[-1]  # of any tokens: shape and type
@@ -1705,7 +1703,7 @@ def generate_ragged(
     prompt = prompt.astype(np.int64)
     if pad_side == "right":
         prompt = roll_rows(prompt, padding)  # the padding that follows is now in front
-    spare = padding.min()  # columns that are padding in every row are not worth reading
+    spare = padding.min()  # columns that are padding in every row need not be read
     tokens = np.where(np.arange(T) < padding[:, None], 0, prompt)[:, spare:]
     with padded(model, padding - spare):
         text = generate(tokens, max_new_tokens, **options)
@@ -1715,7 +1713,7 @@ def generate_ragged(
 
 # %% [markdown]
 """
-Two beginnings of the sentence, 7 and 19 characters long, in one batch. First as above, padded behind with −1 and with their lengths; then padded in front with spaces and no word about it.
+Put two beginnings of the sentence, 7 and 19 characters long, into one batch: first padded at the end with −1, with their lengths; then padded in front with spaces, without lengths.
 """
 
 
@@ -1734,11 +1732,11 @@ together(["a small", "a small seed drinks"], 16)
 
 # %% [markdown]
 """
-With the lengths, each row goes on as it would alone. Without them the first row reads twelve spaces as text and its own words at positions where they never stood.
+With the lengths, each row continues as it would alone. Without them the model reads twelve spaces as text in the first row, and its words at positions where they never were in training.
 
 ## What it costs to write
 
-One more look, at the work. A wrapper in front of `hidden_states` (module 03) notes how many tokens the model reads, while it writes 20 from a prompt of one.
+One last thing to measure is the work. A wrapper in front of `hidden_states` (module 03) records how many tokens the model reads while it writes 20 from a prompt of one.
 """
 
 # %%
@@ -1757,11 +1755,11 @@ read, sum(read)
 
 # %% [markdown]
 """
-1 + 2 + … + 20 = 210 tokens read to write 20. For the twentieth, nineteen were read that had been read before, in every layer, with the same result: nothing that comes later can change what an earlier token computes, you proved it in module 12. Twice the text costs four times the reading. Keep that number in mind.
+The model reads 1 + 2 + … + 20 = 210 tokens to write 20. For the twentieth, it read nineteen that it had read before, in every layer, with the same result: nothing that comes later can change what an earlier token computes, as you saw in module 12. A text twice as long costs about four times as much reading. Keep the number 210 in mind.
 
 ## In your own words
 
-**Question 1 (5 points).** A block computes x + f(norm(x)). Someone writes norm(x) + f(norm(x)) instead, "because it was computed anyway". Twelve blocks later, what has become of the embedding that went in, and of the gradient on its way back? Compare with the original. Four to six sentences.
+**Question 1 (5 points).** A block computes x + f(norm(x)). Suppose it computed norm(x) + f(norm(x)) instead. After twelve blocks, what has become of the embedding that went in, and of the gradient on its way back? Compare with the original. Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "why-residual", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1771,7 +1769,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question 2 (5 points).** You write a chat program that must quote a phone number correctly and also tell jokes. Which temperature, top-k and top-p would you use for each, and why? Give for each of the three settings one case where it alone is the wrong tool. Four to six sentences.
+**Question 2 (5 points).** You write a chat program that must quote a phone number correctly and also tell jokes. Which temperature, top-k and top-p would you use for each, and why? For each of the three settings, give one case where it is the wrong tool on its own. Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "which-sampling", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1783,9 +1781,9 @@ Your answer here.
 """
 ## You can now
 
-build GPT-2 to the last parameter, train it, and let it write in whatever way suits the text, with a loop that works for any model.
+build GPT-2 exactly, train it, and let it write, with the sampling that suits the text and a loop that works for any model.
 
-Two exercises. First, train the model on its sentence at a random place in each step (`hidden_states` with a random `start_pos`) and look at the three losses again: what did it have to learn this time? Second, train it with the two additions of the block taken out, with the same steps and seed, and plot both losses in one picture.
+Two exercises. First, train the model on its sentence at a random position in each step (`hidden_states` with a random `start_pos`) and look at the three losses again: what did it have to learn this time? Second, remove the two additions from the block, train with the same steps and seed, and plot both losses in one picture.
 
-Next door, in module 14, you build the instruments: how long does a step take, how much memory does it move, what is the machine's limit? They will tell you precisely what the number 210 costs, and then it is time to do something about it.
+Next: in module 14 you build the instruments. How long does a step take, how much memory does it move, and what is the limit of the machine? They will tell you what the number 210 costs, and after that you do something about it.
 """

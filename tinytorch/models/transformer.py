@@ -32,11 +32,11 @@ from ..text.tokenization import StopStream, StreamDecoder
 # %% ../../modules/13_transformers/transformers_dev.py #cell-4
 PADDED: ContextVar[Any] = ContextVar(
     "padded", default=None
-)  # the Padding that this thread is reading with, see there
+)  # the Padding with which this thread is reading, see the class
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raises ValueError or TypeError for settings that no distribution can have."""
+    """Raises ValueError or TypeError for impossible settings."""
     for name, value in (("temperature", temperature), ("top_p", 1 if top_p is None else top_p)):
         if not isinstance(value, Real):
             raise TypeError(f"{name} should be a number, got {value!r}")
@@ -54,7 +54,7 @@ def greedy(logits: np.ndarray) -> np.ndarray:
 
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(B, V) -> (B,): a token for each row, drawn from softmax(logits) with one number of rng a row."""
+    """(B, V) -> (B,): a token for each row, drawn from softmax(logits) with one number of rng per row."""
     ends = np.cumsum(softmax(logits), axis=-1, dtype=np.float64)
     points = rng.random((len(logits), 1)) * ends[:, -1:]
     return (ends <= points).sum(axis=-1)
@@ -72,9 +72,9 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 # %% ../../modules/13_transformers/transformers_dev.py #keep-top-p
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """(B, V) -> (B, V): the fewest likeliest tokens whose probabilities reach p stay, the others become -inf.
+    """(B, V) -> (B, V): the likeliest tokens stay, just enough to reach probability p; the rest become -inf.
 
-    What is as likely as the last one kept stays too. (Nucleus sampling, Holtzman et al. 2020)
+    Tokens that are as likely as the last one kept stay too. (Nucleus sampling, Holtzman et al. 2020)
     """
     if p >= 1:
         return logits
@@ -105,7 +105,7 @@ def check_logits(logits: ArrayLike) -> np.ndarray:
 
 
 def at_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(B, V), temperature > 0 -> (B, V): (logits - the largest of the row) / temperature, none above 0."""
+    """(B, V), temperature > 0 -> (B, V): (logits - the largest of their row) / temperature, so at most 0."""
     with np.errstate(over="ignore"):
         scaled = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64) / temperature
         return scaled.astype(logits.dtype)
@@ -120,7 +120,7 @@ def sample(
 ) -> np.ndarray:
     """(B, V) -> (B,): one token for each row. Temperature 0 takes the likeliest.
 
-    Else it is drawn from softmax(logits / temperature), among the top_k likeliest, then within top_p.
+    Otherwise it is drawn from softmax(logits / temperature), among the top_k likeliest, then within top_p.
     rng: a seed or a numpy Generator; one number of it is used per row.
     Raises ValueError or TypeError for settings out of range and for logits that are not finite.
     """
@@ -146,9 +146,9 @@ def write(
     """Yields the next token of each row, (B,), up to max_new_tokens times.
 
     next_logits: called with the tokens it has not seen yet, first all of `tokens`, (B, T), then the newest,
-        (B, 1); it gives the logits of the token after them, (B, V).
+        (B, 1); it returns the logits of the token after them, (B, V).
     choose: (B, V) -> (B,).
-    stop_token: a row that has produced it produces nothing else; when all rows have, the writing ends.
+    stop_token: a row that has produced it produces nothing else; when all rows have, the loop ends.
     """
     stopped = np.zeros(len(tokens), bool)
     for _ in range(max_new_tokens):
@@ -163,13 +163,13 @@ def write(
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-31
 class Chooser:
-    """Chooses tokens as `sample` does, with wishes that need the text so far or concern single tokens.
+    """Chooses tokens as `sample` does, with settings that need the text so far or concern single tokens.
 
-    temperature, top_k, top_p, rng: as for `sample`. repetition_penalty: above 1 makes tokens of the text
-    rarer (Keskar et al. 2019). logit_bias: {token: number to be added, -inf forbids it}. min_p: at the
-    temperature, tokens below this part of the likeliest one's probability are dropped, before top_k and top_p
-    (Nguyen et al. 2024). log_probs: a list, to which each choice adds (B,) numbers, the logarithms of the
-    probabilities that the model itself gave what was chosen, at temperature 1 and without any setting.
+    temperature, top_k, top_p, rng: as for `sample`. repetition_penalty: above 1, tokens that are in the text
+    become rarer (Keskar et al. 2019). logit_bias: {token: number to be added, -inf forbids it}. min_p: at the
+    temperature, tokens below this fraction of the likeliest one's probability are dropped, before top_k and
+    top_p (Nguyen et al. 2024). log_probs: a list, to which each choice adds (B,) numbers, the logarithms of
+    the probabilities that the model gave the chosen tokens, at temperature 1 and without any setting.
     """
 
     def __init__(
@@ -210,10 +210,10 @@ class Chooser:
             if not isinstance(bias, Real) or not bias < math.inf:
                 raise ValueError(f"the bias of token {token} should be a number below infinity, got {bias!r}")
         self.unread: list[np.ndarray] = []  # tokens of the text
-        self.seen: np.ndarray | None = None  # which of the vocabulary it holds, (B, V)
+        self.seen: np.ndarray | None = None  # which tokens of the vocabulary are in it, (B, V + 1)
 
     def read(self, tokens: np.ndarray) -> None:
-        """(B, T) tokens of the text before the next one; those that are padding do not count."""
+        """(B, T) tokens of the text before the next one; padding does not count."""
         front = PADDED.get()
         padding = np.zeros((len(tokens), 1), int) if front is None else front.padding
         self.unread.append(np.where(np.arange(tokens.shape[1]) < padding, -1, tokens))
@@ -229,7 +229,7 @@ class Chooser:
         return tokens
 
     def adjust(self, logits: np.ndarray) -> np.ndarray:
-        """(B, V) -> (B, V): with penalty, bias and min-p; the array that comes in stays as it is."""
+        """(B, V) -> (B, V): with penalty, bias and min-p; the array that is passed in does not change."""
         if self.penalty != 1:
             if self.seen is None:
                 self.seen = np.zeros((len(logits), logits.shape[-1] + 1), bool)  # the last is for padding
@@ -261,7 +261,7 @@ def stream(
     """Yields the next token of each row, (B,), up to max_new_tokens times, chosen as in `sample`.
 
     next_logits: called with the tokens it has not seen yet, (B, T): first the whole prompt, then one token
-        a row; it gives the logits of the token after them, (B, V).
+        per row; it returns the logits of the token after them, (B, V).
     stop_token: a row that has produced it produces nothing else; when all rows have, the stream ends.
     more: min_p, repetition_penalty, logit_bias, log_probs, as for `Chooser`.
     Raises ValueError or TypeError at once for settings out of range.
@@ -276,7 +276,7 @@ def stream(
 
 # %% ../../modules/13_transformers/transformers_dev.py #recompute
 class Recompute:
-    """Called with new tokens, (B, T), it has the model read all tokens since the first -> logits (B, V)."""
+    """Called with new tokens, (B, T), it lets the model read all tokens since the first -> logits (B, V)."""
 
     def __init__(self, model: "LanguageModel", batch_size: int, num_tokens: int):
         self.model = model
@@ -292,7 +292,7 @@ class Recompute:
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-40
 def check_tokens(tokens: ArrayLike, vocab_size: int) -> np.ndarray:
-    """Tokens in any form -> (B, T) integer array; one that is an array already is not copied.
+    """Tokens in any form -> (B, T) integer array; an array is not copied.
 
     Raises ValueError for another number of axes, for no tokens, and for a token outside the vocabulary,
     TypeError for anything but integers.
@@ -329,7 +329,7 @@ def check_stop(start_pos: int, num_tokens: int, max_seq_len: int) -> int:
 class LanguageModel(Module):
     """What every model that predicts the next token can do.
 
-    A model brings vocab_size, max_seq_len, hidden_states(tokens) -> (B, T, C), logits(hidden) -> (B, T, V).
+    It provides vocab_size, max_seq_len, hidden_states(tokens) -> (B, T, C), logits(hidden) -> (B, T, V).
     """
 
     vocab_size: int
@@ -349,7 +349,7 @@ class LanguageModel(Module):
             return self.logits(self.hidden_states(tokens)[:, -1:]).data[:, 0]
 
     def decoder(self, batch_size: int, num_tokens: int) -> Callable:
-        """-> what gives `stream` the logits for one new text of at most num_tokens tokens a row."""
+        """-> a function that gives `stream` the logits of one new text, at most num_tokens tokens per row."""
         return Recompute(self, batch_size, num_tokens)
 
     def generate(
@@ -365,13 +365,13 @@ class LanguageModel(Module):
         pad_side: str = "right",
         **more: Any,
     ) -> np.ndarray:
-        """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless every row met stop_token before.
+        """(B, T) ints -> (B, T + n) ints, n = max_new_tokens unless all rows reach stop_token earlier.
 
         Settings as in `sample`; rng: a seed or a numpy Generator. lengths, pad_side: for rows of different
         lengths, see `generate_ragged`. more: min_p, repetition_penalty, logit_bias and log_probs as for
         `Chooser`, stop_strings and their tokenizer as for `generate_more`. Before any work, raises ValueError
-        if the prompt is empty or holds a token outside the vocabulary, if prompt and new tokens together are
-        more than max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
+        if the prompt is empty or contains a token outside the vocabulary, if prompt and new tokens exceed
+        max_seq_len, or if a setting is out of range, and TypeError for a wrong type.
         """
         options: dict[str, Any] = dict(temperature=temperature, top_k=top_k, top_p=top_p, rng=rng)
         options["stop_token"] = stop_token
@@ -410,7 +410,7 @@ def generate_more(
     """(B, T) ints -> (B, T + n) ints, as `generate`, with all that `stream` takes.
 
     stop_strings: the text ends with the token that completes one of them; for a single row, and with the
-    tokenizer that makes text of its tokens. Raises ValueError or TypeError for settings that cannot be.
+    tokenizer that turns its tokens into text. Raises ValueError or TypeError for impossible settings.
     """
     stops = stop_stream(tokenizer, stop_strings) if stop_strings else None
     if stops is not None and len(prompt) != 1:
@@ -429,7 +429,7 @@ def generate_more(
 
 
 def stop_stream(tokenizer: Any, stop_strings: Sequence[str]) -> StopStream:
-    """-> what turns the tokens of one text into text, up to the first stop string. TypeError if it cannot."""
+    """-> what decodes the tokens of one text, up to the first stop string. TypeError without a tokenizer."""
     if not hasattr(tokenizer, "vocabulary"):
         raise TypeError(f"to find {stop_strings!r} takes a tokenizer, got {type(tokenizer).__name__}")
     return StopStream(StreamDecoder(tokenizer), stop_strings)
@@ -444,7 +444,7 @@ def stream_text(
     stop_strings: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[str]:
-    """Yields the text after `prompt`, as it is written; neither stop_token nor a stop string is in it.
+    """Yields the text after `prompt` as it is written, without stop_token and without a stop string.
 
     settings: as for `stream`. Raises ValueError or TypeError at once, as `generate`.
     """
@@ -551,7 +551,7 @@ class GPT(LanguageModel):
         return load_gpt_folder(cls, folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write such a folder, whole or not at all. Raises ModuleNotFoundError without the [llm] extra."""
+        """Write such a folder, completely or not at all. ModuleNotFoundError without the [llm] extra."""
         from tinytorch.pretrained.weights import save_gpt_folder
 
         save_gpt_folder(self, folder)
@@ -559,7 +559,7 @@ class GPT(LanguageModel):
     def hidden_states(self, tokens: ArrayLike, start_pos: int = 0) -> Tensor:
         """(B, T) ints at positions start_pos.. -> (B, T, C): what each token has gathered, for `logits`.
 
-        Raises ValueError or TypeError for tokens that are none (see `check_tokens`) or that pass max_seq_len.
+        Raises ValueError or TypeError for invalid tokens (see `check_tokens`) or more than max_seq_len.
         """
         tokens = check_tokens(tokens, self.vocab_size)
         stop = check_stop(start_pos, tokens.shape[1], self.max_seq_len)
@@ -574,7 +574,7 @@ class GPT(LanguageModel):
 
 # %% ../../modules/13_transformers/transformers_dev.py #count-parameters
 def count_parameters(vocab_size: int, embed_dim: int, num_layers: int, max_seq_len: int = 1024) -> int:
-    """-> how many weights a GPT of these sizes has; the tied output is not counted twice."""
+    """-> the number of weights of a GPT of these sizes; the tied output is not counted twice."""
     C = embed_dim
     attention = 4 * (C * C + C)
     mlp = (C * 4 * C + 4 * C) + (4 * C * C + C)
@@ -591,7 +591,7 @@ def next_token_loss(model: LanguageModel, tokens: ArrayLike) -> Tensor:
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-88
 class Padding:
-    """Stands in front of a model's positions and blocks while it reads one text with pad columns in front.
+    """Wraps a model's positions and blocks while it reads one text with pad columns in front.
 
     padding: (B,) ints, how many columns at the front of each row are to be hidden.
     """
@@ -618,7 +618,7 @@ class Padding:
     ) -> Tensor:
         """(B, T, C) -> (B, T, C), with the pad columns among the S seen hidden.
 
-        where, named: what else the model hands its blocks, such as what came of the positions.
+        where, named: what else the model passes to its blocks, such as a rotation.
         """
         if PADDED.get() is not self:
             return inner(x, mask, *where, **named)
@@ -628,10 +628,10 @@ class Padding:
 
 @contextmanager
 def padded(model: LanguageModel, padding: np.ndarray) -> Iterator[None]:
-    """Inside the block `model` reads one text, (B, T), that begins with padding[b] pad columns in row b.
+    """Inside the block, `model` reads one text, (B, T), that begins with padding[b] pad columns in row b.
 
-    Afterwards no object holds a trace; if it has read anything, a new text is begun, since nobody could go on
-    from these columns without knowing of the padding.
+    Afterwards no trace is left in any object. If the model has read anything, a new text is begun, since
+    these columns cannot be continued without their padding.
     """
     front = Padding(model, padding)
     for module, wrapper in front.wraps:
@@ -648,7 +648,7 @@ def padded(model: LanguageModel, padding: np.ndarray) -> Iterator[None]:
 
 # %% ../../modules/13_transformers/transformers_dev.py #cell-90
 def roll_rows(tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """(B, T), (B,) -> (B, T): row b moved steps[b] columns to the right, round the end."""
+    """(B, T), (B,) -> (B, T): row b rotated by steps[b] columns to the right."""
     width = tokens.shape[1]
     return np.take_along_axis(tokens, (np.arange(width) - steps[:, None]) % width, axis=1)
 
@@ -681,14 +681,14 @@ def generate_ragged(
 ) -> np.ndarray:
     """(B, T) ints -> (B, T + n) ints: rows of different lengths, each written as if it were alone.
 
-    generate: called with a prompt, max_new_tokens and the options, it has `model` write.
+    generate: called with a prompt, max_new_tokens and the options, it lets `model` write.
     lengths: (B,) ints from 1 to T, the real tokens of each row. The other columns, at its end for pad_side
         "right" and at its front for "left", hold any integers; the model never sees them, and they are kept:
         prompt, new, pad for "right"; pad, prompt, new for "left".
-    options: as for `generate`; the longest row and the new tokens have to fit into max_seq_len. rng gives one
+    options: as for `generate`; the longest row and the new tokens must fit into max_seq_len. rng gives one
         number per row and token, so a row gets the tokens that it would get alone with its share of them.
-    Raises, before any work, as `generate`, ValueError or TypeError for lengths and pad_side that are none,
-    and TypeError for a model without blocks and positions.
+    Raises, before any work, as `generate`, ValueError or TypeError for invalid lengths or pad_side, and
+    TypeError for a model without blocks and positions.
     """
     prompt = as_array(prompt)
     T = check_tokens(np.zeros_like(prompt), model.vocab_size).shape[-1]  # of any tokens: shape and type
@@ -696,7 +696,7 @@ def generate_ragged(
     prompt = prompt.astype(np.int64)
     if pad_side == "right":
         prompt = roll_rows(prompt, padding)  # the padding that follows is now in front
-    spare = padding.min()  # columns that are padding in every row are not worth reading
+    spare = padding.min()  # columns that are padding in every row need not be read
     tokens = np.where(np.arange(T) < padding[:, None], 0, prompt)[:, spare:]
     with padded(model, padding - spare):
         text = generate(tokens, max_new_tokens, **options)
