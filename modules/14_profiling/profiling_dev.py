@@ -1,18 +1,18 @@
 # %% [markdown]
 """
-# Profiling
+# Module 14: Profiling
 
-Your GPT works. Is it fast? Compared with what? In this module you build the instruments that answer: a stopwatch that is not fooled by its first reading, a scale for memory, a list of which layer takes the time, and a count, on paper, of the work that has to be done. In the end one picture shows what your machine can do at best, and where your model stands in it: reading a text is limited by arithmetic, writing one token at a time by memory. The next module lives on that difference.
+Your GPT works. Is it fast? Compared with what? In this module you build the instruments that answer these questions: a stopwatch that is not fooled by its first reading, a scale for memory, a list of how much time each layer takes, and a count, on paper, of the work that has to be done. At the end one picture shows what your machine can do at best, and where your model stands: reading a text is limited by arithmetic, writing one token at a time by memory. The next module builds on that difference.
 
 You will be able to
 
-- measure a time so that somebody else gets the same, and say how sure you are;
+- measure a time so that someone else gets the same result, and say how far to trust it;
 - measure the memory that a call really allocates, at its peak and afterwards;
-- find the time of every layer without editing the model, and leave no trace in it;
+- measure the time of every layer without editing the model, and leave no trace in it;
 - count the operations and the bytes of a linear layer, of attention and of a whole GPT from their shapes;
 - measure the two peaks of a machine, and predict from them how fast a program can be at best.
 
-Needed: modules 03 (Module and its `wrap`), 12 (attention), 13 (GPT).
+You need modules 03 (Module and its `wrap`), 12 (attention) and 13 (GPT).
 """
 
 # %%
@@ -36,7 +36,7 @@ from tinytorch.core.layers import check_sizes
 
 # %% [markdown]
 """
-For this notebook only: a small GPT with random weights, 4 layers, 256 wide. Its words are nonsense, but a step costs what a step costs.
+For this notebook only: a small GPT with random weights, 4 layers and a width of 256. Its output is nonsense, but its steps take as long as those of a trained model.
 """
 
 # %%
@@ -53,7 +53,7 @@ text = rng.integers(0, 512, (1, 256))
 """
 ## 1. Time
 
-Ask a clock before and after a call, and you have a number. Ask again, and you have another. Here are twelve readings of the same matrix product, in microseconds:
+Read a clock before and after a call, and you have a number. Do it again, and you have another. Here are twelve readings of the same matrix product, in microseconds:
 """
 
 
@@ -71,17 +71,17 @@ twelve_readings()
 
 # %% [markdown]
 """
-The first is often the largest: memory is touched for the first time, a library starts its threads. It is not the cost that you want to know, so it is thrown away; that is the *warm-up*. Of the others some are too large, because something else was running, and none is too small, because nothing makes a machine faster than it is. The errors are lopsided, and a mean takes all of them in. The median does not care about the odd one. Lowest and highest say how far to trust it.
+The first is often the largest: memory is touched for the first time, and a library starts its threads. That is not the cost you want to know, so the first call is thrown away; this is the *warm-up*. Some of the others are too large, because something else was running, but none is too small, because nothing makes a machine faster than it is. So the errors all point one way, and a mean includes every one of them. The median ignores a few outliers, and the lowest and highest reading show how far to trust it.
 
-**Task (12 points).** Write `Profiler.time`: `self.warmup` calls that do not count, then `self.repeats` calls, each between two readings of `self.clock()`, which gives seconds. Return `Timing(median, low, high)` as Python floats. Nothing but the call stands between the two readings. The clock is an attribute so that a test can bring one of its own. About 8 lines.
+**Task (12 points).** Write `Profiler.time`: make `self.warmup` calls that do not count, then `self.repeats` calls, each between two readings of `self.clock()`, which returns seconds. Return `Timing(median, low, high)` as Python floats. Do nothing but the call between the two readings. The clock is an attribute so that a test can replace it. About 8 lines.
 
 ## 2. Memory
 
-How much memory does a call need? The size of its result is not the answer: attention makes scores, weights and copies on the way, and they have to fit as well. Python can tell: `tracemalloc` counts every allocation, NumPy's too.
+How much memory does a call need? More than the size of its result: attention makes scores, weights and copies on the way, and they have to fit as well. Python can tell you: `tracemalloc` counts every allocation, including NumPy's.
 
-**Task (12 points).** Write `Profiler.memory`. After the warm-up and `gc.collect()`, start `tracemalloc`, unless it is tracing already (`is_tracing`); `reset_peak()`; ask `get_traced_memory()`, which gives (now, peak); call the function *and hold its result*; ask again. Return `Memory(peak, kept)`, both in bytes above what there was before: `kept` is what is still allocated while the result lives. If you have started the tracing, stop it, also when the function fails; it makes everything slow. About 16 lines.
+**Task (12 points).** Write `Profiler.memory`. After the warm-up and `gc.collect()`, start `tracemalloc`, unless it is tracing already (`is_tracing`). Then call `reset_peak()`, ask `get_traced_memory()`, which returns (now, peak), call the function *and hold its result*, and ask again. Return `Memory(peak, kept)`, both in bytes above what was allocated before; `kept` is what is still allocated while the result exists. If you started the tracing, stop it, even when the function fails: it slows everything down. About 16 lines.
 
-Both methods stand in one class with one that comes later, `layers`, which is given and uses what you will write in section 3.
+The class also has a third method, `layers`, which is given and uses what you write in section 3.
 """
 
 
@@ -98,7 +98,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes above those before the call: the most at any moment, and what its result keeps."""
+    """Bytes above those before the call: at the peak, and while only the result is kept."""
 
     peak: int
     kept: int
@@ -107,7 +107,7 @@ class Memory:
 # %% nbgrader={"grade": false, "grade_id": "profiler", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class Profiler:
-    """Measures calls: `warmup` of them are thrown away, then `repeats` count."""
+    """Measures calls: the first `warmup` are thrown away, the next `repeats` count."""
 
     def __init__(self, repeats: int = 5, warmup: int = 1, clock: Callable[[], float] = time.perf_counter):
         """clock: () -> seconds. Raises ValueError for repeats below 1 or warmup below 0."""
@@ -152,7 +152,7 @@ class Profiler:
     def layers(self, model: Any, /, *inputs: Any, **options: Any) -> dict:
         """-> name -> LayerTime of `model(*inputs, **options)`, for the model and all its parts that ran.
 
-        Of the repeats, the one whose whole time is the median. The model is left as it was.
+        The times are those of the repeat whose total is the median. The model is left as it was.
         """
         for _ in range(self.warmup):
             model(*inputs, **options)
@@ -163,7 +163,7 @@ class Profiler:
 
 # %% [markdown]
 """
-A clock that we wind up ourselves: the calls take 9, 1, 2, 8 and 3 seconds. The 9 is warm-up. What are the median, the lowest and the highest of the others? (Between two middle ones the median is their mean.)
+Here is a clock that we control: the calls take 9, 1, 2, 8 and 3 seconds. The 9 is warm-up. What are the median, the lowest and the highest of the others? (With two middle values, the median is their mean.)
 """
 
 
@@ -198,7 +198,7 @@ toy = ToyClock([2, 7, 4, 100])
 assert Profiler(4, 0, toy).time(toy.work) == Timing(5.5, 2.0, 100.0), "with no warm-up every call counts"
 toy, calls = ToyClock([1] * 6), []
 Profiler(2, 1, toy).time(lambda *args, **options: calls.append((args, options)), 1, "b", function=3)
-assert calls == [((1, "b"), {"function": 3})] * 3, "arguments go to the function, in warm-up too"
+assert calls == [((1, "b"), {"function": 3})] * 3, "pass the arguments to the function, in the warm-up too"
 reading = []
 Profiler(3, 4, lambda: reading.append(len(calls)) or 0.0).time(calls.append, 0)
 assert len(reading) == 6, (
@@ -211,7 +211,7 @@ assert [b - a for a, b in zip(reading[::2], reading[1::2], strict=True)] == [1] 
 
 # %% [markdown]
 """
-A million float32 numbers are 4 MB (MB means 10⁶ bytes). To sum their squares, NumPy makes an array of the squares: 4 MB at the peak. What is kept is one number. And `np.dot` of the array with itself?
+A million float32 numbers are 4 MB (1 MB is 10⁶ bytes). To sum their squares, NumPy makes an array of the squares, 4 MB at the peak, and keeps one number. What does `np.dot` of the array with itself need?
 """
 
 # %%
@@ -235,9 +235,9 @@ def three_then_one(log=None):
 
 tracemalloc.stop()
 memory = Profiler().memory(three_then_one)
-assert about(memory.peak, 4), f"3 + 1 MB live together for a moment, yours is {memory.peak / 1e6:.2f} MB"
+assert about(memory.peak, 4), f"3 + 1 MB exist together for a moment, yours is {memory.peak / 1e6:.2f} MB"
 assert about(memory.kept, 1), f"the result of 1 MB is kept, yours is {memory.kept / 1e6:.2f} MB"
-assert not tracemalloc.is_tracing(), "tracing makes everything slow: stop what you have started"
+assert not tracemalloc.is_tracing(), "tracing slows everything down: stop it if you started it"
 ### BEGIN HIDDEN TESTS
 tracemalloc.start()
 try:
@@ -249,7 +249,7 @@ try:
 finally:
     tracemalloc.stop()
 assert about(memory.peak, 4) and about(memory.kept, 1), f"what was there before does not count: {memory}"
-assert still, "a tracing that somebody else has started should go on"
+assert still, "tracing that was on before the call should stay on"
 first = [True]
 
 
@@ -276,7 +276,7 @@ assert not tracemalloc.is_tracing(), "tracing should stop when the function fail
 
 # %% [markdown]
 """
-Now the GPT. Its last layer needs little; what else is there at the peak when it reads 256 tokens? Compare with one array of scores, 4 heads · 256 · 256 numbers of 4 bytes, and with what the MLP holds in its middle, 256 tokens · 1024 numbers.
+Now the GPT. What takes the memory at the peak when it reads 256 tokens? Compare with one array of scores, 4 heads · 256 · 256 numbers of 4 bytes, and with the middle of the MLP, 256 tokens · 1,024 numbers of 4 bytes.
 """
 
 # %%
@@ -287,13 +287,21 @@ memory.peak / 1e6, memory.kept / 1e6, 4 * 256 * 256 * 4 / 1e6, 256 * 1024 * 4 / 
 """
 ## 3. Which layer?
 
-A program has one slow place, and it is rarely the one that you would have guessed. Module 03 left a door: `module.wrap("forward", wrapper)` has `wrapper(inner, ...)` called in place of `forward`. So an observer can stand before every layer, and the model knows nothing of it.
+The slow part of a program is often not where you would have guessed. Module 03 offers a way to look: after `module.wrap("forward", wrapper)`, `wrapper(inner, ...)` is called instead of `forward`. So you can put an observer in front of every layer without changing the model.
 
-Layers contain layers. When the MLP takes 5 ms and its two linear layers take 2 ms each, then only 1 ms is its *own*. Adding up totals counts everything several times; the own times add up to the whole.
+Layers contain layers. If the MLP takes 5 ms and each of its two linear layers takes 2 ms, then only 1 ms is its *own*. Adding up totals counts some time more than once; the own times add up to the whole.
 
-**Task (12 points).** Write `LayerClock.call(name, inner, *inputs, **options)`, which stands in front of one layer: it calls `inner` between two readings of the clock, returns what `inner` returns, and adds to `self.times[name]`: one call, its total seconds, its own seconds. For the own time keep a stack, `self.inside`: push 0.0 before the call; after it, pop what has gathered there, which are the seconds of the layers inside; and add your total to the new top of the stack, if there is one, because you are inside *that* layer. A layer that fails must pop too (`try … finally`). About 12 lines.
+**Task (12 points).** Write `LayerClock.call(name, inner, *inputs, **options)`, which stands in front of one layer. It calls `inner` between two readings of the clock, returns what `inner` returns, and adds to `self.times[name]` one call, its total seconds, and its own seconds. To find the own time, use a stack, `self.inside`. Push 0.0 before the call. After it, pop the number, which has become the seconds of the layers inside; then add your total to the new top of the stack, if there is one, because your layer is inside *that* one. For an outer layer that works 1 s, calls an inner layer of 4 s, and works 2 s more, the stack goes like this:
 
-**Task (12 points).** Write `run_observed(model, layer_clock, inputs, options)`. For each (name, module) of `named_modules(model)`, which is given, wrap `"forward"` with `partial(layer_clock.call, name)`; call the model; and whatever happens, also when a wrap fails half way, unwrap all that was wrapped, the last one first. Return the times, in the order of `named_modules`, of those that ran. About 11 lines.
+| moment | stack | noted |
+|---|---|---|
+| outer, then inner starts | [0, 0] | |
+| inner ends | [4] | inner: total 4, own 4 − 0 = 4 |
+| outer ends | [] | outer: total 7, own 7 − 4 = 3 |
+
+A layer that fails must pop too (`try … finally`). About 12 lines.
+
+**Task (12 points).** Write `run_observed(model, layer_clock, inputs, options)`. For each (name, module) of `named_modules(model)`, which is given, wrap `"forward"` with `partial(layer_clock.call, name)`. Then call the model. Whatever happens, even if a wrap fails half way, unwrap everything that was wrapped, the last one first. Return the times of the modules that ran, in the order of `named_modules`. About 11 lines.
 """
 
 
@@ -301,7 +309,7 @@ Layers contain layers. When the MLP takes 5 ms and its two linear layers take 2 
 #| export
 @dataclass(frozen=True)
 class LayerTime:
-    """How often a layer was called, its seconds in all, and those that none of its parts took."""
+    """How often a layer was called, its total seconds, and those not spent in its parts."""
 
     calls: int = 0
     total: float = 0.0
@@ -348,7 +356,7 @@ class LayerClock:
 
 # %% [markdown]
 """
-A layer that takes 1 second, calls another one that takes 4, and takes 2 more. Its total is 7, its own time 3.
+The example of the table: is the total of the outer layer 7, and its own time 3?
 """
 
 
@@ -418,7 +426,7 @@ def goes_on():
 
 clock.call("good", goes_on)
 assert clock.times["bad"] == LayerTime(1, 5, 5) and clock.times["good"] == LayerTime(1, 11, 6), (
-    f"a layer that fails has taken time, too: {clock.times}"
+    f"the time of a layer that fails counts too: {clock.times}"
 )
 assert clock.inside == [], "the stack should be empty afterwards"
 ### END HIDDEN TESTS
@@ -429,9 +437,9 @@ assert clock.inside == [], "the stack should be empty afterwards"
 def run_observed(
     model: Any, layer_clock: LayerClock, inputs: tuple = (), options: dict | None = None
 ) -> dict:
-    """Call model(*inputs, **options) with a clock before each layer -> name -> LayerTime, of those that ran.
+    """Call model(*inputs, **options) with a clock on each layer -> name -> LayerTime, of those that ran.
 
-    Afterwards the model is as before, also if it fails.
+    Afterwards the model is as before, even if it fails.
     """
     ### BEGIN SOLUTION
     wrapped = []
@@ -450,7 +458,7 @@ def run_observed(
 
 # %% [markdown]
 """
-The GPT reads 128 tokens. The slowest layers by their own time, in milliseconds, summed over the four blocks:
+The GPT reads 128 tokens. Here are the slowest layers by their own time, in milliseconds, summed over the four blocks:
 """
 
 
@@ -470,7 +478,7 @@ slowest_kinds(128)
 
 
 class NotingClock:
-    """Has LayerClock's interface; notes the names in the order of the calls."""
+    """Has LayerClock's interface; records the names in the order of the calls."""
 
     def __init__(self):
         self.names, self.times = [], {}
@@ -531,7 +539,7 @@ try:
     run_observed(refusing, NotingClock(), (np.ones((1, 2)),))
 except ValueError:
     pass
-assert traces(refusing) == before, "when a wrap fails half way, those before it should be taken off again"
+assert traces(refusing) == before, "when a wrap fails half way, those before it should be removed again"
 
 
 def other(inner, *inputs):
@@ -542,24 +550,24 @@ refusing = Sequential(Linear(2, 2, rng=0))
 refusing[0].wrap("forward", other)
 assert list(run_observed(refusing, NotingClock(), (np.ones((1, 2), np.float32),))) == ["model", "layers.0"]
 refusing[0].unwrap("forward", other)
-assert traces(refusing) == [["layers"], ["bias", "weight"]], "another wrapper stays, and can be taken off"
+assert traces(refusing) == [["layers"], ["bias", "weight"]], "another wrapper stays, and can be removed"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-What stands beside `attention` is the time of attention itself, without its four projections. Is the list the same for a single token?
+The line `attention` is the time of attention itself, without its four projections. Is the list the same for a single token?
 
 ## 4. Count the work
 
-How fast *could* it be? That needs a count of the work, and the shapes are enough for it. Two numbers: how many operations (FLOPs, floating point operations; a multiplication and an addition are two), and how many bytes travel between memory and processor at least: each input is read once, each output written once, 4 bytes a number.
+How fast *could* it be? To answer that, count the work; the shapes are enough for it. Two numbers are needed: how many operations there are (FLOPs, floating point operations; a multiplication and an addition are two), and how many bytes must travel between memory and processor at least, when each input is read once and each output written once, 4 bytes a number.
 
-`Cost` holds both; costs can be added and multiplied. Its `intensity` is FLOPs per byte: how much is done with a number, once it is there.
+`Cost` holds both, and costs can be added and multiplied. Its `intensity` is FLOPs per byte: how much is done with each byte that is fetched.
 
-**Task (8 points).** Write `linear_cost(rows, in_features, out_features, bias)`. Each of rows · out results is a sum of `in` products: count `in` multiplications and `in` additions. A bias adds one addition per result. Bytes: inputs, weight, bias, outputs. About 5 lines.
+**Task (8 points).** Write `linear_cost(rows, in_features, out_features, bias)`. Each of the rows · out results is a sum of `in` products: count `in` multiplications and `in` additions. A bias adds one addition per result. The bytes are those of inputs, weight, bias and outputs. About 5 lines.
 
-**Task (10 points).** Write `attention_cost(B, T, S, H, D)`: T queries of S keys, in B · H heads of width D. Three steps, as our code makes them: (a) scores, queries times keys; (b) the softmax, scores to weights; (c) weights times values. Count the FLOPs of the two products (with `in` = D in the first, S in the second; the softmax does a handful per score where the products do 4D, so we leave its FLOPs out) and the bytes of all three steps: everything a step reads and everything it writes. The mask hides products, it does not save them. About 6 lines.
+**Task (10 points).** Write `attention_cost(B, T, S, H, D)`: T queries meet S keys, in B · H heads of width D. There are three steps: (a) scores, queries times keys; (b) the softmax, from scores to weights; (c) weights times values. Count the FLOPs of the two products (with `in` = D in the first, S in the second; the softmax does a handful per score where the products do 4D, so we leave its FLOPs out), and the bytes of all three steps: everything a step reads and everything it writes. Count all T · S scores, hidden by the mask or not. (So for more than 128 causal queries the count is too high: there, module 12 skips most of the hidden scores.) About 6 lines.
 
-**Task (12 points).** Write `gpt_cost(sizes, batch, new_tokens, seen_tokens)`: the cost for `new_tokens` tokens in each of `batch` rows to pass through a GPT and to give the logits of the *last* one, when they can attend to `seen_tokens` earlier ones, whose keys and values are there already. Per layer: four linear layers C → C, one C → 4C, one 4C → C, with biases, for all batch · new tokens; attention of the new tokens over all seen and new. At the end one linear layer without bias, C → V, for one token a row. `sizes` is anything with `vocab_size`, `embed_dim`, `num_layers`, `num_heads`, so a GPT will do. Norms, GELU and the sums of the residual path are left out: they do a few operations per number where a linear layer does C or more. Use `linear_cost` and `attention_cost`. About 8 lines.
+**Task (12 points).** Write `gpt_cost(sizes, batch, new_tokens, seen_tokens)`: the cost of passing `new_tokens` tokens in each of `batch` rows through a GPT and computing the logits of the *last* one. The new tokens also attend to `seen_tokens` earlier ones, whose keys and values already exist. Each layer has four linear layers C → C, one C → 4C and one 4C → C, with biases, for all batch · new tokens; and attention of the new tokens to all seen and new ones. At the end comes one linear layer without bias, C → V, for one token per row. `sizes` is anything with `vocab_size`, `embed_dim`, `num_layers` and `num_heads`, so a GPT will do. Norms, GELU and the additions of the residual path are left out: they do a few operations per number where a linear layer does C or more. Use `linear_cost` and `attention_cost`. About 8 lines.
 """
 
 
@@ -589,7 +597,7 @@ class Cost:
 # %% nbgrader={"grade": false, "grade_id": "linear-cost", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def linear_cost(rows: int, in_features: int, out_features: int, bias: bool = True) -> Cost:
-    """(rows, in) -> (rows, out) in float32: every array passes between memory and processor once."""
+    """(rows, in) -> (rows, out) in float32: every array moves between memory and processor once."""
     check_sizes(rows=rows, in_features=in_features, out_features=out_features)
     ### BEGIN SOLUTION
     flops = 2 * rows * in_features * out_features
@@ -603,7 +611,7 @@ def linear_cost(rows: int, in_features: int, out_features: int, bias: bool = Tru
 
 # %% [markdown]
 """
-By hand: 1 row, 2 features in, 3 out. Three results of 2 multiplications and 2 additions each, and 3 additions of the bias: 15 FLOPs. Numbers: 2 in, 6 weights, 3 biases, 3 out: 14, of 4 bytes. And the same layer for 100 rows: how do the intensities compare?
+By hand: 1 row, 2 features in, 3 out. Three results of 2 multiplications and 2 additions each, and 3 additions of the bias, are 15 FLOPs. The numbers are 2 inputs, 6 weights, 3 biases and 3 outputs: 14, of 4 bytes each. Then a layer of width 256, for 1 row and for 100: how do the intensities compare?
 """
 
 # %%
@@ -629,7 +637,7 @@ for rows, width, out in ((5, 3, 2), (7, 1, 4), (2, 6, 1)):
 def attention_cost(B: int, T: int, S: int, H: int, D: int) -> Cost:
     """(B, H, T, D) queries, (B, H, S, D) keys and values -> (B, H, T, D), in float32, scores in memory.
 
-    The FLOPs of the two products; the bytes of scores, softmax and weighted values, each step for itself.
+    The FLOPs of the two products; the bytes of scores, softmax and weighted values, each step on its own.
     """
     check_sizes(B=B, T=T, S=S, H=H, D=D)
     ### BEGIN SOLUTION
@@ -644,7 +652,7 @@ def attention_cost(B: int, T: int, S: int, H: int, D: int) -> Cost:
 
 # %% [markdown]
 """
-One head, one query, 2 keys, width 3. Scores: 2 sums of 3 products, 12 FLOPs; values: 3 sums of 2 products, 12 more. Numbers: (3 + 6 read, 2 written) + (2 + 2) + (2 + 6 read, 3 written) = 26.
+By hand: one head, one query, 2 keys, width 3. The scores are 2 sums of 3 products, 12 FLOPs; the weighted values are 3 sums of 2 products, 12 more. Numbers: (3 + 6 read, 2 written) + (2 read, 2 written) + (2 + 6 read, 3 written) = 26.
 """
 
 # %%
@@ -671,7 +679,7 @@ for B, T, S, H, D in ((2, 3, 5, 4, 6), (1, 4, 4, 2, 1), (3, 1, 9, 1, 2)):
 def gpt_cost(sizes: Any, batch: int, new_tokens: int, seen_tokens: int = 0) -> Cost:
     """Matrix products of a GPT for (batch, new_tokens) tokens after seen_tokens, with the last one's logits.
 
-    sizes: has vocab_size, embed_dim, num_layers, num_heads. Keys and values of the seen tokens are given.
+    sizes: has vocab_size, embed_dim, num_layers, num_heads. Keys and values of the seen tokens exist already.
     """
     check_sizes(batch=batch, new_tokens=new_tokens)
     whole_number("seen_tokens", seen_tokens, 0)
@@ -688,7 +696,7 @@ def gpt_cost(sizes: Any, batch: int, new_tokens: int, seen_tokens: int = 0) -> C
 
 # %% [markdown]
 """
-A rule of thumb says: 2 FLOPs per weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1, which leaves out the embeddings and counts attention apart). Our GPT has 12 · 256² weights in each of its 4 layers, biases and norms aside, and 512 · 256 that give the logits. How far is one token from the rule?
+A rule of thumb says 2 FLOPs per weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1, which leaves out the embeddings and counts attention separately). Our GPT has 12 · 256² weights in each of its 4 layers, biases and norms aside, and 512 · 256 for the logits. How far is one token from the rule?
 """
 
 # %%
@@ -739,11 +747,11 @@ linear_cost, attention_cost = your_linear_cost, your_attention_cost
 """
 ## 5. What the machine can do
 
-A machine has two speeds: how many FLOPs per second it computes when nothing else holds it up, and how many bytes per second it reads from memory. Data sheets print both, for a machine that is not yours. Measure.
+A machine has two speeds: how many FLOPs per second it computes when nothing else holds it up, and how many bytes per second it reads from memory. Data sheets state both, for a machine that is not yours. So measure them.
 
-For the FLOPs take what is nearly pure arithmetic: a product of two large square matrices does 2n³ FLOPs on 3n² numbers. For the bytes take a product that reads much and does little: a matrix times a vector does 2 FLOPs per number read. The matrix must be far larger than the processor's own caches, or you measure those. And there is a trap: an array of `np.zeros` that nobody has written to does not exist yet. The system shows one page of zeros everywhere, and reading it is wonderfully fast.
+For the FLOPs, take something that is nearly pure arithmetic: a product of two large square matrices does 2n³ FLOPs on 3n² numbers. For the bytes, take a product that reads much and computes little: a matrix times a vector does 2 FLOPs per number read. The matrix must be far larger than the processor's own caches, or you measure those. And there is a trap: an array from `np.zeros` that has not been written to does not exist in memory yet. The system shows the same page of zeros everywhere, and reading it is far too fast.
 
-**Task (6 points).** Write `measure_flops(profiler, size)` and `measure_bandwidth(profiler, num_bytes)`: the first for two float32 matrices (size, size), the second for a square float32 matrix of about `num_bytes` (its side is `math.isqrt(num_bytes // 4)`) times a vector. Have `profiler.time(np.dot, a, b)` measure, and divide the FLOPs, or the bytes of the matrix, by the *lowest* time: a peak is what the machine can do undisturbed. Fill the arrays with `np.ones`. About 3 lines each.
+**Task (6 points).** Write `measure_flops(profiler, size)` and `measure_bandwidth(profiler, num_bytes)`: the first for two float32 matrices (size, size), the second for a square float32 matrix of about `num_bytes` (its side is `math.isqrt(num_bytes // 4)`) times a vector. Measure with `profiler.time(np.dot, a, b)`, and divide the FLOPs, or the bytes of the matrix, by the *lowest* time: a peak is what the machine can do undisturbed. Fill the arrays with `np.ones`. About 3 lines each.
 """
 
 
@@ -758,7 +766,7 @@ def measure_flops(profiler: "Profiler | None", size: int = 768) -> float:
 
 
 def measure_bandwidth(profiler: "Profiler | None", num_bytes: int = 2**26) -> float:
-    """-> bytes per second, read from a float32 matrix of about num_bytes that is multiplied by a vector."""
+    """-> bytes per second in the product of a float32 matrix of about num_bytes and a vector."""
     ### BEGIN SOLUTION
     side = math.isqrt(num_bytes // 4)
     matrix, vector = np.ones((side, side), np.float32), np.ones(side, np.float32)
@@ -768,7 +776,7 @@ def measure_bandwidth(profiler: "Profiler | None", num_bytes: int = 2**26) -> fl
 
 # %% [markdown]
 """
-Your machine, in GFLOP/s and GB/s (10⁹ of them per second):
+Your machine, in GFLOP/s and GB/s (10⁹ FLOPs or bytes per second):
 """
 
 # %%
@@ -778,7 +786,7 @@ round(measure_flops(Profiler()) / 1e9, 1), round(measure_bandwidth(Profiler()) /
 
 
 class FixedProfiler:
-    """Says that everything takes 0.25 s at best and 0.5 s in the median, and keeps the arrays."""
+    """Claims that everything takes 0.25 s at best and 0.5 s in the median, and keeps the arrays."""
 
     def time(self, function, *arrays):
         self.arrays, self.result = arrays, function(*arrays)
@@ -805,16 +813,16 @@ assert all(a.dtype == np.float32 and (a != 0).all() for a in fixed.arrays)
 ### END HIDDEN TESTS
 
 # %% [markdown]
-"""
+r"""
 ## 6. The roofline
 
-Put both peaks into one sentence: a program with an intensity of I FLOPs per byte cannot do more than
+Now combine the two peaks. A program with an intensity of I FLOPs per byte cannot do more than
 
-$$\\text{attainable}(I) = \\min(\\text{peak FLOP/s}, \\; I \\cdot \\text{bytes per second})$$
+$$\text{attainable}(I) = \min(\text{peak FLOP/s}, \; I \cdot \text{bytes per second})$$
 
-because it has to compute its FLOPs and it has to fetch its bytes (Williams, Waterman and Patterson 2009, "Roofline", Communications of the ACM 52(4)). Drawn over I, that is a slope and a flat roof. They meet at the *ridge*, peak FLOP/s divided by bytes per second. Left of it memory is the limit, and a faster processor would change nothing; right of it, arithmetic.
+because it has to compute its FLOPs and to fetch its bytes (Williams, Waterman and Patterson 2009, "Roofline", Communications of the ACM 52(4)). Drawn over I, that is a slope and a flat roof. They meet at the *ridge*, peak FLOP/s divided by bytes per second. To its left, memory is the limit, and faster arithmetic would change nothing; to its right, arithmetic is.
 
-**Task (6 points).** Write the methods of `Machine`. `ridge`: FLOPs per byte. `attainable(intensity)`: FLOPs per second. `seconds(cost)`: the shortest time possible, the longer one of computing and fetching, which go on side by side. `bound_by(cost)`: `"bytes"` if fetching takes longer, else `"flops"`. One or two lines each.
+**Task (6 points).** Write the methods of `Machine`. `ridge`: FLOPs per byte. `attainable(intensity)`: FLOPs per second. `seconds(cost)`: the shortest possible time, the longer of computing and fetching, which can go on at the same time. `bound_by(cost)`: `"bytes"` if fetching takes longer, otherwise `"flops"`. One or two lines each.
 """
 
 
@@ -829,13 +837,13 @@ class Machine:
 
     @classmethod
     def measure(cls, profiler: "Profiler | None" = None) -> "Machine":
-        """-> this machine, measured in less than a second or two."""
+        """-> this machine, measured."""
         profiler = Profiler() if profiler is None else profiler
         return cls(measure_flops(profiler), measure_bandwidth(profiler))
 
     @property
     def ridge(self) -> float:
-        """The intensity, in FLOPs per byte, from which on arithmetic is the limit."""
+        """The intensity, in FLOPs per byte, above which arithmetic is the limit."""
         ### BEGIN SOLUTION
         return self.flops_per_second / self.bytes_per_second
         ### END SOLUTION
@@ -847,7 +855,7 @@ class Machine:
         ### END SOLUTION
 
     def seconds(self, cost: Cost) -> float:
-        """-> the shortest time in which the cost can be paid."""
+        """-> the shortest time in which the work can be done."""
         ### BEGIN SOLUTION
         return max(cost.flops / self.flops_per_second, cost.bytes / self.bytes_per_second)
         ### END SOLUTION
@@ -862,7 +870,7 @@ class Machine:
 
 # %% [markdown]
 """
-A machine of 100 FLOPs and 20 bytes per second. At an intensity of 2 it reaches 40 FLOPs per second, at 5 the roof.
+Take a machine with 100 FLOPs and 20 bytes per second. At an intensity of 2 it reaches 40 FLOPs per second, and at 5 the roof.
 """
 
 # %%
@@ -876,7 +884,7 @@ assert machine.attainable(2.0) == 20, (
     f"2 FLOPs per byte, 10 bytes per second: 20, yours {machine.attainable(2.0)}"
 )
 assert machine.attainable(30.0) == 60, "no intensity lifts it above the peak, 60"
-assert machine.seconds(Cost(120, 50)) == 5, "2 s of computing and 5 s of fetching side by side take 5 s"
+assert machine.seconds(Cost(120, 50)) == 5, "2 s of computing and 5 s of fetching at the same time take 5 s"
 assert machine.bound_by(Cost(120, 50)) == "bytes" and machine.bound_by(Cost(600, 50)) == "flops"
 ### BEGIN HIDDEN TESTS
 for flops, moved in ((1, 1), (7, 1), (360, 60), (1000, 3), (3, 1000)):
@@ -889,7 +897,7 @@ for flops, moved in ((1, 1), (7, 1), (360, 60), (1000, 3), (3, 1000)):
 
 # %% [markdown]
 """
-And now your GPT. *Prefill*: 128 tokens are read in one call. *Decode*: one token passes through, as it will when a text is written token by token and the old tokens need not be read again; alone, it attends to itself. For both: the intensity, what the roofline says is the shortest time, and the time that was measured, in milliseconds. The last row reads the decode of 16 texts at once.
+And now your GPT. *Prefill* reads 128 tokens in one call. *Decode* passes one token through, as in writing a text when the old tokens need not be read again; here it attends only to itself. The third row decodes 16 texts at once. For each: the intensity, the limit, the shortest time according to the roofline and the measured time, both in milliseconds, and the measured GFLOP/s.
 """
 
 # %%
@@ -918,6 +926,8 @@ def plot_roofline():
     for name, shape in shapes.items():
         intensity, _, _, _, rate = on_the_roofline(*shape)
         plt.plot(intensity, rate, "o", label=name)
+    cached = gpt_cost(model, 1, 1, seen_tokens=1000).intensity
+    plt.plot(cached, machine.attainable(cached) / 1e9, "kx", label="decode after 1,000 tokens, at best")
     plt.xlabel("intensity, FLOPs per byte")
     plt.ylabel("GFLOP/s")
     plt.legend()
@@ -929,13 +939,13 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-Decode stands far to the left, on the slope: every weight is fetched to be used twice, once multiplied and once added, half a FLOP per byte. Prefill stands to the right: a weight, once fetched, serves 128 tokens. Count it: a linear layer of rows N has an intensity of about 2 · N · in · out / (4 · in · out) = N / 2, as long as N is small against the widths.
+Decode is far to the left, on the slope: every weight is fetched for one multiplication and one addition, half a FLOP per byte. Prefill is to the right: a weight, once fetched, serves 128 tokens. You can count it: a linear layer with N rows has an intensity of about 2 · N · in · out / (4 · in · out) = N / 2, as long as N is small against the widths.
 
-Our points lie below the roof, and the gap is for norms, GELU, the softmax and Python, which we did not count. (If decode lies *above* the slope, the weights, 12.6 MB in the layers, fit into a cache of your processor, which is faster than the memory that was measured.)
+The points lie below the roof. Part of the gap is norms, GELU, the softmax and Python, which we did not count; another part is that small matrix products do not reach the peak, which was measured with large ones. (If decode lies *above* the slope, the weights, 12.6 MB in the layers, fit into a cache of your processor, which is faster than the memory that was measured.)
 
-So one token at a time is paid in bytes, not in FLOPs. That explains why generating is slow on any machine, why serving many texts at once costs hardly more than one, and why fewer bits per weight help there at all.
+So the cost of one token at a time is bytes, not FLOPs. That explains why generating is slow on any machine, why a step for 16 texts takes far less time than 16 steps for one (compare your last two rows), and why fewer bits per weight make it faster. The cross in the figure is on paper only, since this model cannot yet keep what it has read: a token that reads the keys and values of 1,000 earlier ones. They are fetched for one token as well, so its intensity is no better, and the bytes grow with the text.
 
-**Question (5 points).** A GPT in float32 writes for one user, and then for 16 at once, one token each per step. Use N / 2 and the ridge of your machine: by how much can the tokens per second grow at best, and from how many users on would there be no more to gain? What in attention does *not* get cheaper per user? Three or four sentences.
+**Question (5 points).** A GPT in float32 writes for one user, and then for 16 at once, one token each per step. Use N / 2 and the ridge of your machine: by what factor can the tokens per second grow at best, and from how many users on is there nothing more to gain? What in attention does *not* get cheaper per user? Three or four sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-batch", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -945,7 +955,7 @@ Your answer here.
 
 # %% [markdown]
 """
-**Question (5 points).** Somebody reports: "my layer takes 0.8 ms", from one reading with the clock, in the first call, on another machine, for an unknown shape. Name four things that you would ask or change before you compare it with yours, and say for each which way it can mislead.
+**Question (5 points).** A colleague reports: "my layer takes 0.8 ms". That was one reading of the clock, in the first call, on another machine, for an unknown shape. Name four things that you would ask or change before you compare it with your time, and say for each in which direction it can mislead.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-report", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -957,7 +967,7 @@ Your answer here.
 """
 ## 7. From the roof to the floor
 
-The roofline says what cannot be beaten; the profile says what stands between you and it. For decoding the floor is simple: all weights, once, at the bandwidth. Two steps lead from there to the time that you measure. First, the bare products: `np.dot` of each weight matrix with a vector and nothing else. What they take beyond the floor is BLAS's affair. Then everything else: norms, GELU, softmax, and Python, which is busy between any two calls of NumPy. For one token of the GPT above, in milliseconds:
+The roofline says what cannot be beaten; a profile says what stands between you and it. For decoding the floor is simple: all weights, read once, at the bandwidth. Two steps lead from there to the time that you measure. First come the bare products, `np.dot` of each weight matrix with a vector and nothing else: what they take beyond the floor is up to BLAS. Then comes everything else: norms, GELU, softmax, and Python, which is busy between any two calls of NumPy. For one token of the GPT above, in milliseconds:
 """
 
 
@@ -981,38 +991,28 @@ dict(zip(("floor", "products", "measured"), floor_products_measured(), strict=Tr
 
 # %% [markdown]
 """
-A layer clock cannot see *inside* a step of Python. A *sampling* profiler can: it looks a few hundred times a second where the program is, and the share of looks is the share of time; the program hardly notices. `py-spy record -- python your_script.py` (Frederickson) does it for Python from outside. This is what it found in this course's own models, decoding with the cache of module 15 and reading a prompt (NumPy 2.4 with OpenBLAS, two cores):
+A layer clock cannot see *inside* a step of Python. A *sampling* profiler can: a few hundred times a second it looks where the program is, and the share of samples is the share of the time; the program itself is hardly slowed down. `py-spy record -- python your_script.py` does this for Python, from another process. Here is what it found in this course's own models, decoding with the cache of module 15 and reading a prompt (`tests/benchmarks/shares.py`; NumPy 2.4 with OpenBLAS, one thread):
 
-| share of the time | 4 layers, 128 wide: decode | GPT-2 small's shape: decode, 100 tokens so far | the same at 1,000 | prefill of 512 |
+| share of the time | 4 layers, 128 wide: decode after 100 tokens | GPT-2 small's shape: decode after 100 | the same after 1,000 | the same: prefill of 512 |
 |---|---|---|---|---|
-| products with the weights | 16 % | 85 % | 69 % | 63 % |
-| attention: scores, softmax, values | 13 % | 4 % | 21 % | 21 % |
-| norms | 11 % | 2 % | 2 % | 4 % |
-| GELU | 7 % | 1 % | 2 % | 7 % |
-| biases, and their shapes | 6 % | 1 % | 1 % | 3 % |
-| Python between: `apply`, `Module`, `Tensor`, checks, the residual sums, the cache | 47 % | 6 % | 6 % | 3 % |
+| products with the weights | 16 % | 85 % | 78 % | 82 % |
+| attention: scores, softmax, values | 11 % | 3 % | 11 % | 10 % |
+| norms and GELU | 19 % | 3 % | 3 % | 4 % |
+| biases, and shapes of rows | 9 % | 1 % | 2 % | 2 % |
+| the rest: `apply`, `Module`, `Tensor`, checks, residual additions, the cache | 46 % | 8 % | 7 % | 2 % |
 
-The large model is where the roofline says it is: it fetches weights, and no cleverness in Python would make it much faster. The tiny one is bound by neither bytes nor FLOPs but by the number of *steps*: about 75 operations a token, each worth a microsecond of arithmetic and several of preparation. Prefill is bound by FLOPs, and by what is *not* a product, since NumPy uses two threads for products only.
+The large model is where the roofline says it is: it reads weights, and faster Python would hardly help. The tiny one is limited by neither bytes nor FLOPs but by the number of *steps*: 74 calls of `apply` per token, most of them on arrays of a few hundred numbers. In prefill the products take most of the time, and there they are limited by FLOPs.
 
-What followed from such profiles, and stands in the modules that you have written or were given:
-
-- weights as (out, in), so that the product with one vector reads them in the order in which they lie (module 03);
-- one row as a plain vector, because broadcasting costs NumPy more than the arithmetic of a row (03, 09);
-- a few rows share each block of weights while it is in the cache (03);
-- in place where the array is ours, one pass where two are not needed: GELU by one exponential, variance by `vecdot` (02, 09);
-- logits of the last token only: with 50,257 words they are 31 % of the weights, and a prompt of 512 needs one row of them (13);
-- queries in blocks, so that the half of the scores that causality forbids is never computed (12).
-
-And what did *not* help, although it sounds as if it should: all weights in one block of memory (no difference within 1 %), attention in two Python threads (slower: handing a task to a thread and waiting for it costs about a tenth of a millisecond), fewer passes over the scores of a prompt (no difference). Measure first.
+Such profiles are behind several things in your modules: weights as (out, in), so that a product with one vector reads them in the order in which they are stored; one row as a plain vector, and weights in blocks that serve a few rows while they are in the cache (03); GELU with a single exponential, in place (02); logits of the last token only, whose weights are 31 % of GPT-2 small's, 38.6 of 124.4 million (13); queries in blocks, so that most of the scores that the causal rule hides are never computed (12). Not every such idea helps. Measure first.
 
 You can now
 
 - measure time and memory so that the numbers mean something;
 - find the slow layer of a model that you did not write;
-- count its work from shapes alone, and hold the count against the machine;
-- say of a program what limits it, and what would not help.
+- count its work from shapes alone, and compare the count with the machine;
+- say what limits a program, and what would not help.
 
-**Exercises.** (1) Count the norms and GELU as well, and the additions of the residual path: how much nearer do the points come to the roof, and which of them is bound by bytes? (2) Measure the bandwidth for matrices from 64 kB to 64 MB and plot it: each step down is a cache of your processor that has become too small.
+**Exercises.** (1) Count the norms and GELU as well, and the additions of the residual path: how much closer do the points come to the roof, and is a norm limited by bytes or by FLOPs? (2) Measure the bandwidth for matrices from 64 kB to 64 MB and plot it: each step down is a cache of your processor that has become too small.
 
-The next door: module 15. Decoding *without* reading the old tokens again was only assumed here. There you make it so.
+Next: module 15. Decoding *without* reading the old tokens again was only assumed here. There you write it.
 """

@@ -31,14 +31,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes above those before the call: the most at any moment, and what its result keeps."""
+    """Bytes above those before the call: at the peak, and while only the result is kept."""
 
     peak: int
     kept: int
 
 # %% ../../modules/14_profiling/profiling_dev.py #profiler
 class Profiler:
-    """Measures calls: `warmup` of them are thrown away, then `repeats` count."""
+    """Measures calls: the first `warmup` are thrown away, the next `repeats` count."""
 
     def __init__(self, repeats: int = 5, warmup: int = 1, clock: Callable[[], float] = time.perf_counter):
         """clock: () -> seconds. Raises ValueError for repeats below 1 or warmup below 0."""
@@ -79,7 +79,7 @@ class Profiler:
     def layers(self, model: Any, /, *inputs: Any, **options: Any) -> dict:
         """-> name -> LayerTime of `model(*inputs, **options)`, for the model and all its parts that ran.
 
-        Of the repeats, the one whose whole time is the median. The model is left as it was.
+        The times are those of the repeat whose total is the median. The model is left as it was.
         """
         for _ in range(self.warmup):
             model(*inputs, **options)
@@ -90,7 +90,7 @@ class Profiler:
 # %% ../../modules/14_profiling/profiling_dev.py #cell-19
 @dataclass(frozen=True)
 class LayerTime:
-    """How often a layer was called, its seconds in all, and those that none of its parts took."""
+    """How often a layer was called, its total seconds, and those not spent in its parts."""
 
     calls: int = 0
     total: float = 0.0
@@ -134,9 +134,9 @@ class LayerClock:
 def run_observed(
     model: Any, layer_clock: LayerClock, inputs: tuple = (), options: dict | None = None
 ) -> dict:
-    """Call model(*inputs, **options) with a clock before each layer -> name -> LayerTime, of those that ran.
+    """Call model(*inputs, **options) with a clock on each layer -> name -> LayerTime, of those that ran.
 
-    Afterwards the model is as before, also if it fails.
+    Afterwards the model is as before, even if it fails.
     """
     wrapped = []
     try:
@@ -173,7 +173,7 @@ class Cost:
 
 # %% ../../modules/14_profiling/profiling_dev.py #linear-cost
 def linear_cost(rows: int, in_features: int, out_features: int, bias: bool = True) -> Cost:
-    """(rows, in) -> (rows, out) in float32: every array passes between memory and processor once."""
+    """(rows, in) -> (rows, out) in float32: every array moves between memory and processor once."""
     check_sizes(rows=rows, in_features=in_features, out_features=out_features)
     flops = 2 * rows * in_features * out_features
     numbers = rows * in_features + out_features * in_features + rows * out_features
@@ -186,7 +186,7 @@ def linear_cost(rows: int, in_features: int, out_features: int, bias: bool = Tru
 def attention_cost(B: int, T: int, S: int, H: int, D: int) -> Cost:
     """(B, H, T, D) queries, (B, H, S, D) keys and values -> (B, H, T, D), in float32, scores in memory.
 
-    The FLOPs of the two products; the bytes of scores, softmax and weighted values, each step for itself.
+    The FLOPs of the two products; the bytes of scores, softmax and weighted values, each step on its own.
     """
     check_sizes(B=B, T=T, S=S, H=H, D=D)
     per_head = B * H
@@ -200,7 +200,7 @@ def attention_cost(B: int, T: int, S: int, H: int, D: int) -> Cost:
 def gpt_cost(sizes: Any, batch: int, new_tokens: int, seen_tokens: int = 0) -> Cost:
     """Matrix products of a GPT for (batch, new_tokens) tokens after seen_tokens, with the last one's logits.
 
-    sizes: has vocab_size, embed_dim, num_layers, num_heads. Keys and values of the seen tokens are given.
+    sizes: has vocab_size, embed_dim, num_layers, num_heads. Keys and values of the seen tokens exist already.
     """
     check_sizes(batch=batch, new_tokens=new_tokens)
     whole_number("seen_tokens", seen_tokens, 0)
@@ -220,7 +220,7 @@ def measure_flops(profiler: "Profiler | None", size: int = 768) -> float:
 
 
 def measure_bandwidth(profiler: "Profiler | None", num_bytes: int = 2**26) -> float:
-    """-> bytes per second, read from a float32 matrix of about num_bytes that is multiplied by a vector."""
+    """-> bytes per second in the product of a float32 matrix of about num_bytes and a vector."""
     side = math.isqrt(num_bytes // 4)
     matrix, vector = np.ones((side, side), np.float32), np.ones(side, np.float32)
     return matrix.nbytes / profiler.time(np.dot, matrix, vector).low
@@ -235,13 +235,13 @@ class Machine:
 
     @classmethod
     def measure(cls, profiler: "Profiler | None" = None) -> "Machine":
-        """-> this machine, measured in less than a second or two."""
+        """-> this machine, measured."""
         profiler = Profiler() if profiler is None else profiler
         return cls(measure_flops(profiler), measure_bandwidth(profiler))
 
     @property
     def ridge(self) -> float:
-        """The intensity, in FLOPs per byte, from which on arithmetic is the limit."""
+        """The intensity, in FLOPs per byte, above which arithmetic is the limit."""
         return self.flops_per_second / self.bytes_per_second
 
     def attainable(self, intensity: float) -> float:
@@ -249,7 +249,7 @@ class Machine:
         return min(self.flops_per_second, intensity * self.bytes_per_second)
 
     def seconds(self, cost: Cost) -> float:
-        """-> the shortest time in which the cost can be paid."""
+        """-> the shortest time in which the work can be done."""
         return max(cost.flops / self.flops_per_second, cost.bytes / self.bytes_per_second)
 
     def bound_by(self, cost: Cost) -> str:
