@@ -253,15 +253,15 @@ assert still, "tracing that was on before the call should stay on"
 first = [True]
 
 
-def dear_at_first(*args, **options):
+def costly_at_first(*args, **options):
     """The first call leaves 2 MB behind."""
     if first:
         first[:] = []
-        dear_at_first.table = np.ones(2_000_000, np.uint8)
+        costly_at_first.table = np.ones(2_000_000, np.uint8)
     assert args == (1,) and options == {"function": 2}
 
 
-memory = Profiler().memory(dear_at_first, 1, function=2)
+memory = Profiler().memory(costly_at_first, 1, function=2)
 assert memory.peak < 1e5 and memory.kept < 1e5, f"the warm-up should take the first call's 2 MB: {memory}"
 try:
     Profiler().memory(lambda: 1 / 0)

@@ -260,7 +260,7 @@ The design rests on four decisions.
 
 **Positions live in the cache, and nowhere else.** `seq_pos` is the number of committed tokens, and therefore the position of the next one.
 
-**Write first, commit once.** Within one step every layer writes its keys at the *same* positions. If each layer's `update` moved `seq_pos`, layer 1 would write after layer 0. So `update` writes and returns, and `advance` commits once all layers have written. This has a second advantage: a step that fails half way has committed nothing.
+**Write first, commit once.** Within one step every layer writes its keys at the *same* positions. If each layer's `update` moved `seq_pos`, layer 1 would write at later positions than layer 0. So `update` writes and returns, and `advance` commits once all layers have written. This has a second advantage: a step that fails half way has committed nothing.
 
 **Check before you write.** NumPy silently broadcasts one head into four and counts negative layers from the end. The checks cost microseconds; without them, a wrong shape shows up much later as wrong text.
 
@@ -344,7 +344,7 @@ Whenever `seq_pos` is set, the setter, which is given, sets every entry of `writ
 
 **Task, `truncate` and `reset` (6 points).** `truncate` forgets the newest tokens, so that `seq_pos` tokens are left; it raises `ValueError` if there are fewer (`self.check_kept`, given). Nothing needs to be erased: what lies beyond `seq_pos` is invisible and will be overwritten. `reset` starts over in the same storage; the branch for another batch size is given.
 
-**Task, `get_memory_usage` (5 points).** Count from the real arrays (`self.arrays()`; `array.nbytes`, `array.size`), not from the formula, so that the two can be checked against each other. Return `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). There is storage for `self.capacity` tokens of each row; here that is max_seq_len. A cache that keeps fewer tokens than the text has is full, with utilization 1, once its storage is. About 10 lines.
+**Task, `get_memory_usage` (5 points).** Count from the real arrays (`self.arrays()`; `array.nbytes`, `array.size`), not from the formula, so that the two can be checked against each other. Return `total_mb`, `per_layer_mb`, `used_mb` (of the committed tokens), `utilization` (from 0 to 1), `cache_tensors` (how many arrays), `total_elements`, `bytes_per_token` (of one token in one row, all layers). There is storage for `self.capacity` tokens of each row; here that is max_seq_len. In a cache that keeps only part of a long text (module 17), utilization stays at 1 once the storage is full. About 10 lines.
 """
 
 
@@ -1345,7 +1345,7 @@ with slow_attention():
     ]
 for out in outs:
     assert np.allclose(out.data, attention(Tensor(x) + where).data, atol=1e-5), (
-        "what comes behind the mask should reach project"
+        "the arguments after the mask should reach project"
     )
 fake_model.training = True
 layer.forward(lambda *given, **named: seen.append((given, named)), "x", "mask")
@@ -1559,7 +1559,7 @@ assert front.hidden_states(inner, np.zeros((2, 3), int)) == "hidden", (
 assert cache.seq_pos == 3, f"3 tokens should be committed after the step, yours has {cache.seq_pos}"
 front.hidden_states(inner, np.zeros((2, 1), int))
 starts = [start_pos for _, start_pos, _ in calls]
-assert starts == [0, 3], f"the second call's token stands at position 3; your starts are {starts}"
+assert starts == [0, 3], f"the second call's token is at position 3; your starts are {starts}"
 assert [pos for _, _, pos in calls] == [0, 3], "commit after the model has run, not before"
 front, cache, inner, calls = in_front_of_fake(training=True)
 cache.seq_pos = 5
@@ -2027,7 +2027,7 @@ if "get_ipython" in globals():
 """
 The last column is the break-even in memory: with that many tokens, over all conversations that are served at once, the cache is as large as the model. For Llama 2 7B that is about 25,600 tokens, a little over six full conversations. Llama 3.1 8B keeps a quarter of the heads for keys and values and reaches 4.8 times as many tokens. But its context is 32 times as long, and a single text that fills it takes 17.2 GB, more than the 16 GB of weights.
 
-And the break-even in time? The first token gains nothing, since the prompt has to be read either way. From the second token on, the cache saves all but one token's work; the factors in section 8 show it from ten tokens on. A cache gains nothing when only one token is needed, as in a classifier, or when a given text is scored.
+And the break-even in time? The time to the first token does not change, since the prompt has to be read either way. The time between tokens does: from the second token on, the cache saves all but one token's work; the factors in section 8 show it for ten tokens and more. A cache gains nothing when only one token is needed, as in a classifier, or when a given text is scored.
 
 **Question (5 points).** A service runs Llama 3.1 8B in float16 on a card with 80 GB, and a conversation takes 4,000 tokens. How many conversations fit at once beside the weights? Name two ways to get more onto the card and what each of them costs.
 """

@@ -171,7 +171,7 @@ assert np.shape(later.sin) == (2, 1, 3, 2), (
     f"positions (2, 3) of two rows give (2, 1, 3, 2), for any number of heads; yours {np.shape(later.sin)}"
 )
 assert np.allclose(later.sin[1, 0, 2], [math.sin(9), math.sin(0.09)], atol=1e-6), (
-    "row 1 begins at position 7, so its third token stands at 9: sin 9 and sin 0.09"
+    "row 1 begins at position 7, so its third token is at 9: sin 9 and sin 0.09"
 )
 assert np.shape(rotation.cos)[-2:] == (3, 2) and np.allclose(np.ravel(rotation.cos)[2], math.cos(4)), (
     "the rotation of the first pass should not change when another pass begins"
