@@ -1352,7 +1352,7 @@ def plot_attention(sentence, layer=13, head=8):
 
 
 def look(sentence, layer, head):
-    return weights_of_head(model, np.array([tokenizer.encode(sentence)]), layer, head).round(2)
+    return weights_of_head(model, np.array([tokenizer.encode(sentence)]), layer, head)
 
 
 # %%
@@ -1360,8 +1360,8 @@ if path:
     cat = "The cat did not cross the street because it was too tired."
     keeper = "The old keeper opened the door and saw that the sea was calm, so the keeper went back to bed."
     plot_attention(cat)
-    print(look(cat, 13, 8)[8, 1], look(cat, 16, 0).diagonal(-1).mean().round(2))
-    print(look(keeper, 8, 0)[16, 2], look(keeper, 17, 4)[16, 3])
+    shares = [look(cat, 13, 8)[8, 1], look(cat, 16, 0).diagonal(-1).mean()]
+    print(np.round([*shares, look(keeper, 8, 0)[16, 2], look(keeper, 17, 4)[16, 3]], 2))
 
 # %% [markdown]
 """
