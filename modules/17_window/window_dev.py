@@ -2,16 +2,16 @@
 """
 # Module 17: A cache that forgets
 
-Your cache keeps everything. For a chat of a few turns that is right; for a text that never ends it is not: each token adds its keys to the memory, and to what the next token has to read. In this module you write a cache of fixed size. It keeps the newest tokens in a ring and overwrites the oldest, so the ten-thousandth token costs what the thousandth did. On a real language model the obvious version of it doubles the perplexity as soon as the first token drops out, and four tokens, kept for ever, cure that. You will measure both.
+Your cache keeps everything. That is right for a chat of a few turns, but not for a text that never ends: each new token adds its keys to the memory and to what the next token has to read. In this module you write a cache of fixed size. It keeps the newest tokens in a ring and overwrites the oldest, so the ten-thousandth token costs what the thousandth did. On a real language model the obvious version nearly doubles the perplexity as soon as the first tokens drop out, and keeping four tokens for good cures that. You will measure both.
 
 After this module you will be able to
 
-- say which keys a token sees in a window, and how far information travels nevertheless;
-- store a text without end in a ring of fixed size, and know at each moment what is still there;
-- attend exactly in a window, for prompts longer than it and for chunks of any size, without T × T scores;
+- say which keys a token sees in a window, and how far information travels all the same;
+- store an endless text in a ring of fixed size, and know at each moment what is still there;
+- attend exactly in a window, for prompts longer than the window and for chunks of any size, without T × T scores;
 - rewind where that is exact, and refuse where it is not;
-- count the positions of kept tokens in two ways, and turn a query instead of all keys;
-- let a model write more tokens than its file has positions for, and measure what that does to it.
+- count the positions of kept tokens in two ways, and turn one query instead of all the keys;
+- let a model write more tokens than its file has positions for, and measure what that does to the model.
 
 You need rotary positions (11), attention (12), the cache (15) and Llama (16). In the final grading each part is run with correct versions of the parts before it.
 """
@@ -37,7 +37,7 @@ from tinytorch.text.embeddings import apply_rotary, rotary_tables
 
 # %% [markdown]
 """
-What follows is for this notebook only: the plain cache to compare with, a model, and a clock.
+These imports are for this notebook only: the plain cache to compare with, a model, and a clock.
 """
 
 # %%
@@ -58,7 +58,7 @@ from tinytorch.models.transformer import stream
 """
 ## 1. Everything, or a window
 
-SmolLM2 has 30 layers of 3 key heads, 64 wide. Here is what the plain cache of module 15 takes for 1,000, for 10,000 and for a million tokens, and then what a cache for 512 + 4 tokens takes, in MB.
+SmolLM2 has 30 layers of 3 key heads, each 64 wide. How many MB does the plain cache of module 15 take for 1,000, for 10,000 and for a million tokens? The last number is a cache for 512 + 4 tokens.
 """
 
 # %%
@@ -66,15 +66,15 @@ SmolLM2 has 30 layers of 3 key heads, 64 wide. Here is what the plain cache of m
 
 # %% [markdown]
 """
-The model itself has 134.5 million weights, 538 MB. After about 11,700 tokens its cache is larger than it is, and all of it is read for each new token.
+The model itself has 134.5 million weights, 538 MB. After about 11,700 tokens its cache is larger than its weights, and every new token reads the whole of it.
 
-The remedy is old: let each token see only the last `window` tokens, itself included (Beltagy et al. 2020, arXiv:2004.05150; Mistral 7B was trained so, with a window of 4,096, arXiv:2310.06825). Whatever lies further back is never asked for again, so it need not be stored. To this we add a number of *sinks*: the first `num_sinks` tokens of the text, which everybody sees, however far away. Why just those? Section 7 will show it; for now it is part of the rule.
+The remedy is old: let each token see only the last `window` tokens, itself included (Beltagy et al. 2020, arXiv:2004.05150; Mistral 7B was trained this way, with a window of 4,096, arXiv:2310.06825). Nothing further back is ever read again, so it need not be stored. We add a number of *sinks*: the first `num_sinks` tokens of the text, which every later token sees, however far away it is. Section 6 shows why it has to be these; for now they are part of the rule.
 
 **A query at position p sees the key at position q if q ≤ p, and if q > p − window or q < num_sinks.**
 
-That one line is the whole specification. Everything else in this module is a way to obey it with little memory and little work.
+That one line is the whole specification. The rest of this module obeys it with little memory and little work.
 
-**Task, `window_mask` (8 points).** The positions of T queries and of S keys, in any order, as arrays or lists → the mask (T, S), float32, that `weigh_keys` adds to the scores: 0 where the query sees the key, -inf where not. Compare a column of query positions with a row of key positions; no loop. About 3 lines.
+**Task, `window_mask` (8 points).** From the positions of T queries and of S keys, in any order, as arrays or lists, make the mask (T, S), float32, that `weigh_keys` adds to the scores: 0 where the query sees the key, -inf elsewhere. Compare a column of query positions with a row of key positions; no loop. About 3 lines.
 """
 
 
@@ -83,8 +83,8 @@ That one line is the whole specification. Everything else in this module is a wa
 def window_mask(queries: ArrayLike, keys: ArrayLike, window: int, num_sinks: int = 0) -> np.ndarray:
     """(T,) positions, (S,) positions -> (T, S) float32, to be added to scores: 0 where a query may look.
 
-    -inf elsewhere: a query sees no later key, and of the others the last `window`, itself included, and the
-    first num_sinks of the text.
+    -inf elsewhere. A query sees no later key; of the others it sees the last `window`, its own included, and
+    the first num_sinks of the text.
     """
     ### BEGIN SOLUTION
     queries, keys = np.asarray(queries)[:, None], np.asarray(keys)
@@ -95,7 +95,7 @@ def window_mask(queries: ArrayLike, keys: ArrayLike, window: int, num_sinks: int
 
 # %% [markdown]
 """
-Six tokens, a window of 2, one sink. Each row is a query: it should see itself, its neighbour on the left, and the first token.
+Six tokens, a window of 2, one sink. Each row is a query: it should see itself, its left neighbour, and the first token.
 """
 
 # %%
@@ -110,8 +110,8 @@ assert set(np.unique(mask)) == {0, -np.inf}, f"the mask holds 0 and -inf, yours 
 assert mask[3, 3] == 0, "token 3 sees itself"
 assert mask[3, 2] == 0, "a window of 2 is token 3 and the one before it"
 assert mask[4, 2] == -np.inf, "token 2 is 2 back from token 4: outside a window of 2, which counts token 4"
-assert mask[5, 0] == 0, "token 0 is a sink: everybody sees it"
-assert mask[0, 1] == mask[2, 5] == -np.inf, "nobody sees what comes later"
+assert mask[5, 0] == 0, "token 0 is a sink: every token sees it"
+assert mask[0, 1] == mask[2, 5] == -np.inf, "no token sees a later one"
 assert window_mask([7], [9, 7, 0, 6, 1], 2, 1).tolist() == [[-np.inf, 0, 0, 0, -np.inf]], (
     "the positions may come in any order: query 7 sees 7, 6 and the sink 0"
 )
@@ -134,7 +134,7 @@ assert np.array_equal(window_mask([3, 4], [1, 2], 3), window_mask([3, 4], [1, 2]
 
 # %% [markdown]
 """
-**Question 1 (5 points).** SmolLM2 has 30 layers; take a window of 512 and no sinks. In one layer token 10,000 sees keys back to 9,489. But those keys were computed in a layer above the first, from tokens that had seen others. From how far back can a word still have an influence on what is written at 10,000? Derive the number for L layers and a window W. And why is that not the same as remembering it: what has to happen to a word for it to be carried so far? Four to six sentences.
+**Question 1 (5 points).** SmolLM2 has 30 layers; take a window of 512 and no sinks. In one layer token 10,000 sees keys back to 9,489. But in every layer after the first, those keys were computed from tokens that had themselves seen earlier ones. From how far back can a word still influence what is written at 10,000? Derive the number for L layers and a window W. And why is that not the same as remembering the word: what has to happen to it for it to be carried so far? Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-reach", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -144,20 +144,20 @@ Your answer here.
 
 # %% [markdown]
 """
-## 2. Who is asked for
+## 2. Which keys are needed
 
-A chunk of tokens is read at once: the queries at `first` to `last` − 1. Which keys does at least one of them see? All of these must be there, and nothing else.
+A chunk of tokens is read at once: its queries stand at `first` to `last` − 1. Which keys does at least one of them see? All of these must be there, and no others.
 
-The window moves, so the answer is a range: it begins with the oldest key that the *first* query sees, and ends with the last query itself. Before the range come the sinks, as far as they do not lie in it already.
+The window moves along, so the answer is a range: it begins with the oldest key that the *first* query sees and ends with the last query itself. Before the range come those sinks that do not lie in it already.
 
-**Task, `seen_positions` (8 points).** → those positions, in increasing order, as an array of integers. The work must not grow with `first`: a text of a million tokens has as few keys as one of a thousand. About 3 lines.
+**Task, `seen_positions` (8 points).** Return those positions in increasing order, as an array of integers. The work must not grow with `first`: the last token of a million sees as few keys as the last of a thousand. About 3 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "seen-positions", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def seen_positions(first: int, last: int, window: int, num_sinks: int = 0) -> np.ndarray:
-    """-> in order, the positions that at least one query at first .. last - 1 sees."""
+    """-> the positions that at least one query at first .. last - 1 sees, in increasing order."""
     ### BEGIN SOLUTION
     oldest = max(0, first - window + 1)
     return np.concatenate([np.arange(min(num_sinks, oldest)), np.arange(oldest, last)])
@@ -184,7 +184,7 @@ assert np.array_equal(seen_positions(2, 3, 4, 2), [0, 1, 2]), (
 assert np.array_equal(seen_positions(10, 13, 4, 2), [0, 1, 7, 8, 9, 10, 11, 12]), (
     f"tokens 10 to 12 together see 0, 1 and 7 to 12; yours {seen_positions(10, 13, 4, 2)}"
 )
-assert np.array_equal(seen_positions(0, 9, 4, 2), np.arange(9)), "from the beginning on each sees itself: all"
+assert np.array_equal(seen_positions(0, 9, 4, 2), np.arange(9)), "together they see all"
 far = seen_positions(10**12, 10**12 + 1, 2, 1)
 assert far.tolist() == [0, 10**12 - 1, 10**12], f"token 10**12, window 2, one sink; yours {far}"
 ### BEGIN HIDDEN TESTS
@@ -205,16 +205,16 @@ for window, num_sinks in ((1, 0), (1, 3), (4, 0), (3, 5), (6, 2), (2, 30), (30, 
 """
 ## 3. The ring
 
-Where do the keys live? The sinks have slots of their own, 0 to num_sinks − 1, and keep them. Behind them lies a ring of `window` slots. The first token that is no sink takes the ring's first slot, the next one the second; after the last slot comes the first again. So a token takes the slot of the one that is exactly `window` positions older. That is precisely the one that nobody will ask for any more: at position p the window begins with p − window + 1.
+Where do the keys live? The sinks have slots of their own, 0 to num_sinks − 1, and stay there. After them comes a ring of `window` slots. The first token that is not a sink takes the first slot of the ring, the next one the second, and after the last slot comes the first again. So each token takes the slot of the token exactly `window` positions before it, which is precisely the one that will never be read again: at position p the window begins at p − window + 1.
 
-**Task, `slots_of` (6 points).** → the slot of each position, for a number or an array of any shape. The remainder `%` makes the ring. About 2 lines.
+**Task, `slots_of` (6 points).** Return the slot of each position, for a number or an array of any shape. The remainder `%` makes the ring. About 2 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "slots-of", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def slots_of(positions: ArrayLike, window: int, num_sinks: int = 0) -> np.ndarray:
-    """Positions in any form -> the slots in which their keys are stored: the sinks' own, then the ring's."""
+    """Positions, an array of any shape -> the slots of their keys: the sinks' own, then the ring's."""
     ### BEGIN SOLUTION
     positions = np.asarray(positions)
     return np.where(positions < num_sinks, positions, num_sinks + (positions - num_sinks) % window)
@@ -223,7 +223,7 @@ def slots_of(positions: ArrayLike, window: int, num_sinks: int = 0) -> np.ndarra
 
 # %% [markdown]
 """
-Two sinks, a ring of 4: six slots. Count along with your finger: 2 is the first slot of the ring.
+Two sinks and a ring of 4 make six slots. Follow along with a finger: slot 2 is the first of the ring.
 """
 
 # %%
@@ -234,7 +234,7 @@ slots = slots_of(np.arange(12), 4, 2)
 assert np.array_equal(slots[:2], [0, 1]), f"the sinks 0 and 1 have slots 0 and 1, yours {slots[:2]}"
 assert np.array_equal(slots[2:6], [2, 3, 4, 5]), f"positions 2 to 5 fill the ring once, yours {slots[2:6]}"
 assert np.array_equal(slots[6:], [2, 3, 4, 5, 2, 3]), (
-    f"position 6 takes the slot of 2, which is 4 older, and so on; yours {slots[6:]}"
+    f"position 6 takes the slot of position 2, 4 before it, and so on; yours {slots[6:]}"
 )
 assert slots_of(9, 4, 2) == 5, f"a single position has a single slot, yours {slots_of(9, 4, 2)}"
 assert slots_of(10**12, 7, 0) == 10**12 % 7, "without sinks the ring begins at slot 0"
@@ -256,33 +256,33 @@ assert np.array_equal(slots_of([0, 1, 2, 3], 3), [0, 1, 2, 0]), "without num_sin
 """
 ## 4. The cache
 
-With one token at a time everything would be simple: write it into its slot, show all slots. Attention does not care in which order the keys lie, since each was turned by its own position before it was stored. So the ring is never unrolled, and nothing is copied.
+With one token at a time everything would be simple: write it into its slot and show all slots. Attention does not care about the order of the keys, since each was turned by its own position before it was stored. So the ring is never unrolled, and nothing is copied.
 
-A chunk of several tokens is another matter, for two reasons. Its first query still needs keys that its last token would overwrite: with a window of 4, tokens 10 to 12 together see six of the ring's positions, 7 to 12, and the ring has four slots. And a pass can fail half way, in layer 17 of 30. In module 15 that cost nothing: what was written beyond `seq_pos` was invisible. In a ring it would be written *over* something, and the text could not go on.
+A chunk of several tokens is different, for two reasons. First, its first query still needs keys that its last token would overwrite: with a window of 4, tokens 10 to 12 together see six positions of the ring, 7 to 12, and the ring has four slots. Second, a pass can fail half way, in layer 17 of 30. In module 15 that did no harm: what was written beyond `seq_pos` was invisible. In a ring it would be written *over* keys that are still needed, and the text could not continue.
 
-So a chunk writes nothing. `update` puts what is seen and what is new side by side in a new array, and keeps as *pending* what will belong into the slots: those of the chunk's tokens that its last one sees. Only when all layers have succeeded, and `advance` has moved the position, is the pending part written into the slots: it is *settled*.
+So a chunk writes nothing at first. `update` puts the keys that are seen and the new ones side by side in a new array, and keeps as *pending* what belongs in the slots later: those of the chunk's tokens that its last token sees. Only when all layers have succeeded, and `advance` has moved the position, is the pending part written into the slots: it is *settled*.
 
 | | T = 1: `write_one` | T > 1: `join`, then `settle` |
 |---|---|---|
 | written | at once, into its slot | when it is committed |
 | shown | views of all slots in use, in the slots' order | new arrays, in the order of positions |
-| fails half way | what lay in the slot was kept, and is put back | nothing was written |
+| if the pass fails half way | the old content of the slot was kept, and is put back | nothing was written |
 
-Look at the last row once more. A token at p takes the slot of p − window. The query at p does not see that one, and no later one does. But if the text is rewound to p − 1, the query at p − 1 would have seen it. As long as the token is not committed, what lay in its slot is therefore kept (`self.replaced`); when it is committed, it is lost, and the cache must know: `self.gone` is the position before which the keys of the ring are written over.
+Look at the last row once more. A token at p takes the slot of p − window. The query at p does not see that key, and no later query does. But if the text is rewound to p − 1, the query at p − 1 needs it again. So until the token is committed, the old content of the slot is kept (`self.replaced`). Once the token is committed, the old content is lost, and the cache must know it: keys of the ring before position `self.gone` have been overwritten.
 
-So after a window has gone round, the text can be rewound by one token and no more, and for a wrong guess or a Ctrl-C all of it would have to be read again. Slots to spare are the way out: with `spare=8` the ring has window + 8 slots, a token still sees `window` of them, and a rewind of up to 8 tokens is exact. `self.ring` is how many slots the ring has. The price is those slots, and a copy: what is seen is no longer all that is there, so each token goes the way of a chunk.
+So once the ring is full, the text can be rewound by one token and no more; after a wrong guess or a Ctrl-C all of it would have to be read again. Spare slots are the way out: with `spare=8` the ring has window + 8 slots, a token still sees `window` of them, and a rewind of up to 8 tokens is exact. `self.ring` is the number of slots in the ring. The price is those slots, and a copy: since not everything stored is seen any more, each single token is treated as a chunk.
 
-The constructor and the frame of each method are given; `self.caches` is a list over layers of (keys, values), two arrays (B, H, slots, D). Each task is graded by itself.
+The constructor and the frame of each method are given. `self.caches` is a list over layers of (keys, values), two arrays (B, H, slots, D). Each task is graded by itself.
 
-**Task, `write_one` (9 points).** One new token at `self.seq_pos`, key and value (B, H, 1, D). First keep copies of what lies in its slot of this layer, `self.replaced[layer_idx] = slot, keys, values`, unless the layer stands there already (then this token is written a second time, and what lies there is of the first attempt). Then write key and value into the slot. Return two views, the slots in use: all those that hold one of the first seq_pos + 1 tokens. About 7 lines.
+**Task, `write_one` (9 points).** One new token stands at `self.seq_pos`; key and value are (B, H, 1, D). First keep copies of what lies in its slot of this layer: `self.replaced[layer_idx] = slot, keys, values`. Skip this if the layer has an entry already: then this token is written for the second time, and the slot holds the first attempt. Then write key and value into the slot. Return two views of the slots in use: all those that hold one of the first seq_pos + 1 tokens. About 7 lines.
 
-**Task, `join` (10 points).** T new tokens, which end at `self.pending_stop` = seq_pos + T. Convert both arrays to `self.dtype`. Keep for later: `self.pending[layer_idx] = positions, keys, values`, where the positions are those of the *new* tokens that the last of them, at `pending_stop` − 1, finds in the ring or among the sinks, itself included (`seen_positions` with `self.ring` for the window), and the two arrays are copies of just their keys and values. So a prompt of any length leaves at most num_sinks + ring of them. Return what `self.get(layer_idx)` shows, followed by all the new ones, along the axis of tokens. Write nothing into the slots. About 6 lines.
+**Task, `join` (10 points).** T new tokens end at `self.pending_stop` = seq_pos + T. Convert both arrays to `self.dtype`. Keep for later `self.pending[layer_idx] = positions, keys, values`: the positions are those of the *new* tokens that the last of them, at `pending_stop` − 1, finds in the ring or among the sinks, itself included (`seen_positions` with `self.ring` as the window), and the arrays are copies of just their keys and values. So a prompt of any length leaves at most num_sinks + ring of them. Return what `self.get(layer_idx)` shows, followed by all the new ones, along the token axis. Write nothing into the slots. About 6 lines.
 
-**Task, `settle` (9 points).** The condition is given: something was written, and it is committed. `seq_pos` has moved already. Raise `self.gone` to `seq_pos − ring`, if that is more; write what is pending, of every layer, into its slots; then, *last*, make `self.pending` empty. In this order it may be interrupted anywhere and done again. About 6 lines.
+**Task, `settle` (9 points).** The condition is given: something was written and has been committed, so `seq_pos` has already moved. Raise `self.gone` to `seq_pos − ring` if that is larger; write what is pending in each layer into its slots; then, *last*, empty `self.pending`. In this order the method may be interrupted anywhere and run again. About 6 lines.
 
-**Task, `get` (6 points).** Keys and values that the next token will see besides itself, as Tensors, in the order of `self.positions`, which is given. An array of slots as index makes a copy. About 2 lines.
+**Task, `get` (6 points).** Return, as Tensors, the keys and values that the next token will see besides its own, in the order of `self.positions`, which is given. Indexing with an array of slots makes a copy. About 2 lines.
 
-**Task, `truncate` (8 points).** Going on after `seq_pos` tokens, the next token needs the sinks and the ring's positions from `seq_pos − window + 1` up to `seq_pos − 1`. If one of these lies before `self.gone`, raise a `ValueError` with `seq_pos` and `self.gone` in it, and change nothing. The sinks are never gone, and where nothing of the ring is needed, nothing can be missing: `truncate(0)` always works. Else `self.take_back()`, given, which forgets what is not committed; then set `self.seq_pos` and lower `self.gone` to seq_pos if it is higher: positions that will be written again are not gone. About 8 lines.
+**Task, `truncate` (8 points).** To continue after `seq_pos` tokens, the next token needs the sinks and, in the ring, the positions from `seq_pos − window + 1` to `seq_pos − 1`. If one of these lies before `self.gone`, raise a `ValueError` that names `seq_pos` and `self.gone`, and change nothing. The sinks are never gone, and where nothing in the ring is needed, nothing can be missing: `truncate(0)` always works. Otherwise call `self.take_back()`, given, which forgets what is not committed; then set `self.seq_pos`, and lower `self.gone` to seq_pos if it is higher: positions that will be written again are not gone. About 8 lines.
 """
 
 
@@ -292,17 +292,18 @@ class SlidingWindowKVCache(CacheBase):
     """The keys and values of the newest `window` tokens and of the first num_sinks, for every layer.
 
     A query at p sees the keys at q <= p with q > p - window or q < num_sinks. Memory does not depend on the
-    length of the text. Arguments before `window` are KVCache's; max_seq_len bounds the positions only.
-    window: how many tokens a token sees, itself included. num_sinks: of the first ones (Xiao et al. 2023,
-        arXiv:2309.17453). rotary: None, and a sink is as far away as it is in the text; or the model's
-        RotaryPositions, and the sinks count as if they stood right before the window, as in that paper.
-        Each row has its own: if a mask (B, 1, 1, S) hides the first columns of a row, they are padding, and
-        the row's sinks are the first tokens after them, as if it were alone.
-    spare: slots that the ring has beyond the window: a rewind of up to so many tokens is always exact.
-    caches: list over layers of (key, value) arrays, each (B, H, num_sinks + window + spare, D); what was
-        committed last may not be in them before `settle`, which `get`, `arrays` and the next pass call.
+    length of the text. The arguments before `window` are those of KVCache; max_seq_len only bounds positions.
+    window: how many tokens a token sees, itself included.
+    num_sinks: how many of the first tokens every token sees (Xiao et al. 2023, arXiv:2309.17453). Each row
+        has its own: if a mask (B, 1, 1, S) hides the first columns of a row, they are padding, and the row's
+        sinks are the first tokens after them, as if the row were alone.
+    rotary: None, and a sink is as far away as it is in the text; or the model's RotaryPositions, and the
+        sinks count as if they stood right before the window, as in that paper.
+    spare: slots that the ring has beyond the window: a rewind of up to that many tokens is always exact.
+    caches: list over layers of (key, value) arrays, each (B, H, num_sinks + window + spare, D). The tokens
+        committed last are written into them by `settle`, which `get`, `arrays` and the next pass call.
     Raises ValueError if a size is not positive or rotary is for other heads or fewer positions; TypeError if
-    a size is no whole number, dtype is no float type or rotary has no tables.
+    a size is not an integer, dtype is not a float type or rotary has no tables.
     """
 
     def __init__(
@@ -337,44 +338,42 @@ class SlidingWindowKVCache(CacheBase):
         self.allocate()
 
     def allocate(self) -> None:
-        """Make all arrays, and forget what was in them."""
+        """Allocate all arrays, and forget what was in them."""
         shape = self.batch_size, self.num_heads, self.capacity, self.head_dim
         self.caches = [tuple(np.zeros(shape, self.dtype) for _ in "kv") for _ in range(self.num_layers)]
-        self.gone = 0  # keys of the ring before this position are written over
+        self.gone = 0  # keys of the ring before this position are overwritten
         self.pending, self.pending_stop = {}, 0  # layer -> (positions, keys, values), and where they end
-        self.replaced = {}  # layer -> (slot, keys, values) that a token not yet committed has taken
-        self.rows: list[Any] | None = (
-            None  # a PaddedRow for each, once a mask has shown that they are padded in front
-        )
+        self.replaced = {}  # layer -> (slot, its old keys, its old values), until the token is committed
+        self.rows: list[Any] | None = None  # a PaddedRow each, once a mask has shown padding in front
 
     def arrays(self) -> list:
-        """-> all arrays that it keeps."""
+        """-> all arrays that the cache keeps."""
         for cache in self.rows or [self]:
             cache.settle()
         return [array for pair in self.caches for array in pair]
 
     @property
     def capacity(self) -> int:
-        """Slots of one row: tokens for which there is storage."""
+        """Slots of one row: how many tokens there is storage for."""
         return min(self.num_sinks + self.ring, self.max_seq_len)
 
     @property
     def positions(self) -> np.ndarray:
-        """The positions of what `get` shows, in its order."""
+        """The positions of the keys that `get` shows, in the same order."""
         return seen_positions(self.seq_pos, self.seq_pos + 1, self.window, self.num_sinks)[:-1]
 
     @property
     def slot_positions(self) -> np.ndarray:
-        """For each slot in use the position of its key, once the token at seq_pos is written."""
+        """The position of the key in each slot in use, once the token at seq_pos is written."""
         seen = seen_positions(self.seq_pos, self.seq_pos + 1, self.window, self.num_sinks)
         return seen[np.argsort(slots_of(seen, self.window, self.num_sinks))]
 
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) new keys and values -> all that at least one of the T sees, (B, H, S, D) each.
 
-        T = 1: written in place; views, in the order of slots. T > 1, or spare slots: new arrays, in the order
-        of positions (`seen_positions`); the slots are written when the tokens are committed. Raises as
-        `check_new`.
+        T = 1: written in place; returns views, in the order of slots. T > 1, or with spare slots: returns new
+        arrays, in the order of positions (`seen_positions`); the slots are written when the tokens are
+        committed. Raises as `check_new`.
         """
         key, value = self.check_new(layer_idx, key, value)
         self.settle()
@@ -388,9 +387,9 @@ class SlidingWindowKVCache(CacheBase):
         return tuple(wrap_result(array) for array in seen)
 
     def write_one(self, layer_idx: int, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(B, H, 1, D) twice -> views of the slots in use, after the new ones are in theirs.
+        """(B, H, 1, D) twice -> views of the slots in use, with the new key and value in their slot.
 
-        What they take the place of is kept as self.replaced[layer_idx].
+        What they replace is kept as self.replaced[layer_idx].
         """
         ### BEGIN SOLUTION
         stop = self.seq_pos + 1
@@ -404,16 +403,16 @@ class SlidingWindowKVCache(CacheBase):
         ### END SOLUTION
 
     def take_back(self) -> None:
-        """Forget a pass that came to nothing: what it has written over is put back. It may be repeated."""
+        """Undo a pass that was not committed: put back what it has overwritten. May be repeated."""
         for layer_idx, (slot, *old) in self.replaced.items():
             for store, array in zip(self.caches[layer_idx], old, strict=True):
                 store[:, :, slot] = array
         self.replaced, self.pending = {}, {}
 
     def join(self, layer_idx: int, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(B, H, T, D) twice -> what the first of them sees and they themselves, in order, in new arrays.
+        """(B, H, T, D) twice -> new arrays: what the first new token sees of the old ones, then all new ones.
 
-        Nothing is written: the new ones that the last of them sees are kept as self.pending[layer_idx].
+        Nothing is written: those new ones that the last of them sees are kept as self.pending[layer_idx].
         """
         ### BEGIN SOLUTION
         new = [array.astype(self.dtype) for array in (key, value)]
@@ -425,7 +424,7 @@ class SlidingWindowKVCache(CacheBase):
         ### END SOLUTION
 
     def settle(self) -> None:
-        """Write what is pending and committed into its slots. May be repeated, if it was interrupted."""
+        """Write what is pending and committed into its slots. May be repeated if it was interrupted."""
         if self.pending_stop > self.seq_pos or not (self.pending or self.replaced):
             return
         ### BEGIN SOLUTION
@@ -450,9 +449,10 @@ class SlidingWindowKVCache(CacheBase):
         ### END SOLUTION
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens`. What is pending comes into its slots later, when `settle` is called.
+        """Commit `num_tokens`. What is pending is written into its slots later, by `settle`.
 
-        Raises ValueError for more than every layer has written, or another number than was written together.
+        Raises ValueError for more tokens than every layer has written, or for only some of those that were
+        written together.
         """
         self.settle()
         together = self.pending_stop - self.seq_pos
@@ -466,7 +466,7 @@ class SlidingWindowKVCache(CacheBase):
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens, if all that the next one would see is still there.
 
-        Raises ValueError if fewer are committed or a key before them was written over; nothing changes then.
+        Raises ValueError, and changes nothing, if fewer are committed or a key that is needed is overwritten.
         """
         seq_pos = self.check_kept(seq_pos)
         if self.rows:
@@ -491,20 +491,20 @@ class SlidingWindowKVCache(CacheBase):
         self.__dict__ = fresh.__dict__
 
     def dump(self) -> dict:
-        """-> the slots as they are, and what is gone. Raises ValueError for rows that are padded in front."""
+        """-> the slots as they are, and `gone`. Raises ValueError for rows that are padded in front."""
         if self.rows:
             raise ValueError(f"{self.batch_size} rows that are padded in front cannot be saved together")
         return {**{f"array_{i}": array for i, array in enumerate(self.arrays())}, "gone": self.gone}
 
     def fill(self, seq_pos: int, kept: dict) -> None:
-        """An empty cache takes what `dump` gave. Raises ValueError if it has other slots."""
+        """Put what `dump` gave into an empty cache. Raises ValueError if its slots are different."""
         self.take_arrays(kept)
         self.seq_pos, self.gone = seq_pos, int(kept["gone"])
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
     ) -> Tensor:
-        """(B, H, T, D) each -> (B, H, T, D): new tokens attend to what they see. As `attention_with_cache`.
+        """(B, H, T, D) each -> (B, H, T, D): new tokens attend to what they see, as `attention_with_cache`.
 
         mask: in positions of the text, (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
         S = seq_pos + T.
@@ -526,7 +526,7 @@ class SlidingWindowKVCache(CacheBase):
         return wrap_result(answer)
 
     def find_padding(self, mask: np.ndarray | None, stop: int) -> None:
-        """Note which first columns of a row the mask hides, as long as the row holds nothing else."""
+        """Note how many first columns of each row the mask hides, as long as the row holds nothing else."""
         padding = [0] * self.batch_size
         if (
             mask is not None
@@ -547,7 +547,7 @@ class SlidingWindowKVCache(CacheBase):
     def attend_rows(
         self, query: Tensor, key: np.ndarray, value: np.ndarray, layer_idx: int, mask: np.ndarray | None
     ) -> Tensor:
-        """As `attend`: each row for itself, without its padding, for which the answer is 0."""
+        """As `attend`, but each row by itself and without its padding, whose output is 0."""
         answer, stop = np.zeros_like(query.data), self.seq_pos + key.shape[2]
         for i, row in enumerate(self.rows):
             own, start = slice(i, i + 1), max(0, row.padding - self.seq_pos)  # its first new token
@@ -562,7 +562,7 @@ class SlidingWindowKVCache(CacheBase):
         return wrap_result(answer)
 
     def truncate_rows(self, seq_pos: int) -> None:
-        """Forget what is not committed, or everything: rows with padding are not rewound in between."""
+        """Forget what is not committed, or everything: padded rows cannot be rewound to points in between."""
         if seq_pos not in (0, self.seq_pos):
             raise ValueError(
                 f"rows that are padded in front are kept whole, {self.seq_pos} tokens, or not at all: "
@@ -576,7 +576,7 @@ class SlidingWindowKVCache(CacheBase):
         self.seq_pos = seq_pos
 
     def added(self, query: np.ndarray, keys: np.ndarray, mask: np.ndarray | None) -> Callable | None:
-        """-> what attend_in_window takes as `add`: the mask, and the turning that brings the sinks near."""
+        """-> the `add` of attend_in_window: the mask, and the correction that brings the sinks near."""
         first, T = self.seq_pos, query.shape[-2]
         away = np.arange(first, first + T) - (self.window + self.num_sinks - 1)
         turning = self.rotary is not None and self.num_sinks > 0 and away[-1] > 0
@@ -605,7 +605,7 @@ class SlidingWindowKVCache(CacheBase):
 
 # %% [markdown]
 """
-A batch may hold texts of different lengths, padded in front (module 13). All rows then stand at the same column, but not at the same place of their texts: column 5 may be the first token of one row and the sixth of another. What a row keeps as its sinks, and where its ring begins, has to go by its own text. So a cache that sees padding lets each row be a small cache of its own, in the same storage. Given.
+A batch may hold texts of different lengths, padded in front (module 13). All rows then stand at the same column, but not at the same place in their texts: column 5 may be the first token of one row and the sixth of another. Which tokens are a row's sinks, and where its ring begins, has to follow its own text. So a cache that sees padding treats each row as a small cache of its own, in the same storage. Given.
 """
 
 
@@ -619,7 +619,7 @@ class PaddedRow(SlidingWindowKVCache):
 
     @classmethod
     def of(cls, whole: "SlidingWindowKVCache", place: int, padding: int) -> Any:
-        """Row `place` of a cache that is empty, with so many columns of padding."""
+        """Row `place` of an empty cache, with so many columns of padding."""
         row: Any = copy(whole)
         row.__class__, row.whole, row.padding, row.batch_size, row.rows = cls, whole, padding, 1, None
         row.caches = [tuple(array[place : place + 1] for array in pair) for pair in whole.caches]
@@ -629,15 +629,15 @@ class PaddedRow(SlidingWindowKVCache):
 
     @property  # type: ignore[misc]
     def seq_pos(self) -> int:
-        """How much of the row's own text is committed: it moves with the whole cache."""
+        """How many tokens of the row's own text are committed; it moves with the whole cache."""
         return max(0, self.whole.seq_pos - self.padding)
 
     def find_padding(self, mask: np.ndarray | None, stop: int) -> None:
-        """There is none any more."""
+        """Does nothing: the row is without padding."""
 
 
 def side_by_side(rows: list) -> tuple[Tensor, ...]:
-    """[(key, value)], (1, H, S, D) with an S of each row -> (B, H, longest, D) twice, zeros in front."""
+    """[(key, value)], (1, H, S, D), each row with its own S -> (B, H, longest, D) twice, zeros in front."""
     longest = max(key.shape[2] for key, _ in rows)
     return tuple(
         wrap_result(
@@ -651,7 +651,7 @@ def side_by_side(rows: list) -> tuple[Tensor, ...]:
 
 # %% [markdown]
 """
-One layer, one head, one number a key, and the key of token p is p itself: then you can see who lies where. A window of 4 and two sinks; a prompt of 7 tokens, then three more one by one. The prompt is shown to the model whole, but only six slots exist. What do they hold after each step?
+One layer, one head, one number per key, and the key of token p is p itself, so you can see which token lies where. There is a window of 4 and two sinks. A prompt of 7 tokens comes first, then three more, one by one. The chunk is shown whole, but there are only six slots. What do they hold after each step?
 """
 
 
@@ -671,9 +671,9 @@ watch_the_ring()
 
 # %% [markdown]
 """
-Of the prompt the sinks 0 and 1 have stayed, and the last four; 2 was read and is gone already, and 6 has its slot. Then 7 takes the slot of 3, and so on round. What is shown for one token is simply all there is, in no order that matters.
+Of the prompt, the sinks 0 and 1 have stayed, and the last four tokens. Token 2 was read and is already gone: 6 has its slot. Then 7 takes the slot of 3, and so on round the ring. For a single token, simply everything stored is shown, in an order that does not matter.
 
-The tests below look at one method each. So that they do not depend on your other parts, `graded` runs a test with slow, correct versions of the three functions above in the place of yours, and the storage and the position are set by hand.
+Each test below looks at one method. To make it independent of your other parts, `graded` runs it with slow, correct versions of the three functions above instead of yours, and sets storage and position by hand.
 """
 
 
@@ -696,7 +696,7 @@ def slow_slots(positions, window, num_sinks=0):
 
 
 def graded(test, correct=None):
-    """Run a test now, with the slow versions in the place of yours."""
+    """Run a test now, with the slow versions instead of yours."""
     correct = correct or {"window_mask": slow_mask, "seen_positions": slow_seen, "slots_of": slow_slots}
     yours = {name: globals()[name] for name in correct}
     globals().update(correct)
@@ -716,12 +716,12 @@ class Shown(SlidingWindowKVCache):
 
 
 def stored_in(cache):
-    """All arrays of the cache, as they are: nothing is settled for it."""
+    """All arrays of the cache, as they are: nothing is settled first."""
     return [array for pair in cache.caches for array in pair]
 
 
 def numbered(seq_pos, kind=SlidingWindowKVCache, window=4, num_sinks=2, **sizes):
-    """A cache of odd sizes after seq_pos tokens, whose storage holds a different number everywhere."""
+    """A cache of unequal sizes after seq_pos tokens, with a different number in every place."""
     sizes = {"batch_size": 2, "max_seq_len": 50, "num_layers": 3, "num_heads": 5, "head_dim": 7, **sizes}
     cache = kind(**sizes, window=window, num_sinks=num_sinks)
     for i, array in enumerate(stored_in(cache)):
@@ -762,14 +762,14 @@ def _():
     assert np.shares_memory(keys, stored), "the keys should be a view of the slots, yours are a copy"
     slot, *old = cache.replaced[1]
     assert slot == 3 and all(np.array_equal(a, b[:, :, 3]) for a, b in zip(old, before[2:4], strict=True)), (
-        "until token 7 is committed, what lay in slot 3 is kept: slot, keys, values"
+        "until token 7 is committed, the old content of slot 3 is kept: slot, keys, values"
     )
-    assert cache.gone == 3, f"nothing is gone before the token is committed; yours says before {cache.gone}"
+    assert cache.gone == 3, f"gone stays 3 until the token is committed; yours {cache.gone}"
     assert cache.seq_pos == 7, "the position moves when the token is committed"
     early = numbered(3)
     shown = early.write_one(0, key, value)[0]
     assert shown.shape == (2, 5, 4, 7), f"after 4 tokens 4 slots are in use, you show {shown.shape[2]}"
-    assert early.gone == 0, f"in a ring that is not full nothing is gone, yours says before {early.gone}"
+    assert early.gone == 0, f"in a ring that is not full nothing is gone: 0, yours {early.gone}"
 
 
 ### BEGIN HIDDEN TESTS
@@ -792,14 +792,14 @@ def _():
             assert np.array_equal(array, want), f"window {window}, {num_sinks} sinks, token {seq_pos}"
         _, *old = cache.replaced[2]
         assert all(np.array_equal(a, b) for a, b in zip(old, lay, strict=True)), (
-            "written a second time, the slot holds the first attempt: keep what lay there before it"
+            "written a second time, the slot holds the first attempt: keep what was there before that"
         )
         assert not any(np.shares_memory(a, b) for a, b in zip(old, cache.caches[2], strict=True)), "copies"
         assert set(cache.replaced) == {2} and cache.gone == max(0, seq_pos - window)
         assert cache.seq_pos == seq_pos
     wide = numbered(9, window=4, num_sinks=2, spare=3)
     wide.write_one(0, *random_pair(1))
-    assert wide.replaced[0][0] == 2, "with 3 spare slots the ring has 7: token 9 comes round to slot 2"
+    assert wide.replaced[0][0] == 2, "with 3 spare slots the ring has 7 slots: token 9 comes round to slot 2"
     short = numbered(3, max_seq_len=4)
     assert short.write_one(0, *random_pair(1))[0].shape[2] == 4, (
         "a short text has fewer slots than window + sinks"
@@ -823,7 +823,7 @@ def _():
         "first the old keys, as get shows them"
     )
     assert np.array_equal(keys[:, :, 5:], key), "then the new keys"
-    assert np.array_equal(values[:, :, 5:], value), "and so the values"
+    assert np.array_equal(values[:, :, 5:], value), "and the values likewise"
     assert all(np.array_equal(a, b) for a, b in zip(before, stored_in(cache), strict=True)), (
         "nothing should be written into the slots yet: the pass may still fail"
     )
@@ -877,7 +877,7 @@ def _():
     single.pending_stop = 10
     single.join(0, *random_pair(2))
     assert np.array_equal(single.pending[0][0], [8, 9]), (
-        "what get shows of the old ones is in the slots already"
+        "only the new tokens are pending: what get shows is in the slots already"
     )
 
 
@@ -902,8 +902,8 @@ def _():
             )
             assert np.array_equal(stored[:, :, [0, 1, 2, 5]], before[2 * layer + i][:, :, [0, 1, 2, 5]])
     assert np.array_equal(cache.caches[1][0], before[2]), "layer 1 has nothing pending and stays as it is"
-    assert cache.gone == 5, f"9 tokens in a ring of 4: before 5 they are gone; yours {cache.gone}"
-    assert not cache.pending, "what is settled is not pending any more"
+    assert cache.gone == 5, f"9 tokens in a ring of 4: those before 5 are gone; yours {cache.gone}"
+    assert not cache.pending, "what is settled is no longer pending"
     waiting = numbered(9)
     waiting.pending, waiting.pending_stop = {0: (np.array([9, 10]), *pairs[0])}, 11
     waiting.settle()
@@ -918,10 +918,10 @@ def _():
     cache.pending = {layer: (np.array([1, 2, 17, 18, 19]), *pair) for layer in range(3)}
     cache.pending_stop = 20
     for array in cache.caches[1]:
-        array.setflags(write=False)  # the disk of layer 1 is full, so to speak
+        array.setflags(write=False)  # writing into layer 1 fails
     assert isinstance(error_of(cache.settle), ValueError)
-    assert len(cache.pending) == 3, "interrupted half way, all of it is to be done again: empty it last"
-    assert cache.gone == 15, "what is being written over is gone, even if the writing is interrupted"
+    assert len(cache.pending) == 3, "interrupted half way, all of it must be done again: empty it last"
+    assert cache.gone == 15, "what is being overwritten is gone, even if the writing is interrupted"
     for array in cache.caches[1]:
         array.setflags(write=True)
     cache.settle()
@@ -948,8 +948,8 @@ def _():
     assert np.array_equal(keys.data, cache.caches[1][0][:, :, [0, 1, 4, 5, 2]]), (
         "in the order of positions: 4 and 5 are in slots 4 and 5, and 6 came round to slot 2"
     )
-    assert np.array_equal(values.data, cache.caches[1][1][:, :, [0, 1, 4, 5, 2]]), "and so the values"
-    assert isinstance(error_of(cache.get, 3), ValueError), "layer 3 of 3 is no layer"
+    assert np.array_equal(values.data, cache.caches[1][1][:, :, [0, 1, 4, 5, 2]]), "and the values likewise"
+    assert isinstance(error_of(cache.get, 3), ValueError), "with 3 layers there is no layer 3"
     assert numbered(0).get(0)[0].shape == (2, 5, 0, 7), "an empty cache shows 0 tokens"
 
 
@@ -985,7 +985,7 @@ def _():
 def _():
     cache = numbered(10)  # two sinks, and 6 to 9 in a ring of 4: before 6 the keys are gone
     error = error_of(cache.truncate, 8)
-    assert isinstance(error, ValueError), "token 8 would see 5, 6 and 7, and 5 is written over: a ValueError"
+    assert isinstance(error, ValueError), "token 8 would see 5, 6 and 7, and 5 is overwritten: a ValueError"
     assert "8" in str(error) and "6" in str(error), (
         f"say that 8 tokens need keys from before 6; yours: {error}"
     )
@@ -1015,7 +1015,7 @@ def _():
     cache.truncate(10)
     assert cache.seq_pos == 10 and not cache.pending, "what is not committed is forgotten"
     assert all(np.array_equal(a[:, :, 3], b) for a, b in zip(cache.caches[0], lay, strict=True)), (
-        "and what it was written over is put back: take_back does both"
+        "and what it has overwritten is put back: take_back does both"
     )
     cache.truncate(0)
     assert cache.seq_pos == 0, "truncate(0) always works"
@@ -1042,11 +1042,11 @@ def _():
 """
 ## 5. A prompt longer than the window
 
-Now the arithmetic. One new token meets all slots in use, and that is the old attention. But a prompt of 3,000 tokens with a window of 512 must not make 3,000 × 3,000 scores to throw most of them away.
+Now the arithmetic. One new token meets all slots in use, and that is ordinary attention. But a prompt of 3,000 tokens with a window of 512 should not compute 3,000 × 3,000 scores only to throw most of them away.
 
-Cut the queries into blocks. The queries of a block stand side by side, so they see nearly the same keys: `seen_positions` says which. Each block meets only those, at most num_sinks + window − 1 + block of them, and `window_mask` hides what a single query of the block does not see. The work grows with T · window instead of T · T.
+So cut the queries into blocks. The queries of a block are neighbours, so they see nearly the same keys: `seen_positions` says which. Each block meets only those keys, at most num_sinks + window − 1 + block of them, and `window_mask` hides what a single query of the block does not see. The work grows with T · window instead of T · T.
 
-**Task, `attend_in_window` (12 points).** For each block of queries: their positions, the positions of the keys that they see, the mask; add `add(queries, keys)` to the mask if it is not None; pick queries, keys and values; `weigh_keys(query, key, mask)` of module 12 gives the shares, and shares @ values the answers. Put the blocks' answers together along the axis of tokens. The keys come in increasing order of position, those of `seen_positions(first, first + T, …)`; `np.searchsorted(positions, wanted)` finds the columns of the wanted ones. Leading axes may be any. About 12 lines.
+**Task, `attend_in_window` (12 points).** For each block of queries, find their positions, the positions of the keys that they see, and the mask; if `add` is not None, add `add(queries, keys)` to the mask. Then pick the queries, keys and values: `weigh_keys(query, key, mask)` of module 12 gives the shares, and shares @ values the outputs. Join the blocks' outputs along the token axis. The keys come in increasing order of position, those of `seen_positions(first, first + T, …)`; `np.searchsorted(positions, wanted)` finds the columns of the wanted ones. There may be any leading axes. About 12 lines.
 """
 
 
@@ -1065,9 +1065,9 @@ def attend_in_window(
     """(..., T, D), (..., S, D), (..., S, D) -> (..., T, D): each query sees its window and the sinks.
 
     The queries stand at first .. first + T - 1, the keys at seen_positions(first, first + T, ...).
-    `block` queries at a time meet the keys that one of them sees, so the work grows with T * window.
-    add: None, or called with the positions of some queries, (t,), and of some keys, (s,), it gives what else
-        is added to their scores, broadcastable to (..., t, s).
+    `block` queries at a time meet the keys that any of them sees, so the work grows with T * window.
+    add: None, or a function of the positions of some queries, (t,), and of some keys, (s,), that gives what
+        is to be added to their scores, broadcastable to (..., t, s).
     """
     ### BEGIN SOLUTION
     stop = first + query.shape[-2]
@@ -1087,7 +1087,7 @@ def attend_in_window(
 
 # %% [markdown]
 """
-Take queries of zeros: all scores are 0, all shares equal, and each answer is the mean of the values that are seen. With the value of token p being p, a window of 2 and one sink, the answers of tokens 0 to 4 are 0, (0 + 1)/2, (0 + 1 + 2)/3, (0 + 2 + 3)/3 and (0 + 3 + 4)/3.
+Take queries of zeros: all scores are 0, all shares are equal, and each output is the mean of the values that are seen. If the value of token p is p, the window 2, and there is one sink, the outputs of tokens 0 to 4 are 0, (0 + 1)/2, (0 + 1 + 2)/3, (0 + 2 + 3)/3 and (0 + 3 + 4)/3.
 """
 
 # %%
@@ -1104,9 +1104,9 @@ def _():
         got = attend_in_window(zeros, ones, values, 0, 2, 1, block=block)
         assert got.shape == (5, 1), f"5 queries, values of 1 number: (5, 1), yours {got.shape}"
         assert np.allclose(got.ravel(), [0, 1 / 2, 1, 5 / 3, 7 / 3]), (
-            f"the means over who is seen, {block} queries at a time; yours {got.ravel()}"
+            f"each is the mean of the values seen, {block} queries at a time; yours {got.ravel()}"
         )
-    late = np.array([0, 9, 10, 11], np.float32)[:, None]  # what 10 and 11 see: the sink, 9, 10, 11
+    late = np.array([0, 9, 10, 11], np.float32)[:, None]  # what tokens 10 and 11 see: the sink, 9, 10, 11
     got = attend_in_window(zeros[:2], ones[:4], late, 10, 2, 1)
     assert np.allclose(got.ravel(), [19 / 3, 7]), (
         f"queries 10 and 11 see (0, 9, 10) and (0, 10, 11); yours {got.ravel()}"
@@ -1169,7 +1169,7 @@ def quick_seen(first, last, window, num_sinks=0):
 
 def peak_of_a_long_prompt():
     query, peaks = np.ones((4000, 2), np.float32), []
-    for _ in range(3):  # what another thread takes meanwhile counts too: the least of three is yours
+    for _ in range(3):  # other threads' memory counts too, so take the least of three
         tracemalloc.start()
         try:
             attend_in_window(query, query, query, 0, 8, 2)
@@ -1185,26 +1185,26 @@ graded(peak_of_a_long_prompt, {"window_mask": quick_mask, "seen_positions": quic
 
 # %% [markdown]
 """
-## 6. Where does a sink stand?
+## 6. How far away is a sink?
 
-Before the cure, the illness. SmolLM2 reads the prose of this course through a window of 512 without sinks. Up to token 512 nothing is different. Of the next 256 tokens, while the first ones drop out, the perplexity is 38.2, where the full cache has 19.4. Did it forget something that it needed? Keep the first *four* tokens, and it is 19.3. (Measured by `python tests/benchmarks/window.py`, as all figures of this kind below.)
+First the illness, then the cure. SmolLM2 reads 3,000 tokens of this course's prose, as it stood when this was measured, through a window of 512 without sinks. Up to token 512 nothing changes. Over the next 256 tokens, while the first ones drop out, the perplexity is 38.2, where the full cache has 19.4. Did the model forget something that it needed? Keep the first *four* tokens, and the perplexity is 19.3. (Measured by `python tests/benchmarks/window.py`, like all figures of this kind below.)
 
-Softmax makes the shares of each query sum to 1, also when a head has nothing to look for; during training those heads learn to look at the one place that is always there, the first tokens. Take that away, and their shares go to keys whose values mean something (Xiao et al. 2023, arXiv:2309.17453, who call it an attention sink). You saw it in module 16, in the pale first column of the cache.
+Softmax makes the shares of each query sum to 1, even when a head has nothing to look for. During training such heads learn to look at the one place that is always there: the first tokens. Take those away, and their shares go to keys whose values mean something (Xiao et al. 2023, arXiv:2309.17453, who call this an attention sink). You saw it in module 16, in the pale first column of the cache.
 
-So we keep the first few. But now there is a question that did not arise before: *how far away* are they? At token 10,000 the sinks are 10,000 positions back. Two conventions:
+So we keep the first few. That raises a new question: *how far away* are they? At token 10,000 the sinks are 10,000 positions back. There are two conventions:
 
-- **positions in the text**: they are as far away as they are. It is the plain rule, exact against a masked model. But beyond the lengths the model was trained on, rotary angles turn that no training ever saw.
-- **positions in the cache**: the sinks count as if they stood right before the window. With window + num_sinks tokens in the cache, the newest is at position window + num_sinks − 1, always. No distance is ever larger, and a text may have no end. This is the convention of the paper.
+- **positions in the text**: the sinks are as far away as they are in the text. This is the plain rule, exact against a masked model. But beyond the lengths that the model was trained on, the rotary angles turn further than in any training text.
+- **positions in the cache**: the sinks count as if they stood right before the window. With window + num_sinks tokens in the cache, the newest is always at position window + num_sinks − 1. No distance is ever larger, so the text need not end. This is the convention of the paper.
 
-The paper's authors store the keys *unturned* and turn all of them again at each step, by their place in the cache. Module 16 found why you need not: a score knows the distance only. Between the window's tokens the distances are the same under both conventions. Only between a query and the *sinks* is it different: at p it is smaller by
+The paper's authors store the keys *unturned* and turn all of them again at each step, by their place in the cache. Module 16 showed why you need not: a score depends only on the distance. Between the tokens of the window the distances are the same under both conventions. Only the distance between a query and the *sinks* differs: for a query at p it is smaller by
 
 shift = p − min(p, window + num_sinks − 1).
 
-To make a distance smaller, turn the key forward or the **query back**, by shift positions. There is one query and it is yours to turn: the stored keys stay as they are. So the scores with the window come from the query q as it is, those with the sinks from q̃, the query turned back, and one softmax runs over both. Written as something that is *added* to ordinary scores, so that attention need not know of it:
+To make a distance smaller, turn the key forward or the **query back**, by shift positions. There is only one query, and turning it leaves the stored keys as they are. So the scores with the window use the query q as it is, the scores with the sinks use q̃, the query turned back, and one softmax runs over both. Written as something that is *added* to ordinary scores, so that attention need not know about it:
 
 correction = (q̃ − q) · sinkᵀ / √D
 
-**Task, `sink_correction` (10 points).** query (…, T, D), already turned by its position; sinks (…, s, D), the stored keys; shift (T,), how many positions each query is to be turned back; tables, cos and sin by position. `apply_rotary(x, cos, sin)` of module 11 turns by the angles of its tables; turning back is the same with −sin. → (…, T, s). About 3 lines.
+**Task, `sink_correction` (10 points).** The arguments are query (…, T, D), already turned by its position; sinks (…, s, D), the stored keys; shift (T,), by how many positions each query is to be turned back; and tables, cos and sin by position. `apply_rotary(x, cos, sin)` of module 11 turns by the angles of its tables; turning back is the same with −sin. Return the correction (…, T, s). About 3 lines.
 """
 
 
@@ -1213,7 +1213,7 @@ correction = (q̃ − q) · sinkᵀ / √D
 def sink_correction(query: np.ndarray, sinks: np.ndarray, shift: np.ndarray, tables: tuple) -> np.ndarray:
     """(..., T, D), (..., s, D), (T,) ints -> (..., T, s): what to add to the scores of queries with sinks.
 
-    With it the score is that of the query turned back by shift positions: the sinks stand so much nearer.
+    The corrected score is that of the query turned back by shift positions: the sinks come that much nearer.
     tables: cos and sin by position, (positions, D/2) each.
     """
     ### BEGIN SOLUTION
@@ -1225,7 +1225,7 @@ def sink_correction(query: np.ndarray, sinks: np.ndarray, shift: np.ndarray, tab
 
 # %% [markdown]
 """
-One pair, and tables in which position 1 is a quarter turn. The query (1, 0) turned back by a quarter is (0, −1). Its score with the sink (0, 1) was 0 and becomes −1 / √2. A query with a shift of 0 has nothing to correct.
+Take a head of one pair, and tables in which position 1 is a quarter turn. The query (1, 0) turned back by a quarter is (0, −1). Its score with the sink (0, 1) was 0 and becomes −1 / √2. A query with a shift of 0 needs no correction.
 """
 
 # %%
@@ -1240,7 +1240,7 @@ sinks = np.array([[0.0, 1.0], [1.0, 0.0], [3.0, 0.0]], np.float32)
 kept = query.copy()
 got = sink_correction(query, sinks, np.array([1, 0]), quarter)
 assert got.shape == (2, 3), f"2 queries and 3 sinks: (2, 3), yours {got.shape}"
-assert not got[1].any(), f"a query that is not turned has nothing to correct, yours {got[1]}"
+assert not got[1].any(), f"a query that is not turned needs no correction, yours {got[1]}"
 assert got[0, 0] < 0, "turned *back*, (1, 0) becomes (0, -1), and its score with (0, 1) is negative"
 assert np.allclose(got[0] * math.sqrt(2), [-1, -1, -3]), (
     f"the scores were 0, 1, 3 and become -1, 0, 0, all over the root of 2; yours {got[0]}"
@@ -1279,7 +1279,7 @@ for b, h, g, t, s in np.ndindex(got.shape):
 
 # %% [markdown]
 """
-**Question 2 (5 points).** A model was trained on texts of up to 8,192 tokens; the window is 512, with 4 sinks, and it is to write a million tokens. Which distances does it meet under each convention that it never met in training? Your cache stores each key once, turned by its position in the text, and serves both conventions: what would have to be done at each step if rotary scores did *not* depend on the distance only? And what does the second convention tell the model that is not true? Four to six sentences.
+**Question 2 (5 points).** A model was trained on texts of up to 8,192 tokens. With a window of 512 and 4 sinks, it is to write a million tokens. Which distances does it meet under each convention that it never met in training? Your cache stores each key once, turned by its position in the text, and serves both conventions: what would have to be done at each step if rotary scores did *not* depend on the distance alone? And what does the second convention tell the model that is not true? Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-conventions", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1291,7 +1291,7 @@ Your answer here.
 """
 ## 7. Prove it exact
 
-The rule is a mask, so the oracle is easy: the plain cache of module 15, which keeps everything, with the whole `window_mask` over it. A batch of two, queries in groups of two, a text of 40 tokens through a window of 6 with two sinks, fed whole, token by token, and in pieces that cross the ring's end. How far are the answers apart?
+The rule is a mask, so the oracle is easy: the plain cache of module 15, which keeps everything, with the whole `window_mask` over it. The batch has two rows, and two queries share each key head. A text of 40 tokens goes through a window of 6 with two sinks: whole, token by token, and in pieces that cross the end of the ring. How far apart are the outputs?
 """
 
 
@@ -1324,13 +1324,13 @@ prove_exact()
 
 # %% [markdown]
 """
-Rounding. For the second convention, the paper's own way is the oracle: it keeps keys and queries *unturned*, drops what leaves the window, and at each step turns everything by its place in what is left.
+Only rounding. For the second convention, the paper's own method is the oracle: it keeps keys and queries *unturned*, drops what leaves the window, and at each step turns everything by its place in what is left.
 """
 
 
 # %%
 def as_in_the_paper(query, key, value, window, num_sinks):
-    """(T, D) each, unturned -> (T, D): all keys turned anew at each step, by their place in the cache."""
+    """(T, D) each, unturned -> (T, D): each step turns all keys again, by their place in the cache."""
     rows = []
     for p in range(len(query)):
         kept = seen_positions(p, p + 1, window, num_sinks)
@@ -1357,20 +1357,20 @@ prove_near()
 
 # %% [markdown]
 """
-The same, and not one stored key was touched.
+The same up to rounding, and not one stored key was touched.
 
 ## 8. Ten thousand tokens
 
-One thing is still in the way. A Llama made for 64 positions refuses token 65, and SmolLM2's file says 8,192. For learned positions that is the end: row 8,193 of the table does not exist. Rotary positions are computed, and can be computed for as many as you like.
+One obstacle is left. A Llama made for 64 positions refuses token 65, and SmolLM2's file says 8,192. With learned positions that would be the end: there is no row 8,193 in the table. Rotary positions are computed, for as many tokens as you like.
 
-**Task, `more_positions` (4 points).** Give the model tables for `max_seq_len` positions, with its `head_dim`, `rope_base` and `rope_factors`, and set `model.max_seq_len`. The rotary object is there, `model.position_embedding`, and a cache may hold it too: put the new `tables` into *it*, and let it be the same object. Two lines.
+**Task, `more_positions` (4 points).** Give the model tables for `max_seq_len` positions, with its `head_dim`, `rope_base` and `rope_factors`, and set `model.max_seq_len`. The rotary object is `model.position_embedding`. A cache may hold it too, so do not replace it: put the new `tables` into *it*. Two lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "more-positions", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def more_positions(model: Any, max_seq_len: int) -> None:
-    """Let a model with rotary positions read texts of max_seq_len tokens; its weights stay as they are.
+    """Let a model with rotary positions read texts of max_seq_len tokens; its weights do not change.
 
     Raises TypeError if the model has no rotary positions, ValueError for fewer positions than it has.
     """
@@ -1397,17 +1397,17 @@ model = Llama(17, 12, 2, num_heads=2, max_seq_len=9, rope_base=500.0, seed=0)
 tokens, rotary = np.arange(9)[None], model.position_embedding
 before, weights = model(tokens).data, {name: p.copy() for name, p in model.state_dict().items()}
 more_positions(model, 30)
-assert model.position_embedding is rotary, "the tables belong into the rotary object that is there"
+assert model.position_embedding is rotary, "keep the rotary object, change its tables"
 assert model.max_seq_len == 30, (
     f"the model should say that it takes 30 tokens, yours says {model.max_seq_len}"
 )
 assert np.array_equal(model(tokens).data, before), (
-    "at the old positions nothing should change; is the base its own?"
+    "at the old positions nothing should change; did you use the model's rope_base?"
 )
 assert model(np.arange(30)[None] % 17).shape == (1, 30, 17), "30 tokens should go through all blocks"
 shifted = model.logits(model.hidden_states(tokens, start_pos=21)).data
 assert np.allclose(shifted, before, atol=1e-4), (
-    "only distances count: the same tokens at positions 21 to 29 should give the same logits"
+    "only distances matter: the same tokens at positions 21 to 29 should give the same logits"
 )
 error = error_of(more_positions, model, 29)
 assert isinstance(error, ValueError) and "29" in str(error) and "30" in str(error), "fewer are refused"
@@ -1419,7 +1419,7 @@ for table, want in zip(model.position_embedding.tables, (np.cos(angles), np.sin(
 slowed = Llama(17, 12, 1, num_heads=2, max_seq_len=9, rope_factors=[1, 2, 8], seed=0)
 before = slowed(tokens).data
 more_positions(slowed, 30)
-assert np.array_equal(slowed(tokens).data, before), "a model with rope_factors turns as slowly as before"
+assert np.array_equal(slowed(tokens).data, before), "a model with rope_factors keeps them"
 wide = Llama(17, 12, 1, num_heads=2, max_seq_len=4, head_dim=10, seed=0)
 more_positions(wide, 6)
 assert wide.position_embedding.tables[1].shape == (6, 5), "the width is the model's head_dim"
@@ -1428,7 +1428,7 @@ assert wide(np.arange(6)[None]).shape == (1, 6, 17)
 
 # %% [markdown]
 """
-Now the promise. A small Llama with random weights, made for 64 positions, writes through a window of 128 with 4 sinks that are counted near. As a script this cell writes 1,500 tokens, in a notebook 10,000. At both ends of the text: the median of milliseconds for a token, and the bytes of the cache.
+Now keep the promise. A small Llama with random weights, made for 64 positions, writes through a window of 128 with 4 sinks that are counted near. As a script this cell writes 1,500 tokens, in a notebook 10,000. It shows the median time per token in milliseconds and the bytes of the cache, once when the window has just filled and once at the end of the text.
 """
 
 
@@ -1458,9 +1458,9 @@ write_long(10_000 if "get_ipython" in globals() else 1_500)
 
 # %% [markdown]
 """
-The bytes are the same to the last one, and the milliseconds are, up to the machine's mood. A plain cache for 10,000 tokens of this model takes 2.6 MB, and each token in it makes the next one dearer.
+The bytes are exactly the same, and the milliseconds are the same up to the noise of the machine. A plain cache for 10,000 tokens of this model takes 2.6 MB, and each token in it adds to the cost of the next.
 
-And a rewind, which was free before? It has a price now. Ten tokens of a short text can be taken back; once the ring is full, one can.
+And rewinding, which was free before? Now it has a limit. Ten tokens of a short text can be taken back; once the ring is full, only one can.
 """
 
 
@@ -1478,13 +1478,13 @@ def rewind(length, kept):
 """
 ## 9. On a real model
 
-If SmolLM2 is on this machine (see module 16), the cells below read 1,536 tokens of NumPy's documentation through four caches: everything; a window of 256 without sinks; and the same with four sinks under both conventions. The number is the perplexity of each 256 tokens. If the model is not there, the cells do nothing.
+If SmolLM2 is on this machine (see module 16), the cells below read 1,536 tokens of NumPy's documentation through four caches: everything; a window of 256 without sinks; and the same window with four sinks, under both conventions. They show the perplexity of each block of 256 tokens. Without the model the cells do nothing.
 """
 
 
 # %%
 def smollm2():
-    """-> the path of the model's file, or None if it, or a library to read it, is not installed."""
+    """-> the path of the model's file, or None if the file or a library to read it is not installed."""
     from importlib.util import find_spec
     from pathlib import Path
 
@@ -1533,7 +1533,7 @@ def four_caches(window=256):
 
 
 def long_text():
-    """-> 1,537 tokens, what NumPy says of four of its functions."""
+    """-> 1,537 tokens: NumPy's documentation of four of its functions."""
     text = "\n".join(str(part.__doc__) for part in (np.linalg.svd, np.einsum, np.loadtxt, np.histogram))
     return np.array(tokenizer.encode(text)[:1537])
 
@@ -1564,28 +1564,28 @@ if path:
 
 # %% [markdown]
 """
-Up to token 256 all four rows agree: nothing has left the window yet. Then the row without sinks leaves the others, and stays away. Here are the figures for a window of 512 and the first 3,000 tokens of this course's own prose, perplexity by blocks of 256 tokens:
+Up to token 256 all four rows agree: nothing has left the window yet. Then the row without sinks departs from the others, and stays apart. Here are the figures for a window of 512 and the 3,000 tokens of the course's prose: the perplexity of blocks of 256 tokens.
 
 | tokens | everything | no sinks | 4 sinks, in the text | 4 sinks, in the cache |
 |---|---|---|---|---|
 | 257 to 512 | 50.8 | 50.8 | 50.8 | 50.8 |
 | 513 to 768 | 19.4 | 38.2 | 19.3 | 19.3 |
-| 1,025 to 1,280 | 21.5 | 33.8 | 23.2 | 23.3 |
+| 1,281 to 1,536 | 23.7 | 50.8 | 32.3 | 32.2 |
 | 1,537 to 1,792 | 26.5 | 49.1 | 30.7 | 31.1 |
 | 2,049 to 2,304 | 19.7 | 41.9 | 26.3 | 26.5 |
 | 2,561 to 2,816 | 11.3 | 21.4 | 11.2 | 11.3 |
 | cache, MB | 138.2 | 23.6 | 23.8 | 23.8 |
 
-Three things to see. Four keys, 0.2 MB, are the whole difference between the third column and the fourth. What the window costs beside that, up to 36 percent in a block of this text, is the price of forgetting what lies further back. And the two conventions can hardly be told apart at this length, for the model was trained on 8,192 positions; in a text beyond those, only the second one never shows it a distance that it has not met.
+Notice three things. The columns "no sinks" and "4 sinks, in the text" differ by four kept tokens, 0.2 MB, and by nothing else. What the window costs beyond that, up to 36 percent in a block of this text (tokens 1,281 to 1,536), is the price of forgetting what lies further back. And the two conventions can hardly be told apart at this length, because the model was trained on 8,192 positions; in a longer text, only the second never shows it a distance that it has not met.
 
 ## You can now
 
 - say for any two tokens whether one sees the other, and how far information travels through the layers;
-- keep a text without end in a ring, survive a failed pass, and refuse the rewind that would be wrong;
-- attend in a window in O(T · window), and prove it against a mask;
+- keep an endless text in a ring, survive a failed pass, and refuse a rewind that would be wrong;
+- attend in a window with O(T · window) work, and prove it against a mask;
 - serve both conventions of positions from one stored key, by turning the query.
 
-Two exercises. First, the cache can rewind by one token once it is full. Speculative decoding guesses k tokens and takes back the wrong ones: how many slots more does the ring need so that k are always exact, and which lines change? Write it. Second, vary the number of sinks: 0, 1, 2, 4, 8, in a window of 256, and draw the perplexity of the second thousand tokens. Is it the *first* token that matters, or its words? Replace it by another and see.
+Two exercises. First, from a full ring without spare slots one token can be taken back: how many with `spare=k`? Derive the number from the rule and `self.gone`, and check it against `truncate` for several windows. Second, vary the number of sinks: 0, 1, 2, 4, 8, in a window of 256, and plot the perplexity of the second thousand tokens. Does it matter *which* token comes first, or only that it is the first? Replace it by another and see.
 
-The next door: the window throws whole tokens away. Module 18 keeps them all, and throws bits away.
+Next: the window throws whole tokens away. Module 18 keeps them all, and throws bits away.
 """

@@ -23,8 +23,8 @@ from ..text.embeddings import apply_rotary, rotary_tables
 def window_mask(queries: ArrayLike, keys: ArrayLike, window: int, num_sinks: int = 0) -> np.ndarray:
     """(T,) positions, (S,) positions -> (T, S) float32, to be added to scores: 0 where a query may look.
 
-    -inf elsewhere: a query sees no later key, and of the others the last `window`, itself included, and the
-    first num_sinks of the text.
+    -inf elsewhere. A query sees no later key; of the others it sees the last `window`, its own included, and
+    the first num_sinks of the text.
     """
     queries, keys = np.asarray(queries)[:, None], np.asarray(keys)
     is_seen = (keys <= queries) & ((keys > queries - window) | (keys < num_sinks))
@@ -32,13 +32,13 @@ def window_mask(queries: ArrayLike, keys: ArrayLike, window: int, num_sinks: int
 
 # %% ../../modules/17_window/window_dev.py #seen-positions
 def seen_positions(first: int, last: int, window: int, num_sinks: int = 0) -> np.ndarray:
-    """-> in order, the positions that at least one query at first .. last - 1 sees."""
+    """-> the positions that at least one query at first .. last - 1 sees, in increasing order."""
     oldest = max(0, first - window + 1)
     return np.concatenate([np.arange(min(num_sinks, oldest)), np.arange(oldest, last)])
 
 # %% ../../modules/17_window/window_dev.py #slots-of
 def slots_of(positions: ArrayLike, window: int, num_sinks: int = 0) -> np.ndarray:
-    """Positions in any form -> the slots in which their keys are stored: the sinks' own, then the ring's."""
+    """Positions, an array of any shape -> the slots of their keys: the sinks' own, then the ring's."""
     positions = np.asarray(positions)
     return np.where(positions < num_sinks, positions, num_sinks + (positions - num_sinks) % window)
 
@@ -47,17 +47,18 @@ class SlidingWindowKVCache(CacheBase):
     """The keys and values of the newest `window` tokens and of the first num_sinks, for every layer.
 
     A query at p sees the keys at q <= p with q > p - window or q < num_sinks. Memory does not depend on the
-    length of the text. Arguments before `window` are KVCache's; max_seq_len bounds the positions only.
-    window: how many tokens a token sees, itself included. num_sinks: of the first ones (Xiao et al. 2023,
-        arXiv:2309.17453). rotary: None, and a sink is as far away as it is in the text; or the model's
-        RotaryPositions, and the sinks count as if they stood right before the window, as in that paper.
-        Each row has its own: if a mask (B, 1, 1, S) hides the first columns of a row, they are padding, and
-        the row's sinks are the first tokens after them, as if it were alone.
-    spare: slots that the ring has beyond the window: a rewind of up to so many tokens is always exact.
-    caches: list over layers of (key, value) arrays, each (B, H, num_sinks + window + spare, D); what was
-        committed last may not be in them before `settle`, which `get`, `arrays` and the next pass call.
+    length of the text. The arguments before `window` are those of KVCache; max_seq_len only bounds positions.
+    window: how many tokens a token sees, itself included.
+    num_sinks: how many of the first tokens every token sees (Xiao et al. 2023, arXiv:2309.17453). Each row
+        has its own: if a mask (B, 1, 1, S) hides the first columns of a row, they are padding, and the row's
+        sinks are the first tokens after them, as if the row were alone.
+    rotary: None, and a sink is as far away as it is in the text; or the model's RotaryPositions, and the
+        sinks count as if they stood right before the window, as in that paper.
+    spare: slots that the ring has beyond the window: a rewind of up to that many tokens is always exact.
+    caches: list over layers of (key, value) arrays, each (B, H, num_sinks + window + spare, D). The tokens
+        committed last are written into them by `settle`, which `get`, `arrays` and the next pass call.
     Raises ValueError if a size is not positive or rotary is for other heads or fewer positions; TypeError if
-    a size is no whole number, dtype is no float type or rotary has no tables.
+    a size is not an integer, dtype is not a float type or rotary has no tables.
     """
 
     def __init__(
@@ -92,44 +93,42 @@ class SlidingWindowKVCache(CacheBase):
         self.allocate()
 
     def allocate(self) -> None:
-        """Make all arrays, and forget what was in them."""
+        """Allocate all arrays, and forget what was in them."""
         shape = self.batch_size, self.num_heads, self.capacity, self.head_dim
         self.caches = [tuple(np.zeros(shape, self.dtype) for _ in "kv") for _ in range(self.num_layers)]
-        self.gone = 0  # keys of the ring before this position are written over
+        self.gone = 0  # keys of the ring before this position are overwritten
         self.pending, self.pending_stop = {}, 0  # layer -> (positions, keys, values), and where they end
-        self.replaced = {}  # layer -> (slot, keys, values) that a token not yet committed has taken
-        self.rows: list[Any] | None = (
-            None  # a PaddedRow for each, once a mask has shown that they are padded in front
-        )
+        self.replaced = {}  # layer -> (slot, its old keys, its old values), until the token is committed
+        self.rows: list[Any] | None = None  # a PaddedRow each, once a mask has shown padding in front
 
     def arrays(self) -> list:
-        """-> all arrays that it keeps."""
+        """-> all arrays that the cache keeps."""
         for cache in self.rows or [self]:
             cache.settle()
         return [array for pair in self.caches for array in pair]
 
     @property
     def capacity(self) -> int:
-        """Slots of one row: tokens for which there is storage."""
+        """Slots of one row: how many tokens there is storage for."""
         return min(self.num_sinks + self.ring, self.max_seq_len)
 
     @property
     def positions(self) -> np.ndarray:
-        """The positions of what `get` shows, in its order."""
+        """The positions of the keys that `get` shows, in the same order."""
         return seen_positions(self.seq_pos, self.seq_pos + 1, self.window, self.num_sinks)[:-1]
 
     @property
     def slot_positions(self) -> np.ndarray:
-        """For each slot in use the position of its key, once the token at seq_pos is written."""
+        """The position of the key in each slot in use, once the token at seq_pos is written."""
         seen = seen_positions(self.seq_pos, self.seq_pos + 1, self.window, self.num_sinks)
         return seen[np.argsort(slots_of(seen, self.window, self.num_sinks))]
 
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) new keys and values -> all that at least one of the T sees, (B, H, S, D) each.
 
-        T = 1: written in place; views, in the order of slots. T > 1, or spare slots: new arrays, in the order
-        of positions (`seen_positions`); the slots are written when the tokens are committed. Raises as
-        `check_new`.
+        T = 1: written in place; returns views, in the order of slots. T > 1, or with spare slots: returns new
+        arrays, in the order of positions (`seen_positions`); the slots are written when the tokens are
+        committed. Raises as `check_new`.
         """
         key, value = self.check_new(layer_idx, key, value)
         self.settle()
@@ -143,9 +142,9 @@ class SlidingWindowKVCache(CacheBase):
         return tuple(wrap_result(array) for array in seen)
 
     def write_one(self, layer_idx: int, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(B, H, 1, D) twice -> views of the slots in use, after the new ones are in theirs.
+        """(B, H, 1, D) twice -> views of the slots in use, with the new key and value in their slot.
 
-        What they take the place of is kept as self.replaced[layer_idx].
+        What they replace is kept as self.replaced[layer_idx].
         """
         stop = self.seq_pos + 1
         slot = slots_of(self.seq_pos, self.ring, self.num_sinks)
@@ -157,16 +156,16 @@ class SlidingWindowKVCache(CacheBase):
         return tuple(store[:, :, :stop] for store in pair)
 
     def take_back(self) -> None:
-        """Forget a pass that came to nothing: what it has written over is put back. It may be repeated."""
+        """Undo a pass that was not committed: put back what it has overwritten. May be repeated."""
         for layer_idx, (slot, *old) in self.replaced.items():
             for store, array in zip(self.caches[layer_idx], old, strict=True):
                 store[:, :, slot] = array
         self.replaced, self.pending = {}, {}
 
     def join(self, layer_idx: int, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(B, H, T, D) twice -> what the first of them sees and they themselves, in order, in new arrays.
+        """(B, H, T, D) twice -> new arrays: what the first new token sees of the old ones, then all new ones.
 
-        Nothing is written: the new ones that the last of them sees are kept as self.pending[layer_idx].
+        Nothing is written: those new ones that the last of them sees are kept as self.pending[layer_idx].
         """
         new = [array.astype(self.dtype) for array in (key, value)]
         kept = seen_positions(self.pending_stop - 1, self.pending_stop, self.ring, self.num_sinks)
@@ -176,7 +175,7 @@ class SlidingWindowKVCache(CacheBase):
         return tuple(np.concatenate(pair, axis=2) for pair in zip(old, new, strict=True))
 
     def settle(self) -> None:
-        """Write what is pending and committed into its slots. May be repeated, if it was interrupted."""
+        """Write what is pending and committed into its slots. May be repeated if it was interrupted."""
         if self.pending_stop > self.seq_pos or not (self.pending or self.replaced):
             return
         self.gone = max(self.gone, self.seq_pos - self.ring)
@@ -197,9 +196,10 @@ class SlidingWindowKVCache(CacheBase):
         return tuple(wrap_result(store[:, :, slots]) for store in self.caches[layer_idx])
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens`. What is pending comes into its slots later, when `settle` is called.
+        """Commit `num_tokens`. What is pending is written into its slots later, by `settle`.
 
-        Raises ValueError for more than every layer has written, or another number than was written together.
+        Raises ValueError for more tokens than every layer has written, or for only some of those that were
+        written together.
         """
         self.settle()
         together = self.pending_stop - self.seq_pos
@@ -213,7 +213,7 @@ class SlidingWindowKVCache(CacheBase):
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens, if all that the next one would see is still there.
 
-        Raises ValueError if fewer are committed or a key before them was written over; nothing changes then.
+        Raises ValueError, and changes nothing, if fewer are committed or a key that is needed is overwritten.
         """
         seq_pos = self.check_kept(seq_pos)
         if self.rows:
@@ -236,20 +236,20 @@ class SlidingWindowKVCache(CacheBase):
         self.__dict__ = fresh.__dict__
 
     def dump(self) -> dict:
-        """-> the slots as they are, and what is gone. Raises ValueError for rows that are padded in front."""
+        """-> the slots as they are, and `gone`. Raises ValueError for rows that are padded in front."""
         if self.rows:
             raise ValueError(f"{self.batch_size} rows that are padded in front cannot be saved together")
         return {**{f"array_{i}": array for i, array in enumerate(self.arrays())}, "gone": self.gone}
 
     def fill(self, seq_pos: int, kept: dict) -> None:
-        """An empty cache takes what `dump` gave. Raises ValueError if it has other slots."""
+        """Put what `dump` gave into an empty cache. Raises ValueError if its slots are different."""
         self.take_arrays(kept)
         self.seq_pos, self.gone = seq_pos, int(kept["gone"])
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
     ) -> Tensor:
-        """(B, H, T, D) each -> (B, H, T, D): new tokens attend to what they see. As `attention_with_cache`.
+        """(B, H, T, D) each -> (B, H, T, D): new tokens attend to what they see, as `attention_with_cache`.
 
         mask: in positions of the text, (max_seq_len, max_seq_len) or broadcastable to (B, H, T, S),
         S = seq_pos + T.
@@ -271,7 +271,7 @@ class SlidingWindowKVCache(CacheBase):
         return wrap_result(answer)
 
     def find_padding(self, mask: np.ndarray | None, stop: int) -> None:
-        """Note which first columns of a row the mask hides, as long as the row holds nothing else."""
+        """Note how many first columns of each row the mask hides, as long as the row holds nothing else."""
         padding = [0] * self.batch_size
         if (
             mask is not None
@@ -292,7 +292,7 @@ class SlidingWindowKVCache(CacheBase):
     def attend_rows(
         self, query: Tensor, key: np.ndarray, value: np.ndarray, layer_idx: int, mask: np.ndarray | None
     ) -> Tensor:
-        """As `attend`: each row for itself, without its padding, for which the answer is 0."""
+        """As `attend`, but each row by itself and without its padding, whose output is 0."""
         answer, stop = np.zeros_like(query.data), self.seq_pos + key.shape[2]
         for i, row in enumerate(self.rows):
             own, start = slice(i, i + 1), max(0, row.padding - self.seq_pos)  # its first new token
@@ -307,7 +307,7 @@ class SlidingWindowKVCache(CacheBase):
         return wrap_result(answer)
 
     def truncate_rows(self, seq_pos: int) -> None:
-        """Forget what is not committed, or everything: rows with padding are not rewound in between."""
+        """Forget what is not committed, or everything: padded rows cannot be rewound to points in between."""
         if seq_pos not in (0, self.seq_pos):
             raise ValueError(
                 f"rows that are padded in front are kept whole, {self.seq_pos} tokens, or not at all: "
@@ -321,7 +321,7 @@ class SlidingWindowKVCache(CacheBase):
         self.seq_pos = seq_pos
 
     def added(self, query: np.ndarray, keys: np.ndarray, mask: np.ndarray | None) -> Callable | None:
-        """-> what attend_in_window takes as `add`: the mask, and the turning that brings the sinks near."""
+        """-> the `add` of attend_in_window: the mask, and the correction that brings the sinks near."""
         first, T = self.seq_pos, query.shape[-2]
         away = np.arange(first, first + T) - (self.window + self.num_sinks - 1)
         turning = self.rotary is not None and self.num_sinks > 0 and away[-1] > 0
@@ -356,7 +356,7 @@ class PaddedRow(SlidingWindowKVCache):
 
     @classmethod
     def of(cls, whole: "SlidingWindowKVCache", place: int, padding: int) -> Any:
-        """Row `place` of a cache that is empty, with so many columns of padding."""
+        """Row `place` of an empty cache, with so many columns of padding."""
         row: Any = copy(whole)
         row.__class__, row.whole, row.padding, row.batch_size, row.rows = cls, whole, padding, 1, None
         row.caches = [tuple(array[place : place + 1] for array in pair) for pair in whole.caches]
@@ -366,15 +366,15 @@ class PaddedRow(SlidingWindowKVCache):
 
     @property  # type: ignore[misc]
     def seq_pos(self) -> int:
-        """How much of the row's own text is committed: it moves with the whole cache."""
+        """How many tokens of the row's own text are committed; it moves with the whole cache."""
         return max(0, self.whole.seq_pos - self.padding)
 
     def find_padding(self, mask: np.ndarray | None, stop: int) -> None:
-        """There is none any more."""
+        """Does nothing: the row is without padding."""
 
 
 def side_by_side(rows: list) -> tuple[Tensor, ...]:
-    """[(key, value)], (1, H, S, D) with an S of each row -> (B, H, longest, D) twice, zeros in front."""
+    """[(key, value)], (1, H, S, D), each row with its own S -> (B, H, longest, D) twice, zeros in front."""
     longest = max(key.shape[2] for key, _ in rows)
     return tuple(
         wrap_result(
@@ -399,9 +399,9 @@ def attend_in_window(
     """(..., T, D), (..., S, D), (..., S, D) -> (..., T, D): each query sees its window and the sinks.
 
     The queries stand at first .. first + T - 1, the keys at seen_positions(first, first + T, ...).
-    `block` queries at a time meet the keys that one of them sees, so the work grows with T * window.
-    add: None, or called with the positions of some queries, (t,), and of some keys, (s,), it gives what else
-        is added to their scores, broadcastable to (..., t, s).
+    `block` queries at a time meet the keys that any of them sees, so the work grows with T * window.
+    add: None, or a function of the positions of some queries, (t,), and of some keys, (s,), that gives what
+        is to be added to their scores, broadcastable to (..., t, s).
     """
     stop = first + query.shape[-2]
     positions, answers = seen_positions(first, stop, window, num_sinks), []
@@ -420,7 +420,7 @@ def attend_in_window(
 def sink_correction(query: np.ndarray, sinks: np.ndarray, shift: np.ndarray, tables: tuple) -> np.ndarray:
     """(..., T, D), (..., s, D), (T,) ints -> (..., T, s): what to add to the scores of queries with sinks.
 
-    With it the score is that of the query turned back by shift positions: the sinks stand so much nearer.
+    The corrected score is that of the query turned back by shift positions: the sinks come that much nearer.
     tables: cos and sin by position, (positions, D/2) each.
     """
     cos, sin = (table[shift] for table in tables)
@@ -429,7 +429,7 @@ def sink_correction(query: np.ndarray, sinks: np.ndarray, shift: np.ndarray, tab
 
 # %% ../../modules/17_window/window_dev.py #more-positions
 def more_positions(model: Any, max_seq_len: int) -> None:
-    """Let a model with rotary positions read texts of max_seq_len tokens; its weights stay as they are.
+    """Let a model with rotary positions read texts of max_seq_len tokens; its weights do not change.
 
     Raises TypeError if the model has no rotary positions, ValueError for fewer positions than it has.
     """
