@@ -2,18 +2,18 @@
 """
 # Module 18: A cache of small numbers
 
-At 2,000 tokens the cache of SmolLM2 weighs 92 MB, four bytes for every number in it. Does a key need four bytes? In this module you write numbers of two, one and half a byte, derive how wrong each of them can be, and build a cache of them that keeps the newest tokens as they are. It takes the place of the plain cache under the same protocol. The model does not notice, except for what you will measure.
+At 2,000 tokens the cache of SmolLM2 takes 92 MB, four bytes for every number in it. Does a key need four bytes? In this module you write numbers of two bytes, one byte and half a byte, derive how wrong each can be, and build a cache of them that keeps the newest tokens as they are. It replaces the plain cache under the same protocol, and you will measure what that does to a model.
 
 After this module you will be able to
 
-- turn a group of numbers into small integers, a step and a low, and back;
-- derive the bound on the error, and round so that it holds for every input;
+- turn a group of numbers into small integers, with a step and a low, and back;
+- derive a bound on the error, and round so that it holds for every input;
 - pack two numbers into a byte and get their signs back;
-- say why keys share a step along the tokens and values along the head;
+- say why keys get a step for each channel and values a step for each token;
 - move the steps out of the two products of attention, and say what that saves;
 - keep a cache consistent when a pass is broken off, repeated, or taken back.
 
-You need attention (12), the cache and `CacheBase` (15). SmolLM2 (16) speaks at the end. In the final grading each part is run with correct versions of the others.
+You need attention (12), and the cache and `CacheBase` (15). SmolLM2 (16) appears at the end. In the final grading each part is run with correct versions of the others.
 """
 
 # %%
@@ -34,7 +34,7 @@ from tinytorch.generation.kv_cache import CacheBase, fit_mask
 
 # %% [markdown]
 """
-What follows is for this notebook only: the plain cache to compare with, a model, and two instruments. `standing_in` lets a test run your code with slow versions of the other parts in the place of yours, so that one mistake costs one part.
+The next cell is for this notebook only: the plain cache to compare with, a model, and two helpers. `standing_in` lets a test run your code with slow versions of the other parts instead of yours, so that one mistake costs one part.
 """
 
 # %% nbgrader={"grade": false, "grade_id": "instruments", "locked": true, "schema_version": 3, "solution": false}
@@ -70,9 +70,9 @@ def error_of(call, *args):
 """
 ## 1. A step and a low
 
-Quantising is measuring with a ruler. Lay it along a group of numbers: it begins at the `low`, it has a mark every `step`, and each number becomes the index of the nearest mark, its *code*. Kept are the codes, one small integer each, and for the whole group two numbers, the step and the low.
+Quantising is measuring with a ruler. Lay a ruler along a group of numbers: it begins at the `low`, it has a mark every `step`, and each number becomes the index of the nearest mark, its *code*. We keep the codes, one small integer per number, and two numbers for the whole group: the step and the low.
 
-If the numbers lie on both sides of zero, the low can be saved: put the middle of the ruler at zero and let the codes be negative too. That is *symmetric* quantisation, the other is *asymmetric*. With 8 bits the codes go from -127 to 127, or from 0 to 255; with 4 bits from -7 to 7, or from 0 to 15. (Two's complement would have a -8 as well. It is left alone: a ruler with more marks on one side of zero than on the other would need a bound for each side.)
+If the numbers lie on both sides of zero, the low is not needed: put the middle of the ruler at zero and let codes be negative too. That is *symmetric* quantisation; with a low it is *asymmetric*. With 8 bits the codes go from -127 to 127, or from 0 to 255; with 4 bits from -7 to 7, or from 0 to 15. (Two's complement also has a -8, which we leave out: a ruler with more marks on one side of zero than on the other would need a separate bound for each side.)
 
 `top_code`, the largest code, is given.
 """
@@ -87,18 +87,18 @@ def top_code(bits: int, symmetric: bool) -> int:
 
 # %% [markdown]
 """
-Step and low have to be stored too, and in float32 they would eat much of what the codes save. So they are float16: 11 binary digits, up to 65,504. And here is the first trap. Rounded to the *nearest* float16, the low of a group may come to lie above its smallest number, which then needs a negative code, and there is none. Take four numbers near 10, where the float16 numbers are 1/128 apart: the nearest to the smallest of them is 10.0078. With a step of 0.0004 the code of the smallest is not 0 but this:
+The step and the low have to be stored too, and in float32 they would use up much of what the codes save. So they are float16, which has 11 binary digits and reaches 65,504. Here is the first trap. Rounded to the *nearest* float16, the low of a group may lie above its smallest number, which then needs a negative code, and there is none. Take four numbers near 10, where float16 numbers are 1/128 apart: the nearest to the smallest of them is 10.0078. They span 0.005, which is 15 steps of 1/3000. The codes are:
 """
 
 # %%
 near_ten = np.array([10.005, 10.006, 10.007, 10.01], np.float32)
-np.rint((near_ten - np.float16(10.005).astype(np.float32)) / 0.0004)
+np.rint((near_ten - np.float16(10.005).astype(np.float32)) * 3000)
 
 # %% [markdown]
 """
-As uint8, -7 is 249: the smallest number of the group comes back as the largest, far beyond the ruler's end. Nothing warns. The cure is to round in the harmless direction: the low down, the step up. The ruler then always covers its group.
+Three codes are negative. As uint8, -8 becomes 248: the smallest number of the group comes back as its largest, and nothing warns you. The cure is to round in the harmless direction, the low down and the step up. Then the ruler always covers its group.
 
-**Task (6 points).** Write `half_below`: the largest float16 that is not above x. `astype(np.float16)` rounds to the nearest; where that came out above x, and only there, take the neighbour below, `np.nextafter(..., np.float16(-np.inf))`. (The neighbour of -65,504 is -inf, and NumPy would warn.) About 4 lines.
+**Task (6 points).** Write `half_below`: the largest float16 that is not above x. `astype(np.float16)` rounds to the nearest; where the result is above x, and only there, take its neighbour below, `np.nextafter(..., np.float16(-np.inf))`. (The neighbour of -65,504 is -inf, and NumPy would warn.) About 4 lines.
 """
 
 
@@ -115,7 +115,7 @@ def half_below(x: np.ndarray) -> np.ndarray:
 
 
 # %%
-half_below(near_ten)
+half_below(near_ten).astype(np.float32)  # in full: float16 prints 10.0078125 as 10.01
 
 # %% nbgrader={"grade": true, "grade_id": "test-half-below", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 x = np.array([[10.005, 10.0], [-10.005, 2049.0]], np.float32)
@@ -138,14 +138,14 @@ for a, b, c in zip(half.ravel().tolist(), x.ravel().tolist(), above.ravel().toli
 
 # %% [markdown]
 """
-**Task (12 points).** Write `choose_steps`. What lies along `axis` is one group, and it is kept as an axis of 1, so that the results broadcast against x (`keepdims=True`). `top` is the largest code.
+**Task (12 points).** Write `choose_steps`. The numbers along `axis` are one group. Keep that axis with length 1, so that the results broadcast against x (`keepdims=True`). `top` is the largest code.
 
 | | low | span | step |
 |---|---|---|---|
 | symmetric | none | the largest magnitude | at least span / top |
 | asymmetric | the smallest number, rounded down | the largest number minus the *rounded* low | at least span / top |
 
-The step is the smallest float16 with top · step ≥ span. Test it by that product: 8 binary digits times 11 are exact in float32, while span / top may be rounded down, to 0 even. So take `(span / top).astype(np.float16)`, and its neighbour above wherever the product falls short. Convert float16 to float32 before you compute with it. Return (step, low), with None for the low if symmetric. About 8 lines.
+The step is the smallest float16 with top · step ≥ span. Test it by that product: 8 binary digits times 11 are exact in float32, while span / top may be rounded down, even to 0. So take `(span / top).astype(np.float16)`, and its neighbour above wherever the product falls short. Convert float16 to float32 before you compute with it. Return (step, low), with None for the low if symmetric. About 8 lines.
 """
 
 
@@ -154,9 +154,9 @@ The step is the smallest float16 with top · step ≥ span. Test it by that prod
 def choose_steps(
     x: np.ndarray, bits: int, axis: int, symmetric: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32 of at most 65,504 -> step and low, float16, 1 long along `axis`, which holds a group.
+    """float32 of at most 65,504 -> step and low, float16, of length 1 along `axis`, which holds a group.
 
-    The smallest step whose top code reaches the end of its group. The low of symmetric steps is None.
+    It is the smallest step whose top code reaches the end of the group. Symmetric: the low is None.
     """
     top = top_code(bits, symmetric)
     ### BEGIN SOLUTION
@@ -174,7 +174,7 @@ def choose_steps(
 
 # %% [markdown]
 """
-Two groups of three, 4 bits: first symmetric, then asymmetric. In your head: 3.5 / 7, 14 / 7; then from -1 to 3.5 and from 0 to 14, in 15 steps. The last of the steps is 0.9336, and 14 / 15 is 0.93333: rounded up.
+Two groups of three numbers at 4 bits, first symmetric, then asymmetric. In your head: the symmetric steps are 3.5 / 7 and 14 / 7; the asymmetric rulers go from -1 to 3.5 and from 0 to 14 in 15 steps. The last step is 0.9336, while 14 / 15 is 0.93333: it was rounded up.
 """
 
 # %%
@@ -268,9 +268,9 @@ with standing_in(half_below=slow_half_below):
 """
 ## 2. Codes, and back
 
-**Task, `quantize` (6 points).** The code of x is round(x / step), int8, or with a low round((x - low) / step), uint8 (`np.rint` rounds to the nearest). A group whose step is 0 holds one number only: divide by 1 there, and its codes are 0. Convert step and low to float32 before you compute. About 4 lines.
+**Task, `quantize` (6 points).** The code of x is round(x / step), int8, or with a low round((x - low) / step), uint8 (`np.rint` rounds to the nearest). If a group's step is 0, all its numbers are equal: divide by 1 there, and the codes are 0. Convert step and low to float32 before you compute. About 4 lines.
 
-**Task, `dequantize` (4 points).** And back: code · step, with a low + low, in float32. About 3 lines.
+**Task, `dequantize` (4 points).** The way back: code · step, plus the low if there is one, in float32. About 3 lines.
 """
 
 
@@ -300,7 +300,7 @@ def dequantize(codes: np.ndarray, step: np.ndarray, low: np.ndarray | None = Non
 
 # %% [markdown]
 """
-A ruler from 0 to 15 with a step of 1, and four numbers on it: the codes, and what comes back.
+A ruler from 0 to 15 with a step of 1, and four numbers on it: first the codes, then what comes back.
 """
 
 # %%
@@ -370,13 +370,13 @@ assert dequantize(np.array([[127]], np.int8), np.array([[60000]], np.float16)).i
 """
 ## 3. How wrong can it be
 
-The code is the *nearest* mark, so a number lies at most half a step from what comes back. That needs the ruler to cover its group, and you rounded low and step so that it does, for every group there is: large, tiny, constant, zero. What remains is the arithmetic. The subtraction, the division and the addition each round to float32, a relative error of 2⁻²⁴ each. The first two shift a code by at most 2 · 2⁻²⁴ of it, the addition shifts the result by 2⁻²⁴ of it, the product of code and step is exact. None of these is larger than top · step + |low|, and 2⁻²² of that is more than all of them together:
+The code is the *nearest* mark, so a number lies at most half a step from what comes back, provided that the ruler covers its group. You rounded low and step so that it does, for every group: large, tiny, constant, zero. What remains is the arithmetic. The subtraction, the division and the addition each round to float32, with a relative error of at most 2⁻²⁴; the product of code and step is exact. The first two shift a code by at most 2 · 2⁻²⁴ of itself, which is at most 2 · 2⁻²⁴ · top · step of the number. The addition shifts the result by at most 2⁻²⁴ · (top · step + |low|). Together that is less than four times 2⁻²⁴ · (top · step + |low|), so
 
 |x - x̂| ≤ step / 2 + 2⁻²² · (top · step + |low|)
 
-A bound like this is worth more than a measurement. It holds for the text that you did not try.
+A bound like this is worth more than a measurement: it also holds for the text that you did not try.
 
-**Task (7 points).** Write `error_bound` from the formula, in float32, of the step's shape. Without a low the steps are symmetric: leave |low| out, and mind which `top_code` it is. About 4 lines.
+**Task (7 points).** Write `error_bound`, the right-hand side, in float32 and of the step's shape. Without a low the steps are symmetric: leave |low| out, and mind which `top_code` applies. About 4 lines.
 """
 
 
@@ -385,7 +385,7 @@ A bound like this is worth more than a measurement. It holds for the text that y
 def error_bound(bits: int, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """-> how far a number may be from its dequantised code: float32, of step's shape.
 
-    step / 2 + 2**-22 * (top * step + |low|): the nearest mark, and the roundings of float32.
+    That is half a step for the nearest mark, and the roundings of the float32 arithmetic.
     """
     ### BEGIN SOLUTION
     step = step.astype(np.float32)
@@ -424,7 +424,7 @@ assert np.all(error_bound(8, zero) == 0), "a group of zeros comes back exactly"
 
 # %% [markdown]
 """
-The bound against what happens, for a thousand random groups of 64 and every kind of ruler: the largest error, in steps. It should come close to a half, and not pass it.
+Compare the bound with what happens, for a thousand random groups of 64 and every kind of ruler: the largest error, in steps. It should come close to a half and not exceed the bound.
 """
 
 
@@ -443,13 +443,13 @@ def largest_error(bits, symmetric):
 """
 ## 4. Two codes in a byte
 
-NumPy has no type of 4 bits, so two codes share a byte: one in its low half, one in its high half. Which two? Cut the group of G tokens in the middle: token i goes into the low half, token i + G / 2 into the high half of the same byte. Then packing and unpacking are operations on whole, contiguous arrays, and any head width will do.
+NumPy has no 4-bit type, so two codes share a byte: one in its low half, one in its high half. Which two? Cut a block of G tokens in the middle: token i goes into the low half and token i + G / 2 into the high half of the same byte. Then packing and unpacking work on whole, contiguous arrays, and any head width will do.
 
-Coming back, the low half has to lose what stands above it. Shift it up by 4, out of the byte, and down again by 4. And now a courtesy of two's complement: shifted down, an *int8* is filled up with copies of its sign bit, a *uint8* with zeros. So the same two shifts bring back -7 … 7 and 0 … 15. You need not know which it was; the array does.
+To unpack the low half, remove what stands above it: shift it up by 4, out of the byte, and down again by 4. Here two's complement helps: shifted down, an *int8* is filled with copies of its sign bit, a *uint8* with zeros. So the same two shifts bring back -7 … 7 and 0 … 15, depending only on the type of the array.
 
 **Task, `pack_int4` (4 points).** (..., G, D) codes → (..., G / 2, D), the same type: `(first & 15) | (second << 4)`, with the halves of axis -2. About 2 lines.
 
-**Task, `unpack_int4` (3 points).** Back to (..., G, D); `dtype`, if it is given, is the type of the result (attention wants float32, and a conversion on the way is one pass over memory saved). Make the result with `np.empty`, fill the first half with `(packed << 4) >> 4`, the second with `packed >> 4`. About 5 lines.
+**Task, `unpack_int4` (3 points).** Back to (..., G, D). `dtype`, if given, is the type of the result: attention wants float32, and converting on the way saves a pass over memory. Make the result with `np.empty`, fill the first half with `(packed << 4) >> 4`, the second with `packed >> 4`. About 5 lines.
 """
 
 
@@ -481,7 +481,7 @@ def unpack_int4(packed: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarra
 
 # %% [markdown]
 """
-Four tokens of one number: 1 and -7 share a byte, 2 and 3 the other. The bits: -7 is 1001, 1 is 0001.
+Four tokens of one number each: 1 and -7 share a byte, 2 and 3 the other. In bits, -7 is 1001 and 1 is 0001.
 """
 
 # %%
@@ -552,49 +552,78 @@ for packed in (everything, everything.view(np.int8), everything.reshape(2, 2, 2,
 
 # %% [markdown]
 """
+The cache of 16 bits keeps its numbers as float16, and attention wants float32 here too. `astype` is slow at that, so `half_to_float` is given. A float16 is a sign, 5 bits of exponent and 10 of fraction; a float32 has 8 and 23. Shifted up by 13, the fraction is in its place, and the exponent is always too small by 112, which a product with 2¹¹² corrects. The cell below it shows milliseconds for as many numbers as a layer's keys have after 2,000 tokens: from int8, from float16 by `astype`, and from float16 by this function.
+"""
+
+
+# %%
+#| export
+def half_to_float(half: np.ndarray) -> np.ndarray:
+    """Finite float16 of any shape -> the same numbers in float32: `astype`, but faster."""
+    bits = half.view(np.int16).astype(np.int32)  # the sign bit is copied into all higher bits
+    bits <<= 13
+    bits &= ~0x70000000  # only the uppermost of these copies stays
+    x = bits.view(np.float32)
+    x *= np.float32(2**112)
+    return x
+
+
+# %%
+def ms_to_float():
+    keys = np.random.default_rng(0).standard_normal((1, 3, 2000, 64)).astype(np.float16)
+    codes, timer = np.rint(keys).astype(np.int8), Profiler(repeats=20)
+    times = {str(x.dtype): timer.time(x.astype, np.float32).median for x in (codes, keys)}
+    times["half_to_float"] = timer.time(half_to_float, keys).median
+    assert np.array_equal(half_to_float(keys), keys.astype(np.float32))
+    return {name: round(1e3 * time, 3) for name, time in times.items()}
+
+
+ms_to_float()
+
+# %% [markdown]
+"""
 ## 5. Who shares a step
 
-A step serves a whole group, and its size is decided by the group's largest number. One outlier, and all the others share its coarse ruler. So the question is which numbers are alike.
+A step serves a whole group, and the largest number of the group decides its size. One outlier, and all the others have to use its coarse ruler. So the question is which numbers are alike. Keys have outliers, and always in the same channels: some of the 64 numbers of a head are far from zero for *every* token. (You saw them as the rows of one colour in the picture of module 16.) So each channel of the keys gets a ruler of its own. Values have no such channels, so a ruler for each channel would gain nothing. They get one for each token: attention sums the values over tokens, so the step of a token can go into its weight (section 7), and a token with large values coarsens no other. Liu et al. 2024 (KIVI, arXiv:2402.02750), whose cache has 2 bits and a low for both, found these directions.
 
-Keys have outliers in always the same channels: some of the 64 numbers of a head are far from zero for *every* token. (You saw them as the rows of one colour in the picture of module 16.) Values do not. That was found by Liu et al. 2024 (KIVI, arXiv:2402.02750), who therefore give each *channel* of the keys a ruler of its own, over a group of tokens, and each *token* of the values. Below, random keys of 32 tokens and 64 channels, of which one lies near 10. The mean error at 4 bits, when a ruler is laid along each token, and along each channel; then the same without the outlying channel.
+From here on, a *block* is G consecutive tokens that are quantised together. A ruler *per token* lies along the D numbers of one token (axis -1), a ruler *per channel* along the G numbers that one channel has in a block (axis -2). Below are random numbers of 64 tokens and 64 channels, so every ruler serves 64 numbers. Printed is the mean error at 4 bits, first with one channel near 10, then without it.
 """
 
 
 # %%
 def mean_error(offset, axis, symmetric):
-    x = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
     x[:, 5] += offset
     step, low = choose_steps(x, 4, axis, symmetric)
     return round(float(np.abs(dequantize(quantize(x, step, low), step, low) - x).mean()), 3)
 
 
-{
-    offset: {"token": mean_error(offset, -1, True), "channel": mean_error(offset, -2, False)}
-    for offset in (10, 0)
-}
+for name, axis in (("per token", -1), ("per channel", -2)):
+    for kind, symmetric in (("symmetric", True), ("asymmetric", False)):
+        print(f"{name:12}{kind:12}", *(f"{mean_error(offset, axis, symmetric):8.3f}" for offset in (10, 0)))
 
 # %% [markdown]
 """
-With 8 bits the rulers are 17 times finer (255 marks for 15), and the simplest will do: one step for each token and head, symmetric. These are the defaults here. The bytes decide as well: a step is 2 bytes and a low 2 more, so a channel's pair over 32 tokens adds one bit to each number, a token's step over 64 channels a quarter of one.
+With the outlying channel, a ruler per channel is better by more than a factor of two, with a low or without. Without it the direction hardly matters, and a low helps a little. With 8 bits a symmetric ruler is 18 times finer (127 steps on each side instead of 7), and the simplest will do: one step for each token and head, symmetric. These are the defaults here. Bytes matter too: a step is 2 bytes and a low 2 more, so a pair per channel of 32 tokens adds one bit to each number, and a step per token of 64 channels a quarter of a bit.
 
-| bits | keys | values | group of tokens |
+| bits | keys | values | tokens in a block |
 |---|---|---|---|
 | 16 | float16, no steps | float16, no steps | 16 |
-| 8 | a step for each token | a step for each token | 16 |
-| 4 | a step and a low for each channel | a step for each token | 32 |
+| 8 | a step per token | a step per token | 16 |
+| 4 | a step and a low per channel | a step per token | 32 |
 
-## 6. Groups wait until they are complete
+## 6. Blocks wait until they are complete
 
-A channel's ruler over 32 tokens can only be laid when there are 32 tokens. Until then they wait as they are, in float32. This is no loss: the newest tokens are those that most heads look at. So there are two stores, the *newest* (at most R of them, `residual_length`) and the *quantised* before them, in complete groups of G. When more than R tokens are unquantised, the oldest G of them move over, and again, until at most R are left.
+A ruler per channel over 32 tokens can only be laid when there are 32 tokens. Until then they wait as they are, in float32. So there are two stores: the *newest* tokens (at most R of them, `residual_length`), and before them the *quantised* ones, in complete blocks of G. When more than R tokens are unquantised, the oldest G of them are quantised; this is repeated until at most R are left.
 
-**Task (6 points).** How many of n tokens are quantised then? The smallest multiple of G that leaves at most R; 0 as long as n ≤ R. About 2 lines. (`-(-a // b)` is a / b rounded up.)
+**Task (6 points).** Write `quantized_after`: how many of n tokens are quantised then? It is the smallest multiple of G that leaves at most R, and 0 as long as n ≤ R. About 2 lines. (`-(-a // b)` is a / b rounded up.)
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "quantized-after", "locked": false, "schema_version": 3, "solution": true}
 #| export
 def quantized_after(num_tokens: int, residual_length: int, group_size: int) -> int:
-    """How many of the first tokens are quantised: complete groups, so many that at most R are left."""
+    """How many of the first tokens are quantised: complete blocks, as many as leave at most R tokens."""
     ### BEGIN SOLUTION
     too_many = max(0, num_tokens - residual_length)
     return -(-too_many // group_size) * group_size
@@ -607,7 +636,7 @@ def quantized_after(num_tokens: int, residual_length: int, group_size: int) -> i
 
 # %% nbgrader={"grade": false, "grade_id": "slow-count", "locked": true, "schema_version": 3, "solution": false}
 def slow_quantized_after(num_tokens, residual_length, group_size):
-    """What `quantized_after` should do: tokens come one by one, and groups move when they must."""
+    """What `quantized_after` should do: tokens come one by one, and blocks move when they must."""
     quantized = 0
     for n in range(num_tokens + 1):
         if n - quantized > residual_length:
@@ -618,67 +647,36 @@ def slow_quantized_after(num_tokens, residual_length, group_size):
 # %% nbgrader={"grade": true, "grade_id": "test-quantized-after", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 got = [quantized_after(n, residual_length=32, group_size=16) for n in (0, 32, 33, 48, 49, 100)]
 assert got == [0, 0, 16, 16, 32, 80], (
-    f"0, 32, 33, 48, 49 and 100 tokens, groups of 16, at most 32 left: 0, 0, 16, 16, 32, 80; yours {got}"
+    f"0, 32, 33, 48, 49 and 100 tokens, blocks of 16, at most 32 left: 0, 0, 16, 16, 32, 80; yours {got}"
 )
 ### BEGIN HIDDEN TESTS
 for R, G in ((1, 1), (5, 1), (5, 5), (7, 3), (32, 32), (10, 4)):
     for n in range(4 * R + 9):
         got = quantized_after(n, R, G)
-        assert got == slow_quantized_after(n, R, G), f"{n} tokens, at most {R} left, groups of {G}: {got}"
+        assert got == slow_quantized_after(n, R, G), f"{n} tokens, at most {R} left, blocks of {G}: {got}"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
 ## 7. Blocks
 
-`QuantizedBlocks` holds the quantised keys, or values, of one layer. The arrays are made once. A block is a group of G tokens, so a token's number is split in two, block and place in the block: (B, H, N, D) becomes (B, H, N / G, G, D). The axis of the rulers is -1 for one along each token, -2 for one along each channel of a block. Constructor, `read` and `parts`, which takes the arrays out in float32, are given, and so is `half_to_float`, for a reason that the cell below it shows: milliseconds for making float32 of as many numbers as a layer's keys have after 2,000 tokens, from int8, from float16 by `astype`, and from float16 by this function.
+`QuantizedBlocks` holds the quantised keys, or values, of one layer. Its arrays are made once. A token's number is split in two, the block and the place in it: (B, H, N, D) becomes (B, H, N / G, G, D). `self.axis` is -1 for a ruler per token, -2 for one per channel of a block. The constructor, `read`, and `parts`, which returns the arrays in float32, are given.
 
-A float16 is a sign, 5 bits of exponent and 10 of fraction; a float32 has 8 and 23. Shifted up by 13, the fraction is where it should be, and the exponent is too small by 112, always: a product with 2¹¹² mends it. Four operations on whole arrays, and NumPy is quick with them.
-"""
+**Task, `write` (6 points).** New blocks arrive as (B, H, n · G, D), to be stored from token `start` on, a multiple of G. Cutting them into blocks is given. With 16 bits the codes are the numbers themselves, and assigning them to the float16 array rounds them. Otherwise call `choose_steps` with `self.bits`, `self.axis` and `self.symmetric`, then `quantize`, and with 4 bits `pack_int4`; write codes, step and, if there is one, low into their arrays. About 8 lines.
 
-
-# %%
-#| export
-def half_to_float(half: np.ndarray) -> np.ndarray:
-    """Finite float16 of any shape -> the same numbers in float32: `astype`, but faster."""
-    bits = half.view(np.int16).astype(np.int32)  # the sign bit is copied into all bits above it
-    bits <<= 13
-    bits &= ~0x70000000  # of its copies only the uppermost stays
-    x = bits.view(np.float32)
-    x *= np.float32(2**112)
-    return x
-
-
-# %%
-def ms_to_float():
-    keys = np.random.default_rng(0).standard_normal((1, 3, 2000, 64)).astype(np.float16)
-    codes, timer = np.rint(keys).astype(np.int8), Profiler(repeats=20)
-    ways = {"int8": codes.astype, "float16": keys.astype}
-    times = {name: timer.time(astype, np.float32).median for name, astype in ways.items()}
-    times["half_to_float"] = timer.time(half_to_float, keys).median
-    assert np.array_equal(half_to_float(keys), keys.astype(np.float32))
-    return {name: round(1e3 * time, 3) for name, time in times.items()}
-
-
-ms_to_float()
-
-# %% [markdown]
-"""
-**Task, `write` (6 points).** New groups arrive as (B, H, n · G, D), to be stored from token `start` on, a multiple of G. Cut them into blocks; with 16 bits the codes are the numbers themselves, and assigning them to the float16 array rounds them. Else: `choose_steps` with `self.bits`, `self.axis` and `self.symmetric`, `quantize`, with 4 bits `pack_int4`, and write codes, step and, if there is one, low into their arrays. Cutting is given; about 8 lines.
-
-Now the reading. Attention wants query · key for every old key. Dequantising first means to multiply every number of every key by a step, and to write the result into a new array. But a token's step is the same for all its numbers, so it can wait until the sum is there:
+Now to reading. Attention wants query · key for every old key. Dequantising first would multiply every number of every key by a step and write the result into a new array. But a step per token is the same for all numbers of the token, so it can wait until the sum is there:
 
 Σ_d q_d · (code_sd · step_s + low_s) = step_s · Σ_d q_d · code_sd + low_s · Σ_d q_d
 
-One product for each score, in the place of 64. A channel's step cannot wait, as it differs from term to term; but it can go *first*, into the query:
+That is one product for each score instead of 64. A step per channel cannot wait, since it differs from term to term; but it can go *first*, into the query:
 
 Σ_d q_d · (code_sd · step_d + low_d) = Σ_d (q_d · step_d) · code_sd + Σ_d q_d · low_d
 
-One product for each number of the query and each block. Only the codes have to become float32, and BLAS does the rest.
+That is one product for each number of the query and each block. Only the codes have to become float32, and BLAS does the rest.
 
-**Task, `scores` (10 points).** (B, H, Q, D) queries, Q of them for each head → (B, H, Q, stop), with the first `stop` tokens. For a step along tokens (and for 16 bits, where step and low are None) put the blocks together, (B, H, stop, D), multiply, and scale the result. For a step along channels each block needs a query of its own: (B, H, 1, Q, D) against steps (B, H, blocks, 1, D). The last two lines, which put the blocks' scores side by side, are given; about 10 are yours.
+**Task, `scores` (10 points).** Queries (B, H, Q, D), Q of them for each head, give scores (B, H, Q, stop) with the first `stop` tokens. If step and low are per token, put the blocks together, (B, H, stop, D), multiply, and scale the result. If they are per channel, each block needs a query of its own: (B, H, 1, Q, D) against steps (B, H, blocks, 1, D). With 16 bits step and low are None. The last two lines, which put the blocks' scores side by side, are given; about 10 are yours.
 
-**Task, `mix` (5 points).** The other product: (B, H, Q, S) weights → Σ_s weight_s · value_s, (B, H, Q, D), for rulers along tokens, as values have them. The step goes into the *weights* this time, and the low adds Σ_s weight_s · low_s to every channel. About 6 lines.
+**Task, `mix` (5 points).** The other product: weights (B, H, Q, S) give Σ_s weight_s · value_s, (B, H, Q, D), for rulers per token, as values have them. Here the step goes into the *weights*, and the low adds Σ_s weight_s · low_s to every channel. About 6 lines.
 """
 
 
@@ -692,7 +690,7 @@ class QuantizedBlocks:
     """
 
     def __init__(self, shape: tuple, bits: int, group_size: int, axis: int, symmetric: bool):
-        """shape: (B, H, N, D), N a multiple of G. axis: -1, a step for each token; -2, for each channel."""
+        """shape: (B, H, N, D), N a multiple of G. axis: -1, a step per token; -2, per channel of a block."""
         B, H, N, D = shape
         self.bits, self.group_size, self.axis, self.symmetric = bits, group_size, axis, symmetric
         blocks, G = N // group_size, group_size
@@ -703,7 +701,7 @@ class QuantizedBlocks:
         self.low = None if bits == 16 or symmetric else np.zeros(groups, np.float16)
 
     def arrays(self) -> list:
-        """-> the arrays that there are: codes, steps, lows."""
+        """-> the arrays in use: codes, steps, lows."""
         return [array for array in (self.codes, self.step, self.low) if array is not None]
 
     def write(self, start: int, x: np.ndarray) -> None:
@@ -754,7 +752,7 @@ class QuantizedBlocks:
         return np.broadcast_to(bound, (B, H, blocks, self.group_size, D)).reshape(B, H, stop, D)
 
     def scores(self, query: np.ndarray, stop: int) -> np.ndarray:
-        """(B, H, Q, D) -> (B, H, Q, stop): dot products with the first `stop` tokens, Q queries to a head."""
+        """(B, H, Q, D) -> (B, H, Q, stop): dot products with the first `stop` tokens, Q queries per head."""
         codes, step, low = self.parts(0, stop)
         B, H, _, _, D = codes.shape
         ### BEGIN SOLUTION
@@ -774,7 +772,7 @@ class QuantizedBlocks:
         return scores.swapaxes(2, 3).reshape(B, H, scores.shape[3], stop)
 
     def mix(self, weights: np.ndarray) -> np.ndarray:
-        """(B, H, Q, S) -> (B, H, Q, D): the first S tokens, each times its weight, together; axis is -1."""
+        """(B, H, Q, S) -> (B, H, Q, D): the sum of the first S tokens, each times its weight; axis is -1."""
         stop = weights.shape[-1]
         codes, step, low = self.parts(0, stop)
         B, H, _, _, D = codes.shape
@@ -789,22 +787,14 @@ class QuantizedBlocks:
 
 # %% [markdown]
 """
-One head of two channels, two tokens, 8 bits: what is stored for the keys (1, -2) and (0.5, 4), one step each, and the scores of the query (1, 1). By hand: about -1 and 4.5.
+One head of two channels, two tokens, 8 bits, one step per token: what is stored for the keys (1, -2) and (0.5, 4), and the scores of the query (1, 1). By hand: about -1 and 4.5.
 """
 
 
 # %%
-def look_at_blocks():
-    blocks = QuantizedBlocks((1, 1, 2, 2), bits=8, group_size=2, axis=-1, symmetric=True)
-    blocks.write(0, np.array([[[[1, -2], [0.5, 4]]]], np.float32))
-    return (
-        blocks.codes[0, 0, 0],
-        blocks.step.ravel(),
-        blocks.scores(np.ones((1, 1, 1, 2), np.float32), 2).ravel(),
-    )
-
-
-look_at_blocks()
+blocks = QuantizedBlocks((1, 1, 2, 2), bits=8, group_size=2, axis=-1, symmetric=True)
+blocks.write(0, np.array([[[[1, -2], [0.5, 4]]]], np.float32))
+blocks.codes[0, 0, 0], blocks.step.ravel(), blocks.scores(np.ones((1, 1, 1, 2), np.float32), 2).ravel()
 
 # %% nbgrader={"grade": false, "grade_id": "blocks-instruments", "locked": true, "schema_version": 3, "solution": false}
 KINDS = [
@@ -826,7 +816,7 @@ def slow_quantize(x, step, low=None):
 
 
 def filled_blocks(bits, axis, symmetric, shape=(2, 3, 24, 5), group_size=4):
-    """(blocks with random arrays, the float64 numbers that these mean)."""
+    """(blocks with random arrays, the numbers that these stand for, in float64)."""
     rng = np.random.default_rng(bits - axis)
     blocks = QuantizedBlocks(shape, bits, group_size, axis, symmetric)
     if bits == 16:
@@ -859,7 +849,7 @@ for kind in KINDS:
     for name, array, old, new in zip(("codes", "step", "low"), blocks.arrays(), before, want, strict=False):
         assert np.array_equal(array[:, :, 3:5], new), (
             f"{bits} bits along axis {axis}, symmetric {symmetric}: 8 tokens from token 12 on are blocks 3 "
-            f"and 4 of 4 tokens each; your {name} are others"
+            f"and 4 of 4 tokens each; your {name} differ"
         )
         assert np.array_equal(array[:, :, :3], old[:, :, :3]), f"the {name} of other blocks should stay"
         ### BEGIN HIDDEN TESTS
@@ -895,7 +885,7 @@ for kind in KINDS:
 # %% nbgrader={"grade": true, "grade_id": "test-mix", "locked": true, "points": 5, "schema_version": 3, "solution": false}
 for kind in KINDS:
     if kind[1] == -2:
-        continue  # values have their rulers along tokens
+        continue  # values have rulers per token
     blocks, values = filled_blocks(*kind)
     for stop in (24, 8):
         weights = np.random.default_rng(stop).uniform(0, 1, (2, 3, 2, stop)).astype(np.float32)
@@ -916,7 +906,7 @@ for kind in KINDS:
 
 # %% [markdown]
 """
-**Question (5 points).** Suppose the values, too, had a step for each channel over a block of tokens. Where would that step go in `mix`, and why can it not go into the weights? Then the keys: what does `scores` save, for SmolLM2's heads of 64 and blocks of 32 tokens, by moving the step of a channel into the query? Count the products with a step, with and without. Three or four sentences.
+**Question (5 points).** Suppose the values, too, had a step per channel of a block. Where would that step go in `mix`, and why can it not go into the weights? Then the keys: what does `scores` save, for SmolLM2's heads of 64 and blocks of 32 tokens, by moving the step of a channel into the query? Count the products with a step, with and without. Three or four sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-where-the-step-goes", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -928,35 +918,45 @@ Your answer here.
 """
 ## 8. The cache
 
-Now the cache itself. For each layer it has blocks for keys and for values, and `newest`, two arrays (B, H, R, D) in float32 in which position p has slot p % R. Two numbers say where everything is: tokens before `num_quantized` are in the blocks, those from there to `seq_pos` in `newest`.
+Now the cache itself. For each layer it has blocks for keys and for values, and `newest`, two arrays (B, H, R, D) in float32 in which position p has slot p % R. Two numbers say where everything is: tokens before `num_quantized` are in the blocks, those from there up to `seq_pos` in `newest`.
 
-The hard part is a promise of module 15: what is not committed may not destroy what is. A pass may be broken off after half of its layers, by an error or by Ctrl-C, and tried again with other tokens. So `write` puts nothing where committed tokens are. Groups that become complete go into blocks beyond `num_quantized`, which nobody reads yet: if they are written again, nothing is lost. The new tokens that stay exact are kept beside the cache, `pending[layer_idx]`, because their slots in `newest` still belong to the tokens of R positions before. `advance` moves the numbers and nothing else, and it moves them in one assignment: whatever breaks in finds all of them as they were, or all of them moved.
+The hard part is a promise of module 15: uncommitted tokens must not destroy committed ones. A pass may be broken off after half of its layers, by an error or by Ctrl-C, and tried again with other tokens. So `write` touches nothing where committed tokens are. Blocks that become complete are stored beyond `num_quantized`, where nothing is read yet, so they may be written again. New tokens that stay exact are kept in `pending[layer_idx]`, because their slots in `newest` still hold the tokens R positions before them. `advance` then moves the numbers, all in one assignment: an interrupt finds either none of them moved or all.
 
-The pending tokens come into their slots later. That step may be interrupted in the middle of its layers, so it is a method of its own, `settle`, which may be repeated: committed tokens lie in `waiting` until all of them have arrived, and everything that reads calls `settle` first.
+Committed tokens lie in `waiting` until `settle` has put them into their slots. That may be interrupted between two layers, so it may be repeated, and every method that reads calls `settle` first. Follow one token with R = 7 and G = 4: seven tokens are exact, and token 7 arrives. Eight are more than R, so block 0 is completed.
 
-**Task, `write` (10 points).** Of n committed tokens nq are quantised, T new ones come. `exact` (given) returns all that is not quantised, keys and values, as two arrays (B, H, n - nq + T, D) beginning with token nq. Compute `full`, how many should be quantised after n + T (`quantized_after`; after a truncate that may be less than nq: then nq). If there is something to do, write the tokens nq … full into the blocks, keys and values. Then keep in `self.pending[layer_idx]` the tuple (T, start, key, value) with copies of the new tokens that stay exact, from `start = max(n, full)` on. Return what `exact` gave. About 9 lines.
+| after | seq_pos | num_quantized | blocks | newest, slots 0 to 6 | beside them |
+|---|---|---|---|---|---|
+| (before) | 7 | 0 | | 0 1 2 3 4 5 6 | |
+| `write` | 7 | 0 | 0 1 2 3, not counted yet | 0 1 2 3 4 5 6 | pending: 7 |
+| `advance` | 8 | 4 | 0 1 2 3 | 0 1 2 3 4 5 6 | waiting: 7 |
+| `settle` | 8 | 4 | 0 1 2 3 | 7 1 2 3 4 5 6 | |
+| `truncate(2)` | 2 | 0 | | 7 1 2 3 4 5 6 | waiting: 0 1, as read from block 0 |
 
-**Task, `advance` (5 points).** Given is what comes before: that every layer has written so many. In one assignment to four attributes, `seq_pos` first: move `seq_pos` to `stop` and `num_quantized` (as in `write`), hand `pending` over to `waiting`, and leave a new list of None for each layer. About 6 lines.
+In the last row the cut goes through block 0. Tokens 0 and 1 return to `newest` as the block has them: exact from now on, but not what they were.
 
-**Task, `truncate` (6 points).** Back to `seq_pos` tokens. Whole groups stay quantised. If the cut goes through a group, what is left of it becomes exact again, as far as it can: `self.blocks[i][0].read(whole, whole + G)` are its keys, and the first seq_pos - whole of them wait, for each layer as (0, whole, key, value), to be settled into `newest`. Whatever was pending is forgotten. Given are the first lines and the last; about 6 are yours: set `waiting` if a group is cut.
+**Task, `write` (10 points).** Of n committed tokens nq are quantised, and T new ones come. `exact` (given) returns all that is not quantised, keys and values, as two arrays (B, H, n - nq + T, D) beginning with token nq. Compute `full`, how many should be quantised after n + T tokens (`quantized_after`; if that is less than nq, as after a truncate, take nq). If `full` is more than nq, write the tokens nq … full into the blocks, keys and values. Then keep in `self.pending[layer_idx]` the tuple (T, start, key, value) with copies of the new tokens that stay exact, from `start = max(n, full)` on. Return what `exact` gave. About 9 lines.
+
+**Task, `advance` (5 points).** The check that every layer has written these tokens is given. In one assignment to four attributes, `seq_pos` first: move `seq_pos` to `stop` and `num_quantized` (as in `write`), hand `pending` over to `waiting`, and leave a new list with None for each layer. About 6 lines.
+
+**Task, `truncate` (6 points).** Go back to `seq_pos` tokens. Whole blocks stay quantised. If the cut goes through a block, what is left of it leaves the blocks: `self.blocks[i][0].read(whole, whole + G)` are the keys of the block in layer i, and the first seq_pos - whole of them wait, for each layer as (0, whole, key, value), to be settled into `newest`. Pending tokens are forgotten. The first lines and the last are given; about 6 are yours: set `waiting` if a block is cut.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "quantized-kv-cache", "locked": false, "schema_version": 3, "solution": true}
 #| export
-GROUP_SIZE = {16: 16, 8: 16, 4: 32}  # tokens that are quantised at a time, by bits
-LARGEST = float(np.finfo(np.float16).max)  # 65,504: what float16, and so a step and a low, can hold
+GROUP_SIZE = {16: 16, 8: 16, 4: 32}  # bits -> tokens quantised at a time
+LARGEST = float(np.finfo(np.float16).max)  # 65,504: the most that float16, and so a step or a low, can hold
 
 
 class QuantizedKVCache(CacheBase):
-    """A KVCache that keeps its newest tokens as they are and the older ones in 16, 8 or 4 bits a number.
+    """A KVCache that keeps its newest tokens as they are, and older ones in 16, 8 or 4 bits per number.
 
     blocks: list over layers of (keys, values), QuantizedBlocks: the first `num_quantized` tokens.
     newest: list over layers of (keys, values), arrays (B, H, R, D): the others, position p in slot p % R.
-    A pass sees its own tokens exact, and those before as they are stored. `error_bound` says how far off
-    these may be, and cuts_matter says that the numbers depend on which tokens were read in one pass. Keys of
-    4 bits have a step and a low for each channel of a group of tokens, as in KIVI (Liu
-    et al. 2024, arXiv:2402.02750); otherwise each token and head has a step.
+    A pass sees its own tokens exactly, and earlier ones as they are stored; `error_bound` says how far off
+    these may be. cuts_matter: the numbers depend on which tokens were read in one pass. Keys of 4 bits have
+    a step and a low per channel of a block (the direction of Liu et al. 2024, arXiv:2402.02750, for 2 bits);
+    all else has a step per token and head.
     """
 
     cuts_matter = True
@@ -976,10 +976,10 @@ class QuantizedKVCache(CacheBase):
     ):
         """bits: 16, 8 or 4. group_size: tokens quantised at a time, by default 16, or 32 with 4 bits.
 
-        residual_length: how many of the newest tokens stay exact at most. symmetric: True, no group has a
-        low; False, all have; None, only keys of 4 bits. dtype: of the newest, float32 or float64.
-        Raises ValueError for other bits, a group that is larger than the residual or, with 4 bits, odd;
-        TypeError for what is no whole number and another dtype.
+        residual_length: at most how many of the newest tokens stay exact. symmetric: True, no ruler has a
+        low; False, all have one; None, only keys of 4 bits. dtype: of the newest, float32 or float64.
+        Raises ValueError for other bits, or a group_size above residual_length or, with 4 bits, odd;
+        TypeError for a size that is not an integer and for another dtype.
         """
         super().__init__(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype)
         if self.dtype.itemsize < 4:
@@ -996,14 +996,14 @@ class QuantizedKVCache(CacheBase):
             raise ValueError(f"with 4 bits two tokens share a byte, group_size {group_size} is odd")
         if self.group_size > self.residual_length:
             raise ValueError(
-                f"a group of {group_size} tokens has to wait among the newest, these are {residual_length}"
+                f"a block of {group_size} tokens has to fit among the newest, at most {residual_length}"
             )
         self.symmetric = symmetric
         self.forget()
         self.allocate()
 
     def allocate(self) -> None:
-        """Make all arrays, for batch_size rows."""
+        """Allocate all arrays, for batch_size rows."""
         B, H, D = self.batch_size, self.num_heads, self.head_dim
         stored = B, H, quantized_after(self.max_seq_len, self.residual_length, self.group_size), D
         newest = B, H, min(self.residual_length, self.max_seq_len), D
@@ -1035,14 +1035,14 @@ class QuantizedKVCache(CacheBase):
         key, value = super().check_new(layer_idx, key, value)
         for name, x in (("key", key), ("value", value)):
             largest = np.abs(x).max()
-            if not largest <= LARGEST:  # nan, too, is not
+            if not largest <= LARGEST:  # true for nan too
                 raise ValueError(
-                    f"the {name} holds a {largest}, numbers up to {LARGEST:.0f} can be quantised"
+                    f"the {name} holds {largest}, only numbers up to {LARGEST:.0f} can be quantised"
                 )
         return key, value
 
     def settle(self) -> None:
-        """Put the committed tokens that wait into their slots among the newest. It may be repeated."""
+        """Put the waiting tokens, which are committed, into their slots in `newest`. May be repeated."""
         if self.waiting is None:
             return
         for pair, (_, start, *both) in zip(self.newest, self.waiting, strict=True):
@@ -1058,9 +1058,9 @@ class QuantizedKVCache(CacheBase):
         return [np.concatenate(pair, axis=2) for pair in zip(both, new, strict=True)] if new else both
 
     def write(self, layer_idx: int, new: Any) -> list:
-        """Quantise the groups that the new tokens complete, keep the others pending -> `exact` with them.
+        """Quantise the blocks that are due, keep the other new tokens pending -> `exact` with the new ones.
 
-        new: a key and a value, (B, H, T, D) each, checked. Nothing that is committed is written over.
+        new: a key and a value, (B, H, T, D) each, checked. Nothing that is committed is overwritten.
         """
         n, nq, T = self.seq_pos, self.num_quantized, new[0].shape[2]
         both = self.exact(layer_idx, new)
@@ -1082,7 +1082,8 @@ class QuantizedKVCache(CacheBase):
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) new keys and values -> all that is visible, (B, H, seq_pos + T, D) each, new arrays.
 
-        The new ones are exact in it, whatever becomes of them. Raises as `check_new`; seq_pos does not move.
+        The new ones are returned exactly, even if they are quantised now. Raises as `check_new`; seq_pos does
+        not move.
         """
         new = self.check_new(layer_idx, key, value)
         return self.shown(layer_idx, self.write(layer_idx, new))
@@ -1094,7 +1095,7 @@ class QuantizedKVCache(CacheBase):
     def error_bound(self, layer_idx: int) -> tuple[np.ndarray, ...]:
         """-> how far each number of `get` may be from the one that was written, (B, H, seq_pos, D) each.
 
-        0 for the newest. After a `truncate` that cut a group, counted from what `get` showed before.
+        0 for the newest. After a `truncate` that cut a block, counted from what `get` showed before.
         """
         exact = self.exact(self.check_layer(layer_idx))
         stored = (blocks.bound(self.num_quantized) for blocks in self.blocks[layer_idx])
@@ -1102,17 +1103,17 @@ class QuantizedKVCache(CacheBase):
         return tuple(np.concatenate([bound, np.zeros_like(x)], axis=2) for bound, x in pairs)
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens`. The exact ones come into their slots later, when `settle` is called.
+        """Commit `num_tokens`. The exact ones are put into their slots later, by `settle`.
 
-        Raises ValueError for another number than every layer has written.
+        Raises ValueError if any layer has written another number of tokens.
         """
         stop = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
         for layer_idx, pending in enumerate(self.pending):
             T = 0 if pending is None else pending[0]
             if T != num_tokens:
                 raise ValueError(
-                    f"{num_tokens} tokens after {self.seq_pos} to commit, layer {layer_idx} of a cache for "
-                    f"{self.max_seq_len} has written {T}"
+                    f"cannot commit {num_tokens} tokens after {self.seq_pos}: layer {layer_idx} of a cache "
+                    f"for {self.max_seq_len} has written {T}"
                 )
         full = quantized_after(stop, self.residual_length, self.group_size)
         ### BEGIN SOLUTION
@@ -1127,7 +1128,7 @@ class QuantizedKVCache(CacheBase):
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens, as `get` shows them. ValueError if fewer are committed.
 
-        The tokens of a group that is cut are exact from now on, and will be quantised a second time.
+        What is kept of a block that is cut counts as exact from now on, and will be quantised a second time.
         """
         seq_pos = self.check_kept(seq_pos)
         self.settle()
@@ -1157,7 +1158,7 @@ class QuantizedKVCache(CacheBase):
         return {**arrays, "num_quantized": self.num_quantized}
 
     def fill(self, seq_pos: int, kept: dict) -> None:
-        """An empty cache takes what `dump` gave. Raises ValueError if it has other blocks."""
+        """Put what `dump` gave into an empty cache. Raises ValueError if its blocks are different."""
         self.take_arrays(kept)
         self.seq_pos, self.num_quantized = seq_pos, int(kept["num_quantized"])
 
@@ -1196,29 +1197,25 @@ class QuantizedKVCache(CacheBase):
 
 # %% [markdown]
 """
-`attend` is given as well. A cache that brings one is asked by `attention_with_cache` of module 15 before it computes anything, and here that is worth it: for a single new token it never makes a dequantised key. It is the attention of module 12 with its two products cut into an old and a new part, and one softmax over both. For several tokens, or with a mask, it takes what `update` returns, and your attention of module 12.
+`attend` is given as well. If a cache has one, `attention_with_cache` of module 15 calls it instead of doing its own arithmetic. Here it pays: for a single new token no key is ever dequantised. It is the attention of module 12, with each of its two products split into an old and a new part, and one softmax over both. For several tokens, or with a mask, it takes what `update` returns and your attention of module 12.
 
-A cache of one layer and one head of one number, R = 2 and G = 2, with tokens 1.1, 2.2, 3.3: after the third, two are quantised. 3.3 is exact; the first two are not quite.
+A cache of one layer and one head of one number, R = 2 and G = 2, with tokens 1.1, 2.2, 3.3: after the third token two are quantised. 3.3 is exact; the first two are slightly off.
 """
 
 
 # %%
-def look_at_cache():
-    cache = QuantizedKVCache(1, 8, 1, 1, 1, bits=4, group_size=2, residual_length=2)
-    for token in (1.1, 2.2, 3.3):
-        column = np.full((1, 1, 1, 1), token, np.float32)
-        cache.update(0, column, -column)
-        cache.advance()
-    cache.settle()
-    return cache.num_quantized, cache.newest[0][0].ravel(), [x.data.ravel() for x in cache.get(0)]
-
-
-look_at_cache()
+cache = QuantizedKVCache(1, 8, 1, 1, 1, bits=4, group_size=2, residual_length=2)
+for token in (1.1, 2.2, 3.3):
+    column = np.full((1, 1, 1, 1), token, np.float32)
+    cache.update(0, column, -column)
+    cache.advance()
+cache.settle()
+cache.num_quantized, cache.newest[0][0].ravel(), [x.data.ravel() for x in cache.get(0)]
 
 
 # %% nbgrader={"grade": false, "grade_id": "cache-instruments", "locked": true, "schema_version": 3, "solution": false}
 class RoundingBlocks:
-    """Blocks that round to whole numbers, and note what was asked of them."""
+    """Blocks that round to integers, and record what was written."""
 
     def __init__(self, shape, bits, group_size, axis, symmetric):
         self.stored, self.written = np.zeros(shape, np.float32), []
@@ -1242,7 +1239,7 @@ def numbers(start, stop):
 
 @contextmanager
 def rounding_cache(seq_pos=0, quantized=0):
-    """A cache of odd sizes, R = 7, G = 4, on RoundingBlocks. Layer i: keys times i + 1, values below 0."""
+    """A cache with R = 7, G = 4 on RoundingBlocks. Layer i has keys times i + 1, values below 0."""
     with standing_in(QuantizedBlocks=RoundingBlocks, quantized_after=slow_quantized_after):
         cache = QuantizedKVCache(2, 50, 2, 3, 5, group_size=4, residual_length=7)
         for i in range(2):
@@ -1255,7 +1252,7 @@ def rounding_cache(seq_pos=0, quantized=0):
 
 
 def state_of(cache):
-    """A copy of what is committed: the numbers, the newest, and the groups that are quantised."""
+    """A copy of what is committed: the numbers, the newest, and the quantised blocks."""
     stored = [blocks.stored[:, :, : cache.num_quantized].copy() for pair in cache.blocks for blocks in pair]
     newest = [array.copy() for pair in cache.newest for array in pair]
     return [np.array([cache.seq_pos, cache.num_quantized]), *stored, *newest]
@@ -1289,7 +1286,7 @@ for n, nq, T, full in CASES:
         ):
             assert np.array_equal(seen, sign * 2 * numbers(nq, n + T)), f"{said}return what `exact` gave"
             assert np.array_equal(blocks.stored[:, :, nq:full], np.round(sign * 2 * numbers(nq, full))), (
-                f"{said}tokens {nq} to {full - 1} belong into the blocks, keys and values; "
+                f"{said}tokens {nq} to {full - 1} belong in the blocks, keys and values; "
                 f"you wrote {blocks.written} (start, how many)"
             )
             assert not blocks.stored[:, :, full:].any(), f"{said}only {full} should be quantised"
@@ -1306,10 +1303,12 @@ for n, nq, T, full in CASES:
         again = 2 * numbers(n, n + 1), -2 * numbers(n, n + 1)
         cache.write(1, again)  # the pass was broken off, and another has one token only
         assert cache.pending[1][0] == 1 and same(before, state_of(cache)), f"{said}a pass may be repeated"
-with rounding_cache(6, 4) as cache:  # as after a truncate: less is exact than need be
+with rounding_cache(6, 4) as cache:  # as after a truncate: fewer are exact than could be
     cache.seq_pos, cache.num_quantized = 4, 4
     cache.write(0, (numbers(4, 5), -numbers(4, 5)))
-    assert cache.pending[0][:2] == (1, 4) and not cache.blocks[0][0].written, "what is quantised stays so"
+    assert cache.pending[0][:2] == (1, 4) and not cache.blocks[0][0].written, (
+        "what is quantised stays quantised"
+    )
     ### END HIDDEN TESTS
 
 
@@ -1336,7 +1335,7 @@ for n, nq, T, _ in CASES:
             f"{said}{stop} tokens, {full} of them quantised; yours {cache.seq_pos}, {cache.num_quantized}"
         )
         assert cache.pending == [None, None] and cache.waiting is not None, (
-            f"{said}what was pending waits now"
+            f"{said}what was pending should wait now"
         )
         cache.settle()
         for i in range(2):
@@ -1357,7 +1356,7 @@ with rounding_cache(46, 40) as cache:
 
 
 class Stuck(QuantizedKVCache):
-    """Whoever moves its position is interrupted."""
+    """Interrupted when its position moves to 8."""
 
     @property
     def seq_pos(self):
@@ -1385,14 +1384,14 @@ with rounding_cache(6, 4) as cache:
     cache.seq_pos = 4
     write_by_hand(cache, 1)
     cache.advance(1)
-    assert (cache.seq_pos, cache.num_quantized) == (5, 4), "what is quantised stays so"
+    assert (cache.seq_pos, cache.num_quantized) == (5, 4), "what is quantised stays quantised"
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-cache-truncate", "locked": true, "points": 6, "schema_version": 3, "solution": false}
 for keep, whole in ((17, 12), (14, 12), (12, 12), (10, 8), (8, 8), (3, 0), (0, 0)):
     with rounding_cache(17, 12) as cache:
         cache.truncate(keep)
-        said = f"12 of 17 tokens are quantised in groups of 4, {keep} are kept: "
+        said = f"12 of 17 tokens are quantised in blocks of 4, {keep} are kept: "
         assert (cache.seq_pos, cache.num_quantized) == (keep, whole), (
             f"{said}{keep} and {whole}, yours {cache.seq_pos} and {cache.num_quantized}"
         )
@@ -1403,7 +1402,7 @@ for keep, whole in ((17, 12), (14, 12), (12, 12), (10, 8), (8, 8), (3, 0), (0, 0
                 assert np.array_equal(seen.data, want), (
                     f"{said}layer {i} should show the first {keep} tokens as it did before"
                 )
-        assert cache.waiting is None, f"{said}all have settled"
+        assert cache.waiting is None, f"{said}nothing should wait any more"
         ### BEGIN HIDDEN TESTS
         newest = [array for pair in cache.newest for array in pair]
         for array, sign in zip(newest, (1, -1, 2, -2), strict=True):
@@ -1437,7 +1436,7 @@ with rounding_cache(17, 12) as cache:
 
 # %% [markdown]
 """
-**Question (5 points).** A conversation is taken back to token 100 and continued differently, again and again. Which of the first 100 tokens become less exact each time, by how much at most, and which do not change any more? What would a cache have to keep so that none does, and what would that cost? Answer in four or five sentences.
+**Question (5 points).** A conversation is taken back to token 100 and continued differently, again and again. Each time a block is cut, and later quantised again together with new tokens. Which of the first 100 tokens does that concern, and which do not change any more? Try eight rounds with 8 bits and with 4, and look at keys and values: which drift, which do not, and why? (What is the same about a token's ruler the second time, and what is different about a channel's?) What would a cache have to keep so that none drifts, and what would that cost? Four or five sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-taken-back", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1449,7 +1448,7 @@ Your answer here.
 """
 ## 9. What it weighs
 
-SmolLM2's 30 layers have 3 key heads, 64 wide. The cache for 2,000 tokens, in MB, and as a share of the plain one's; everything is counted from the arrays, the steps, the lows and the newest tokens too.
+SmolLM2's 30 layers have 3 key heads, 64 wide. Here is the cache for 2,000 tokens, in MB and as a share of the plain one. Everything is counted from the arrays, including the steps, the lows and the newest tokens.
 """
 
 # %%
@@ -1458,31 +1457,27 @@ SMOLLM2 = {"num_layers": 30, "num_heads": 3, "head_dim": 64}
 
 def caches_for(batch_size, max_seq_len, **sizes):
     """{name: an empty cache}, of all kinds."""
-    caches = {"plain": KVCache(batch_size, max_seq_len, **sizes)}
-    for name, bits in (("float16", 16), ("int8", 8), ("int4", 4)):
-        caches[name] = QuantizedKVCache(batch_size, max_seq_len, **sizes, bits=bits)
-    return caches
+    bits = {"float16": 16, "int8": 8, "int4": 4}
+    quantised = {name: QuantizedKVCache(batch_size, max_seq_len, **sizes, bits=b) for name, b in bits.items()}
+    return {"plain": KVCache(batch_size, max_seq_len, **sizes), **quantised}
 
 
 caches = caches_for(1, 2000, **SMOLLM2)
-{
-    name: (cache.nbytes / 1e6, round(cache.nbytes / caches["plain"].nbytes, 4))
-    for name, cache in caches.items()
-}
+{name: (c.nbytes / 1e6, round(c.nbytes / caches["plain"].nbytes, 4)) for name, c in caches.items()}
 
 # %% [markdown]
 """
-Half, a quarter and an eighth, and a bit more. Account for the bit: with 8 bits, 66 bytes for a token's 64 numbers and their step, in the place of 256, and 32 tokens of 256 bytes.
+Half, a quarter and an eighth, and a bit more. Account for the bit: with 8 bits, a token's 64 numbers and their step take 66 bytes instead of 256, and the newest 32 tokens still take 256 bytes each.
 
 ## 10. What it does to a model
 
-A Llama with random weights reads 200 tokens, in one piece and in others, through each cache: how far the logits are from those of the plain one at most. What will the first column be?
+A Llama with random weights reads 200 tokens through each cache: in one piece, in two, in pieces of 40, and token by token. How far are the logits from those of the model without a cache, at most? Guess the first column before you look.
 """
 
 
 # %%
 def logit_error(model, cache, tokens, cuts):
-    """The largest difference to the uncached logits when `tokens` are read in pieces."""
+    """The largest difference from the uncached logits when `tokens` are read in pieces."""
     whole = model(tokens).data
     enable_kv_cache(model, cache)
     pieces = [model(piece).data for piece in np.split(tokens, cuts, axis=1)]
@@ -1503,11 +1498,11 @@ compare_cuts()
 
 # %% [markdown]
 """
-In one piece every cache is exact: a pass sees its own tokens as they are. That is a trap for whoever measures. Read a text in one call, and a cache of 4 bits costs nothing at all; only a text that comes in pieces meets what was stored.
+In one piece every cache is exact: a pass sees its own tokens as they are. Remember that when you measure. If you read a text in one call, a cache of 4 bits seems to cost nothing at all; only a text that comes in pieces meets what was stored.
 
 ## 11. What NumPy makes slower
 
-Where a processor waits for memory, fewer bytes are less time, if its arithmetic takes the small numbers as they are. NumPy has no product of int8 with float32: of every code a float32 is made at every step, a pass over memory that the plain cache does not need. Milliseconds for the attention of one new token after 2,000, all layers of SmolLM2's size, through `attend`, and through `update` with the attention of module 12. The times are of this machine, now; look at the ratios.
+Where a processor waits for memory, fewer bytes take less time, if its arithmetic accepts the small numbers as they are. NumPy has no product of int8 with float32: at every step it makes a float32 of every code, a pass over memory that the plain cache does not need. The cell shows milliseconds for the attention of one new token after 2,000, for as many layers as SmolLM2 has: through `attend`, and through `update` with the attention of module 12. The times are those of this machine, now; look at the ratios.
 """
 
 
@@ -1522,7 +1517,7 @@ class Dequantizing:
 
 
 def ms_of_attention(num_tokens=2000, layers=2):
-    """{cache: (ms with its attend, ms with update)}, `layers` measured and scaled to 30, taken in turn."""
+    """{cache: [ms with attend, ms with update]}: `layers` are measured in turn and scaled to 30."""
     rng, times = np.random.default_rng(0), {}
     caches = caches_for(1, num_tokens + 1, num_layers=layers, num_heads=3, head_dim=64)
     key, value, query = (
@@ -1552,17 +1547,17 @@ ms_of_attention()
 
 # %% [markdown]
 """
-The first column is what your `scores` and `mix` are for: the steps stay out of the large products. The plain cache has no `attend`, so its two figures are the same thing measured twice, and show how far to trust the others. All take longer than the plain cache. Attention is one part of a step, though; the weights of the model are read all the same, and how much longer a whole step of SmolLM2 takes, `tests/benchmarks/quantized.py` measures. What you gain here is room, not time.
+The first column is what your `scores` and `mix` are for: they keep the steps out of the large products. The plain cache has no `attend`, so its two figures measure the same thing twice and show how far to trust the others. All take longer than the plain cache. Attention is only one part of a step, though: the weights of the model are read in any case. `tests/benchmarks/quantized.py` measures how much longer a whole step of SmolLM2 takes. What you gain here is room, not time.
 
-## 12. A real one
+## 12. A real model
 
-With SmolLM2 on this machine (`make chat` fetches it), the cells below show the ranges of its keys and values, and measure. If it is not there, they do nothing.
+With SmolLM2 on this machine (`make chat` fetches it), the cells below show the ranges of its keys and values, and measure what the caches do to it. Without it they do nothing, so their results also stand in the text.
 """
 
 
 # %%
 def smollm2():
-    """-> the path of the model's file, or None if it, or a library to read it, is not installed."""
+    """-> the path of the model's file, or None if the file or a library to read it is not installed."""
     from importlib.util import find_spec
     from pathlib import Path
 
@@ -1591,7 +1586,7 @@ if path:
 
 # %% [markdown]
 """
-First the reason for the rulers: the smallest and the largest number of each channel, over this text, in one head.
+First the reason for the rulers: the smallest and the largest number of each channel over this text, in one head.
 """
 
 
@@ -1610,15 +1605,14 @@ def plot_ranges(layer=13, head=0):
     plt.show()
 
 
-# %%
 if path:
     plot_ranges()
 
 # %% [markdown]
 """
-The channels of the keys have ranges of their own: number 56 goes up to 13 and hardly below zero, number 19 down to -7 and hardly above. Those of the values are all about alike. A ruler for each channel of the keys is as long as its bar, a ruler for a whole token as long as the longest of them.
+The channels of the keys have ranges of their own: channel 56 goes up to 13.3 and hardly below zero, channel 19 down to -7.7 and hardly above. The ranges are up to 13.6 long, and half of them are below 4.9; those of the values are at most 5.1 long, and half of them below 2.9. A ruler per channel of the keys is as long as its bar; a ruler per token has to reach as far as the longest bar.
 
-Then the price. The text is read in pieces of 16 tokens, so that it meets what was stored: the perplexity, the largest logit error, and for how many of the tokens the best guess is the same as the plain cache's.
+Then the price. The text, 183 tokens, is read in pieces of 16, so that it meets what was stored. Shown are the perplexity, the largest logit error, and the share of tokens after which the best guess is the same as with the plain cache.
 """
 
 
@@ -1642,19 +1636,25 @@ def compare_quality():
         print(f"{name:8} {perplexity:8.3f} {np.abs(logits - plain).max():8.3f} {same:8.1%}")
 
 
-# %%
 if path:
     compare_quality()
 
 # %% [markdown]
 """
-Eight bits are hard to tell from the plain cache. Four are not, in the logits, and still the model foretells the text about as well: the errors of many keys go in all directions, and on so short a text some even help. Which of the two you want depends on what you do with the room.
+| cache | perplexity | largest logit error | same best guess |
+|---|---|---|---|
+| plain | 75.944 | 0.000 | 100.0% |
+| float16 | 75.949 | 0.008 | 100.0% |
+| int8 | 75.975 | 0.218 | 99.5% |
+| int4 | 75.923 | 1.443 | 95.6% |
+
+Eight bits are hard to tell from the plain cache. Four are not, by the logits, and yet the model predicts the text about as well: the errors of many keys go in all directions, and on so short a text some even help. Which you want depends on what you do with the room.
 
 ## You can now
 
-store numbers in as few bits as you like and say how wrong they can be before you have tried a single one, and keep the cache of a language model in a sixth of its bytes.
+store numbers in as few bits as you like, say how wrong they can be before you have tried a single one, and keep the cache of a language model in a sixth of its bytes.
 
-Two exercises. First, give a group fewer tokens, `group_size=8` with 4 bits, and measure bytes and perplexity: finer rulers, and more of them; then lay them the other way, keys per token, with a subclass that brings its own `allocate`. Second, many heads look at the very first token of a text whatever it is (module 17 calls it a sink): keep the first G tokens exact as well, and measure whether 4 bits gain by it more than by G tokens of longer `residual_length`.
+Two exercises. First, make the blocks smaller, `group_size=8` with 4 bits, and measure bytes and perplexity: the rulers are finer, and there are more of them. Then give the keys rulers per token, with a subclass that has its own `allocate`. Second, many heads look at the very first token of a text, whatever it is (module 17 calls it a sink): keep the first G tokens exact as well, and measure whether 4 bits gain more from that than from a `residual_length` longer by G.
 
-The next door: module 19. So far every conversation has a cache of its own, as long as the longest text it might become.
+Next: module 19. So far every conversation has a cache of its own, as long as the longest text it might become.
 """

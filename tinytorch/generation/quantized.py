@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['GROUP_SIZE', 'LARGEST', 'top_code', 'half_below', 'choose_steps', 'quantize', 'dequantize', 'error_bound',
-           'pack_int4', 'unpack_int4', 'quantized_after', 'half_to_float', 'QuantizedBlocks', 'QuantizedKVCache']
+           'pack_int4', 'unpack_int4', 'half_to_float', 'quantized_after', 'QuantizedBlocks', 'QuantizedKVCache']
 
 # %% ../../modules/18_quantized/quantized_dev.py #cell-2
 from copy import copy
@@ -33,9 +33,9 @@ def half_below(x: np.ndarray) -> np.ndarray:
 def choose_steps(
     x: np.ndarray, bits: int, axis: int, symmetric: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32 of at most 65,504 -> step and low, float16, 1 long along `axis`, which holds a group.
+    """float32 of at most 65,504 -> step and low, float16, of length 1 along `axis`, which holds a group.
 
-    The smallest step whose top code reaches the end of its group. The low of symmetric steps is None.
+    It is the smallest step whose top code reaches the end of the group. Symmetric: the low is None.
     """
     top = top_code(bits, symmetric)
     low = None
@@ -68,7 +68,7 @@ def dequantize(codes: np.ndarray, step: np.ndarray, low: np.ndarray | None = Non
 def error_bound(bits: int, step: np.ndarray, low: np.ndarray | None = None) -> np.ndarray:
     """-> how far a number may be from its dequantised code: float32, of step's shape.
 
-    step / 2 + 2**-22 * (top * step + |low|): the nearest mark, and the roundings of float32.
+    That is half a step for the nearest mark, and the roundings of the float32 arithmetic.
     """
     step = step.astype(np.float32)
     reach = top_code(bits, symmetric=low is None) * step
@@ -94,21 +94,21 @@ def unpack_int4(packed: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarra
     codes[..., half:, :] = packed >> 4
     return codes
 
-# %% ../../modules/18_quantized/quantized_dev.py #quantized-after
-def quantized_after(num_tokens: int, residual_length: int, group_size: int) -> int:
-    """How many of the first tokens are quantised: complete groups, so many that at most R are left."""
-    too_many = max(0, num_tokens - residual_length)
-    return -(-too_many // group_size) * group_size
-
-# %% ../../modules/18_quantized/quantized_dev.py #cell-48
+# %% ../../modules/18_quantized/quantized_dev.py #cell-41
 def half_to_float(half: np.ndarray) -> np.ndarray:
     """Finite float16 of any shape -> the same numbers in float32: `astype`, but faster."""
-    bits = half.view(np.int16).astype(np.int32)  # the sign bit is copied into all bits above it
+    bits = half.view(np.int16).astype(np.int32)  # the sign bit is copied into all higher bits
     bits <<= 13
-    bits &= ~0x70000000  # of its copies only the uppermost stays
+    bits &= ~0x70000000  # only the uppermost of these copies stays
     x = bits.view(np.float32)
     x *= np.float32(2**112)
     return x
+
+# %% ../../modules/18_quantized/quantized_dev.py #quantized-after
+def quantized_after(num_tokens: int, residual_length: int, group_size: int) -> int:
+    """How many of the first tokens are quantised: complete blocks, as many as leave at most R tokens."""
+    too_many = max(0, num_tokens - residual_length)
+    return -(-too_many // group_size) * group_size
 
 # %% ../../modules/18_quantized/quantized_dev.py #quantized-blocks
 class QuantizedBlocks:
@@ -119,7 +119,7 @@ class QuantizedBlocks:
     """
 
     def __init__(self, shape: tuple, bits: int, group_size: int, axis: int, symmetric: bool):
-        """shape: (B, H, N, D), N a multiple of G. axis: -1, a step for each token; -2, for each channel."""
+        """shape: (B, H, N, D), N a multiple of G. axis: -1, a step per token; -2, per channel of a block."""
         B, H, N, D = shape
         self.bits, self.group_size, self.axis, self.symmetric = bits, group_size, axis, symmetric
         blocks, G = N // group_size, group_size
@@ -130,7 +130,7 @@ class QuantizedBlocks:
         self.low = None if bits == 16 or symmetric else np.zeros(groups, np.float16)
 
     def arrays(self) -> list:
-        """-> the arrays that there are: codes, steps, lows."""
+        """-> the arrays in use: codes, steps, lows."""
         return [array for array in (self.codes, self.step, self.low) if array is not None]
 
     def write(self, start: int, x: np.ndarray) -> None:
@@ -179,7 +179,7 @@ class QuantizedBlocks:
         return np.broadcast_to(bound, (B, H, blocks, self.group_size, D)).reshape(B, H, stop, D)
 
     def scores(self, query: np.ndarray, stop: int) -> np.ndarray:
-        """(B, H, Q, D) -> (B, H, Q, stop): dot products with the first `stop` tokens, Q queries to a head."""
+        """(B, H, Q, D) -> (B, H, Q, stop): dot products with the first `stop` tokens, Q queries per head."""
         codes, step, low = self.parts(0, stop)
         B, H, _, _, D = codes.shape
         if self.axis == -1:
@@ -197,7 +197,7 @@ class QuantizedBlocks:
         return scores.swapaxes(2, 3).reshape(B, H, scores.shape[3], stop)
 
     def mix(self, weights: np.ndarray) -> np.ndarray:
-        """(B, H, Q, S) -> (B, H, Q, D): the first S tokens, each times its weight, together; axis is -1."""
+        """(B, H, Q, S) -> (B, H, Q, D): the sum of the first S tokens, each times its weight; axis is -1."""
         stop = weights.shape[-1]
         codes, step, low = self.parts(0, stop)
         B, H, _, _, D = codes.shape
@@ -208,19 +208,19 @@ class QuantizedBlocks:
         return mixed
 
 # %% ../../modules/18_quantized/quantized_dev.py #quantized-kv-cache
-GROUP_SIZE = {16: 16, 8: 16, 4: 32}  # tokens that are quantised at a time, by bits
-LARGEST = float(np.finfo(np.float16).max)  # 65,504: what float16, and so a step and a low, can hold
+GROUP_SIZE = {16: 16, 8: 16, 4: 32}  # bits -> tokens quantised at a time
+LARGEST = float(np.finfo(np.float16).max)  # 65,504: the most that float16, and so a step or a low, can hold
 
 
 class QuantizedKVCache(CacheBase):
-    """A KVCache that keeps its newest tokens as they are and the older ones in 16, 8 or 4 bits a number.
+    """A KVCache that keeps its newest tokens as they are, and older ones in 16, 8 or 4 bits per number.
 
     blocks: list over layers of (keys, values), QuantizedBlocks: the first `num_quantized` tokens.
     newest: list over layers of (keys, values), arrays (B, H, R, D): the others, position p in slot p % R.
-    A pass sees its own tokens exact, and those before as they are stored. `error_bound` says how far off
-    these may be, and cuts_matter says that the numbers depend on which tokens were read in one pass. Keys of
-    4 bits have a step and a low for each channel of a group of tokens, as in KIVI (Liu
-    et al. 2024, arXiv:2402.02750); otherwise each token and head has a step.
+    A pass sees its own tokens exactly, and earlier ones as they are stored; `error_bound` says how far off
+    these may be. cuts_matter: the numbers depend on which tokens were read in one pass. Keys of 4 bits have
+    a step and a low per channel of a block (the direction of Liu et al. 2024, arXiv:2402.02750, for 2 bits);
+    all else has a step per token and head.
     """
 
     cuts_matter = True
@@ -240,10 +240,10 @@ class QuantizedKVCache(CacheBase):
     ):
         """bits: 16, 8 or 4. group_size: tokens quantised at a time, by default 16, or 32 with 4 bits.
 
-        residual_length: how many of the newest tokens stay exact at most. symmetric: True, no group has a
-        low; False, all have; None, only keys of 4 bits. dtype: of the newest, float32 or float64.
-        Raises ValueError for other bits, a group that is larger than the residual or, with 4 bits, odd;
-        TypeError for what is no whole number and another dtype.
+        residual_length: at most how many of the newest tokens stay exact. symmetric: True, no ruler has a
+        low; False, all have one; None, only keys of 4 bits. dtype: of the newest, float32 or float64.
+        Raises ValueError for other bits, or a group_size above residual_length or, with 4 bits, odd;
+        TypeError for a size that is not an integer and for another dtype.
         """
         super().__init__(batch_size, max_seq_len, num_layers, num_heads, head_dim, dtype)
         if self.dtype.itemsize < 4:
@@ -260,14 +260,14 @@ class QuantizedKVCache(CacheBase):
             raise ValueError(f"with 4 bits two tokens share a byte, group_size {group_size} is odd")
         if self.group_size > self.residual_length:
             raise ValueError(
-                f"a group of {group_size} tokens has to wait among the newest, these are {residual_length}"
+                f"a block of {group_size} tokens has to fit among the newest, at most {residual_length}"
             )
         self.symmetric = symmetric
         self.forget()
         self.allocate()
 
     def allocate(self) -> None:
-        """Make all arrays, for batch_size rows."""
+        """Allocate all arrays, for batch_size rows."""
         B, H, D = self.batch_size, self.num_heads, self.head_dim
         stored = B, H, quantized_after(self.max_seq_len, self.residual_length, self.group_size), D
         newest = B, H, min(self.residual_length, self.max_seq_len), D
@@ -299,14 +299,14 @@ class QuantizedKVCache(CacheBase):
         key, value = super().check_new(layer_idx, key, value)
         for name, x in (("key", key), ("value", value)):
             largest = np.abs(x).max()
-            if not largest <= LARGEST:  # nan, too, is not
+            if not largest <= LARGEST:  # true for nan too
                 raise ValueError(
-                    f"the {name} holds a {largest}, numbers up to {LARGEST:.0f} can be quantised"
+                    f"the {name} holds {largest}, only numbers up to {LARGEST:.0f} can be quantised"
                 )
         return key, value
 
     def settle(self) -> None:
-        """Put the committed tokens that wait into their slots among the newest. It may be repeated."""
+        """Put the waiting tokens, which are committed, into their slots in `newest`. May be repeated."""
         if self.waiting is None:
             return
         for pair, (_, start, *both) in zip(self.newest, self.waiting, strict=True):
@@ -322,9 +322,9 @@ class QuantizedKVCache(CacheBase):
         return [np.concatenate(pair, axis=2) for pair in zip(both, new, strict=True)] if new else both
 
     def write(self, layer_idx: int, new: Any) -> list:
-        """Quantise the groups that the new tokens complete, keep the others pending -> `exact` with them.
+        """Quantise the blocks that are due, keep the other new tokens pending -> `exact` with the new ones.
 
-        new: a key and a value, (B, H, T, D) each, checked. Nothing that is committed is written over.
+        new: a key and a value, (B, H, T, D) each, checked. Nothing that is committed is overwritten.
         """
         n, nq, T = self.seq_pos, self.num_quantized, new[0].shape[2]
         both = self.exact(layer_idx, new)
@@ -344,7 +344,8 @@ class QuantizedKVCache(CacheBase):
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) new keys and values -> all that is visible, (B, H, seq_pos + T, D) each, new arrays.
 
-        The new ones are exact in it, whatever becomes of them. Raises as `check_new`; seq_pos does not move.
+        The new ones are returned exactly, even if they are quantised now. Raises as `check_new`; seq_pos does
+        not move.
         """
         new = self.check_new(layer_idx, key, value)
         return self.shown(layer_idx, self.write(layer_idx, new))
@@ -356,7 +357,7 @@ class QuantizedKVCache(CacheBase):
     def error_bound(self, layer_idx: int) -> tuple[np.ndarray, ...]:
         """-> how far each number of `get` may be from the one that was written, (B, H, seq_pos, D) each.
 
-        0 for the newest. After a `truncate` that cut a group, counted from what `get` showed before.
+        0 for the newest. After a `truncate` that cut a block, counted from what `get` showed before.
         """
         exact = self.exact(self.check_layer(layer_idx))
         stored = (blocks.bound(self.num_quantized) for blocks in self.blocks[layer_idx])
@@ -364,17 +365,17 @@ class QuantizedKVCache(CacheBase):
         return tuple(np.concatenate([bound, np.zeros_like(x)], axis=2) for bound, x in pairs)
 
     def advance(self, num_tokens: int = 1) -> None:
-        """Commit `num_tokens`. The exact ones come into their slots later, when `settle` is called.
+        """Commit `num_tokens`. The exact ones are put into their slots later, by `settle`.
 
-        Raises ValueError for another number than every layer has written.
+        Raises ValueError if any layer has written another number of tokens.
         """
         stop = self.seq_pos + whole_number("num_tokens", num_tokens, 1)
         for layer_idx, pending in enumerate(self.pending):
             T = 0 if pending is None else pending[0]
             if T != num_tokens:
                 raise ValueError(
-                    f"{num_tokens} tokens after {self.seq_pos} to commit, layer {layer_idx} of a cache for "
-                    f"{self.max_seq_len} has written {T}"
+                    f"cannot commit {num_tokens} tokens after {self.seq_pos}: layer {layer_idx} of a cache "
+                    f"for {self.max_seq_len} has written {T}"
                 )
         full = quantized_after(stop, self.residual_length, self.group_size)
         self.seq_pos, self.num_quantized, self.waiting, self.pending = (
@@ -387,7 +388,7 @@ class QuantizedKVCache(CacheBase):
     def truncate(self, seq_pos: int) -> None:
         """Rewind: keep the first `seq_pos` tokens, as `get` shows them. ValueError if fewer are committed.
 
-        The tokens of a group that is cut are exact from now on, and will be quantised a second time.
+        What is kept of a block that is cut counts as exact from now on, and will be quantised a second time.
         """
         seq_pos = self.check_kept(seq_pos)
         self.settle()
@@ -415,7 +416,7 @@ class QuantizedKVCache(CacheBase):
         return {**arrays, "num_quantized": self.num_quantized}
 
     def fill(self, seq_pos: int, kept: dict) -> None:
-        """An empty cache takes what `dump` gave. Raises ValueError if it has other blocks."""
+        """Put what `dump` gave into an empty cache. Raises ValueError if its blocks are different."""
         self.take_arrays(kept)
         self.seq_pos, self.num_quantized = seq_pos, int(kept["num_quantized"])
 
