@@ -2,18 +2,18 @@
 """
 # Module 19: A cache in pages
 
-Your cache of module 15 reserves a row of `max_seq_len` tokens for each text. That is right for one conversation, and a waste for fifty: most are short, nobody knows beforehand how short, and all fifty begin with the same system prompt, which is computed and stored fifty times. Operating systems met this problem sixty years ago and answered it with pages (the Atlas computer, Kilburn et al. 1962). In this module the cache gets pages: small blocks from one common pool, a table for each text that says where its tokens are, and blocks that belong to several texts at once.
+Your cache of module 15 reserves a row of `max_seq_len` tokens for each text. That is right for one conversation and wasteful for fifty: most are short, how short is not known beforehand, and all fifty begin with the same system prompt, which is computed and stored fifty times. Operating systems met this problem sixty years ago and solved it with pages (the Atlas computer, Kilburn et al. 1962). In this module the cache gets pages: small blocks from one common pool, a table for each text that says where its tokens are, and blocks that belong to several texts at once.
 
 After this module you will be able to
 
-- compute what reserved rows waste, and what blocks of any size waste instead;
-- read and write a text that lies in pieces, through a table, and say when that costs a copy;
-- find out whether the keys of a text are there already, by a chain of digests, without trusting the digests;
-- keep the books of a pool so that no block is lost and none is given away twice, also when it is full;
+- compute what reserved rows waste, and what blocks of any size waste;
+- read and write a text that lies in pieces, through a table, and say when reading costs a copy;
+- find the keys of a text that are already there, by a chain of digests, without trusting the digests;
+- keep the books of a pool so that no block is lost or handed out twice, even when it is full;
 - let two texts use the same memory until one of them changes it;
-- measure what fifty conversations with the same beginning cost, and what they cost with plain caches.
+- measure what fifty conversations with the same beginning cost, in a pool and with plain caches.
 
-You need attention (12), the cache with its `CacheBase` (15), and Llama (16) to measure on. The method is PagedAttention (Kwon et al. 2023, arXiv:2309.06180), on which vLLM is built.
+You need attention (12), the cache and its `CacheBase` (15), and Llama (16) to measure on. The method is PagedAttention (Kwon et al. 2023, arXiv:2309.06180), on which vLLM is built.
 """
 
 # %%
@@ -38,7 +38,7 @@ from tinytorch.generation.kv_cache import CacheBase, CacheFull, PoolFull, fit_ma
 
 # %% [markdown]
 """
-What follows is for this notebook only.
+The next cell is for this notebook only.
 """
 
 # %%
@@ -55,7 +55,7 @@ rng = np.random.default_rng(0)
 """
 ## 1. What a reserved row wastes
 
-A server has fifty conversations. Below are their lengths: drawn at random, most of them short, a few long. Each could become 2,048 tokens long, so a plain cache reserves 2,048 slots for each, a slot being the room for one token's keys and values.
+A server has fifty conversations. Their lengths below are drawn at random: most are short, a few long. Each could become 2,048 tokens long, so a plain cache reserves 2,048 slots for each. A slot is the room for one token's keys and values.
 """
 
 # %%
@@ -65,11 +65,11 @@ used, reserved, round(used / reserved, 2)
 
 # %% [markdown]
 """
-The last number is the share of the memory that holds a token. Kwon et al. measured 20.4 to 38.2 percent in the systems of their time (section 1). Could you reserve less? You would have to know how long the answer will be. Could you grow the row? Then it has to be moved whenever its neighbour is in the way.
+The last number is the share of the memory that holds a token. Kwon et al. measured 20.4 to 38.2 percent in the systems of their time (section 1). Could you reserve less? You would have to know how long the answer will be. Could you let the row grow? Then it has to be moved whenever another is in the way.
 
-Blocks end this. Memory is cut into blocks of, say, 16 slots. A text takes one block, and another when that is full. Nothing is reserved, nothing moves, and what stays empty is the end of each text's last block.
+Blocks solve this. Memory is cut into blocks of, say, 16 slots. A text takes one block, and another when that is full. Nothing is reserved, nothing moves, and only the end of each text's last block stays empty.
 
-**Task (6 points).** Write `blocks_for`: how many blocks hold `num_tokens` tokens, 0 for 0. And `unused_slots`: given the lengths of several texts, each in blocks of its own, how many slots stay empty in all. Whole numbers only; one line each.
+**Task (6 points).** Write `blocks_for`: how many blocks hold `num_tokens` tokens, 0 for 0. And `unused_slots`: given the lengths of several texts, each in blocks of its own, how many slots stay empty in all. Use integers only; one line each.
 """
 
 
@@ -126,18 +126,18 @@ for size in (1, 2, 3, 7, 16):
         empty += blocks * size - length
     assert unused_slots(texts, size) == empty, f"{texts} in blocks of {size} leave {empty} slots empty"
 big = 2**60 + 1
-assert blocks_for(big, 2) == 2**59 + 1, "whole numbers stay whole: no division with a decimal point"
+assert blocks_for(big, 2) == 2**59 + 1, "divide integers: floats are not exact here"
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-With blocks of one slot nothing is empty, with blocks of 2,048 you are back at reserved rows. vLLM's default is 16 (Kwon et al., section 7.2).
+With blocks of one slot nothing is empty; with blocks of 2,048 you are back at reserved rows. vLLM's default is 16 (Kwon et al., section 7.2).
 
 ## 2. A table instead of a row
 
-The pool is one long array of slots per layer. Block b is the slots from b · block_size on. A text's *table* lists its blocks in the order of the text: with blocks of 3 slots and the table [4, 0, 2], the text begins in slot 12, goes on in slot 0 after its third token, and its ninth token is in slot 8. The token at position p is in block `table[p // block_size]`, at place `p % block_size` within it: the two halves of an address, as in the page table of a processor.
+The pool is one long array of slots per layer. Block b begins at slot b · block_size. A text's *table* lists its blocks in the order of the text: with blocks of 3 slots and the table [4, 0, 2], the text begins in slot 12, continues in slot 0 after its third token, and has its ninth token in slot 8. The token at position p is in block `table[p // block_size]`, at place `p % block_size` within it: these are the two halves of an address, as in the page table of a processor.
 
-All layers use the same table. A token has one place, and each layer has its own array for it.
+All layers use the same table: a token has the same slot in the array of every layer.
 
 **Task (6 points).** Write `slots_of`: the slots of the tokens at positions start to stop, as an array of ints. About 2 lines with arrays; the table is a list.
 """
@@ -148,7 +148,7 @@ All layers use the same table. A token has one place, and each layer has its own
 def slots_of(table: Sequence[int], start: int, stop: int, block_size: int) -> np.ndarray:
     """-> (stop - start,) ints: the slots of the tokens at positions start to stop of a text.
 
-    table: the numbers of the text's blocks, in its order. Block b is slots b * block_size and following.
+    table: the numbers of the text's blocks, in order. Block b begins at slot b * block_size.
     """
     ### BEGIN SOLUTION
     positions = np.arange(start, stop)
@@ -158,7 +158,7 @@ def slots_of(table: Sequence[int], start: int, stop: int, block_size: int) -> np
 
 # %% [markdown]
 """
-The text above: all nine slots, and those of positions 2, 3 and 4.
+The text above: first all nine slots, then those of positions 2, 3 and 4.
 """
 
 # %%
@@ -189,11 +189,11 @@ assert slots_of([], 0, 0, 3).shape == (0,), "an empty text has no slots"
 """
 ## 3. The same beginning
 
-Now to the fifty equal prompts. If a block is full of tokens whose keys and values somebody has computed, another text that begins alike can put that block into its table and need not read those tokens at all.
+Now to the fifty equal prompts. Once the keys and values of a full block have been computed, another text that begins the same way can put that block into its table and need not read those tokens at all.
 
-When is a block the same? Not when its tokens are: from the second layer on, the key of a token depends on every token before it. "the cat" after "feed" and "the cat" after "not" have other keys. A block is determined by its own tokens *and everything before them*. So its name is made from its tokens and the name of the block before it, its *parent*: a chain, in which each name stands for the whole text up to there, and making the next one costs only the tokens of one block.
+When are two blocks the same? Equal tokens are not enough: from the second layer on, the key of a token depends on every token before it. "the cat" after "feed" and "the cat" after "not" have different keys. A block is determined by its own tokens *and everything before them*. So its name is made from its tokens and the name of the block before it, its *parent*. In this chain each name stands for the whole text up to there, yet making the next one costs only the tokens of one block.
 
-**Task (5 points).** Write `chain_digest`: 16 bytes, made with `hashlib.blake2b(data, digest_size=16).digest()`. `data` is the parent's digest followed by the tokens, and every token has to have as many bytes as the others, or [1, 23] and [12, 3] become the same: `np.asarray(tokens, np.int64).tobytes()`. 1 line.
+**Task (5 points).** Write `chain_digest`: 16 bytes, made with `hashlib.blake2b(data, digest_size=16).digest()`. `data` is the parent's digest followed by the tokens. Every token has to take the same number of bytes, or [1, 23] and [12, 3] might look alike: `np.asarray(tokens, np.int64).tobytes()`. 1 line.
 """
 
 
@@ -211,7 +211,7 @@ def chain_digest(parent: bytes, tokens: tuple) -> bytes:
 
 # %% [markdown]
 """
-The same two tokens at the beginning, and after two others:
+The digests of the same two tokens, at the beginning and after two others:
 """
 
 # %%
@@ -223,8 +223,8 @@ root = chain_digest(b"", [5, 6])
 assert isinstance(root, bytes) and len(root) == 16, f"a digest is 16 bytes, yours is {root!r}"
 assert chain_digest(b"", [5, 6]) == root, "the same text, the same digest"
 assert chain_digest(b"", np.array([5, 6], np.int32)) == root, "an array of the same ids is the same text"
-assert chain_digest(b"", [6, 5]) != root, "another order is another text"
-assert chain_digest(root, [5, 6]) != root, "after other tokens the same tokens are another text"
+assert chain_digest(b"", [6, 5]) != root, "a different order is a different text"
+assert chain_digest(root, [5, 6]) != root, "the same tokens after other tokens are a different text"
 assert chain_digest(b"", [1, 23]) != chain_digest(b"", [12, 3]), "1, 23 and 12, 3 are different tokens"
 ### BEGIN HIDDEN TESTS
 seen = {}
@@ -234,7 +234,7 @@ for parent in parents:
         digest = chain_digest(parent, tokens)
         assert isinstance(digest, bytes) and len(digest) == 16
         assert digest == chain_digest(bytes(parent), list(tokens)), "list or tuple, it is the same text"
-        assert digest not in seen, f"{tokens} after {parent!r} is taken for {seen[digest]}"
+        assert digest not in seen, f"{tokens} after {parent!r} has the digest of {seen[digest]}"
         seen[digest] = (tokens, parent)
 many = {chain_digest(root, (i, j)) for i in range(40) for j in range(40)}
 assert len(many) == 1600, f"1600 texts have only {len(many)} digests"
@@ -244,22 +244,22 @@ assert len(many) == 1600, f"1600 texts have only {len(many)} digests"
 """
 ### Found, and then verified
 
-`PrefixIndex` keeps what is known: for each digest a `KnownBlock` with the number of the block, its digest, its parent (the `KnownBlock` before it, `None` for the first) and its tokens. The constructor and `pieces`, which cuts a text into full blocks, are given.
+`PrefixIndex` keeps what is known: for each digest a `KnownBlock` with the number of the block, its digest, its parent (the `KnownBlock` before it, `None` for the first) and its tokens. The constructor is given, and so is `pieces`, which cuts a text into full blocks.
 
-Two texts with the same 16 bytes are next to impossible by accident, yet somebody who may choose the texts and knows the function can search for them; and if it happens, one person's conversation is continued with another's keys. Comparing costs nothing beside that. So a digest finds, and the comparison decides: the tokens must be the same, and the parent must be *this* parent, the very object. Since that one was verified in the same way, the whole beginning is.
+That two texts have the same 16 bytes by accident is next to impossible, but someone who may choose the texts and knows the function can search for such a pair. Then one person's conversation would be continued with another's keys. Comparing costs little. So the digest finds a candidate, and a comparison decides: the tokens must be equal, and the parent must be *this* parent, the very same object. Since the parent was verified in the same way, so is the whole beginning.
 
-**Task, `lookup` (6 points).** Make the digest of `tokens` after `parent` with `self.digest(parent_digest, tokens)`; a first block has the parent digest `b""`. Return it, and what `by_digest` has under it if tokens and parent are the same, else None. About 4 lines.
+**Task, `lookup` (6 points).** Make the digest of `tokens` after `parent` with `self.digest(parent_digest, tokens)`; for a first block the parent digest is `b""`. Return the digest, and what `by_digest` has under it if tokens and parent are the same, else None. About 4 lines.
 
-**Task, `find` (5 points).** The numbers of the blocks in which the beginning of a text already is: look up piece after piece, each with the one before as its parent, until one is not known. About 6 lines.
+**Task, `find` (5 points).** Return the numbers of the blocks that already hold the beginning of a text: look up piece after piece, each with the one before as its parent, until one is not known. About 6 lines.
 
-**Task, `add` and `forget` (8 points).** `add` makes the full blocks of a text known; block i of `table` holds piece i. If a piece is known already, leave it where it is and go on with it as the parent: the other block with the same content stays unknown. If not, what stands under its digest is another text, so `forget` that one's block; `forget` this block, too, in case it was known as something else; then enter it in both dictionaries. One case ends the adding: what would have to be forgotten is part of the chain that has just been walked. `forget` takes a block out of both dictionaries, and with it all that follow it: a chain is found from its beginning, so nobody can find those any more, and their room would be lost. A `KnownBlock` knows those that follow it directly, `children`; whoever goes leaves its parent's list as well. Return the numbers of all that were forgotten, the given one first; an empty list if it was not known. About 12 and 10 lines.
+**Task, `add` and `forget` (8 points).** `add` makes the full blocks of a text known; block i of `table` holds piece i. If a piece is known already, leave it where it is and continue with it as the parent; the other block with the same content stays unknown. If a piece is not known, anything under its digest is another text, so `forget` that text's block, and `forget` this block, in case it was known as something else; then enter it in both dictionaries. There is one case that ends the adding: what would have to be forgotten is part of the chain just walked. `forget` takes a block out of both dictionaries, and with it all that follow it: a chain is found from its beginning, so those could never be found again, and their room would be lost. The `children` of a `KnownBlock` are those that follow it directly; a forgotten block also leaves its parent's list. Return the numbers of all that were forgotten, the given one first, or an empty list if it was not known. About 12 and 10 lines.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "prefix-index", "locked": false, "schema_version": 3, "solution": true}
 #| export
 class KnownBlock:
-    """A full block: it holds these tokens, after all that `parent` (None for the first) stands for.
+    """A full block: it holds these tokens, after all those that `parent` (None for the first) stands for.
 
     children: the KnownBlocks that come directly after it.
     """
@@ -272,10 +272,10 @@ class KnownBlock:
 
 
 class PrefixIndex:
-    """Finds the blocks in which the beginning of a text already is.
+    """Finds the blocks that already hold the beginning of a text.
 
     by_digest: digest -> KnownBlock. by_block: block number -> the same KnownBlock.
-    digest: chain_digest, or another function with its arguments.
+    digest: chain_digest, or another function of the same arguments.
     """
 
     def __init__(self, block_size: int, digest: Callable | None = None):
@@ -289,14 +289,14 @@ class PrefixIndex:
         return len(self.by_block)
 
     def pieces(self, tokens: Sequence[int]) -> list:
-        """-> the tokens of the full blocks, a tuple of ints each; what does not fill a block is left out."""
+        """-> the tokens of each full block, as tuples of ints; those that fill no block are left out."""
         size, tokens = self.block_size, [int(token) for token in tokens]
         return [tuple(tokens[i : i + size]) for i in range(0, len(tokens) - size + 1, size)]
 
     def lookup(self, parent: "KnownBlock | None", tokens: tuple) -> tuple[bytes, KnownBlock | None]:
         """-> (digest, the KnownBlock with these tokens after this parent, or None).
 
-        What stands under the digest is believed only if its tokens are these and its parent is this object.
+        An entry under the digest counts only if its tokens are these and its parent is this very object.
         """
         ### BEGIN SOLUTION
         digest = self.digest(parent.digest if parent else b"", tokens)
@@ -307,7 +307,7 @@ class PrefixIndex:
         ### END SOLUTION
 
     def find(self, tokens: Sequence[int]) -> list:
-        """-> the numbers of the longest chain of known blocks with which this text begins."""
+        """-> the block numbers of the longest known chain with which this text begins."""
         ### BEGIN SOLUTION
         blocks, parent = [], None
         for piece in self.pieces(tokens):
@@ -321,8 +321,8 @@ class PrefixIndex:
     def add(self, tokens: Sequence[int], table: Sequence[int]) -> None:
         """Make the full blocks of a text known: block i of `table` holds its i-th piece.
 
-        A piece that is known in its place stays where it is. Whatever else stands under its digest, or under
-        the block's number, is forgotten; if that is a part of this text, the rest of it stays unknown.
+        A piece that is already known stays where it is. Anything else under its digest or the block's number
+        is forgotten; if that is part of this text, the rest of the text stays unknown.
         """
         ### BEGIN SOLUTION
         chain: list[KnownBlock | None] = [None]
@@ -341,7 +341,7 @@ class PrefixIndex:
         ### END SOLUTION
 
     def forget(self, block: int) -> list:
-        """The block, and all that follow it, are not found any more -> their numbers, or []."""
+        """Make this block and all that follow it unknown -> their numbers, or [] if it was not known."""
         ### BEGIN SOLUTION
         waiting, gone = [self.by_block.get(block)], []
         while waiting:
@@ -359,7 +359,7 @@ class PrefixIndex:
 
 # %% [markdown]
 """
-Blocks of two tokens. The first text, 1 to 5, lies in blocks 7, 3 and 8; its fifth token does not fill a block. What does the index find of the second and the third text?
+Blocks of two tokens. The first text, 1 to 5, lies in blocks 7, 3 and 8; its fifth token does not fill a block. What does the index find of the three other texts?
 """
 
 # %%
@@ -369,7 +369,7 @@ index.add([1, 2, 3, 4, 5], [7, 3, 8])
 
 # %% [markdown]
 """
-The tests use a digest whose results you can read: the tokens themselves, one behind the other. And one with which everything collides.
+The tests use a digest that you can read, the tokens themselves one after the other, and another with which everything collides.
 """
 
 
@@ -380,7 +380,7 @@ def readable(parent, tokens):
 
 
 def colliding(parent, tokens):
-    """The worst digest there is."""
+    """The worst possible digest: the same for every text."""
     return b"the same"
 
 
@@ -414,7 +414,7 @@ assert len(got) == 2 and got[0] == bytes([1, 2]), (
 )
 assert got[1] is first, "the piece (1, 2) at the beginning is known: return its KnownBlock"
 digest, known = index.lookup(first, (3, 4))
-assert digest == bytes([1, 2, 3, 4]), f"the parent's digest goes in as well; yours is {digest!r}"
+assert digest == bytes([1, 2, 3, 4]), f"the parent's digest is part of it; yours is {digest!r}"
 assert known is second, "(3, 4) after (1, 2) is known"
 assert index.lookup(None, (3, 4))[1] is None, "(3, 4) at the beginning is not known, only after (1, 2)"
 index = PrefixIndex(2, digest=colliding)
@@ -424,7 +424,7 @@ assert index.lookup(None, (8, 9)) == (b"the same", None), (
     "another text has the same digest here: compare the tokens before you believe it"
 )
 assert index.lookup(first, (1, 2))[1] is None, (
-    "the same tokens and the same digest, but after another beginning: compare the parent, too"
+    "the same tokens and the same digest, but after another beginning: compare the parent too"
 )
 ### BEGIN HIDDEN TESTS
 index = PrefixIndex(3, digest=colliding)
@@ -521,7 +521,7 @@ index.forget(3)
 assert set(index.by_block) == {7, 4} and len(index.by_digest) == 2, "forgetting twice changes nothing more"
 gone = index.forget(7)
 assert set(gone) == {7, 4} and gone[0] == 7 and not index.by_block and not index.by_digest, (
-    f"without 1 2 nobody can find 6 6 after it: both are forgotten, yours: {gone}; left {set(index.by_block)}"
+    f"without 1 2, 6 6 after it cannot be found: forget both, yours: {gone}; left {set(index.by_block)}"
 )
 ### BEGIN HIDDEN TESTS
 index = Index(2, digest=colliding)
@@ -532,12 +532,12 @@ assert set(index.by_block) == {1} and index.by_digest[b"the same"] is index.by_b
 )
 index.add([8, 9, 3, 3, 4, 4], [1, 2, 3])
 assert list(index.by_block) == [1] and list(index.by_digest.values()) == list(index.by_block.values()), (
-    "3 3 has the digest of 8 9, which comes before it: forget that, and nobody would find either; stop there"
+    "3 3 has the digest of 8 9, which comes before it: without that, neither could be found; stop there"
 )
 index = Index(2, digest=readable)
 index.add([1, 2, 3, 4], [0, 1])
 index.add([5, 5], [1])
-assert set(index.by_digest) == {bytes([1, 2]), bytes([5, 5])}, "block 1 holds 5 5 now and not 3 4 any more"
+assert set(index.by_digest) == {bytes([1, 2]), bytes([5, 5])}, "block 1 now holds 5 5, no longer 3 4"
 assert index.by_block[1].tokens == (5, 5) and len(index.by_block) == 2
 index = Index(3, digest=readable)
 text, table = np.arange(20), [9, 1, 8, 2, 7, 3, 6]
@@ -553,19 +553,19 @@ for i, block in enumerate(table[:6]):
 assert index.forget(99) == [] and len(index.by_block) == 6, "what is not known cannot be forgotten"
 last = index.by_block[8]
 index.forget(2)
-assert list(index.by_block) == [9, 1, 8] and not last.children, "who is forgotten leaves its parent's list"
+assert list(index.by_block) == [9, 1, 8] and not last.children, "a forgotten block leaves its parent's list"
 assert len(index.by_digest) == 3, "the children, and theirs, are forgotten in both dictionaries"
 index.add(text, table)
-assert len(index.by_block) == 6 and index.by_block[2].parent is last, "and they may be known anew"
+assert len(index.by_block) == 6 and index.by_block[2].parent is last, "and they may become known again"
 assert sorted(index.forget(9)) == sorted(table[:6]) and not index.by_digest
 index.add(text, table)
-assert index.by_block[1].parent is index.by_block[9], "a parent that came anew: the chain hangs on it again"
+assert index.by_block[1].parent is index.by_block[9], "a parent known again has its chain again"
 assert len(index.by_block) == len(index.by_digest) == 6
 ### END HIDDEN TESTS
 
 # %% [markdown]
 """
-**Question 1 (5 points).** Two users have sent the same 40 tokens, but the first after a greeting of 16 tokens and the second at the beginning of the text. The block size is 8, so that the 40 tokens lie in five full blocks both times. Give two reasons, of which one remains in a model of a single layer, why the second must not use the first one's blocks. And what would it mean for the users' privacy if the index trusted a 4-byte digest without comparing? Four to six sentences.
+**Question 1 (5 points).** Two users have sent the same 40 tokens, the first after a greeting of 16 tokens, the second at the beginning of the text. The block size is 8, so the 40 tokens lie in five full blocks both times. Give two reasons why the second must not use the first one's blocks; one of them should hold even in a model with a single layer. And what would it mean for the users' privacy if the index trusted a 4-byte digest without comparing? Four to six sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-same-block", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -577,35 +577,35 @@ Your answer here.
 """
 ## 4. The pool
 
-The pool owns the arrays, and keeps the books. At every moment each block is exactly one of these:
+The pool owns the arrays and keeps the books. At every moment each block is in exactly one of these states:
 
-- **held**: it stands in at least one table; `references[block]` says in how many;
-- **cached**: it stands in no table, but the index still knows its content, and the next text that begins alike will want it. `cached` is a dictionary, used for its order: the block that was given back longest ago comes first;
-- **free**: the set of all others.
+- **held**: it is in at least one table; `references[block]` says in how many;
+- **cached**: it is in no table, but the index still knows its content, and the next text that begins the same way can use it. `cached` is a dictionary, used for its order: the block given back longest ago comes first;
+- **free**: all the others, a set.
 
-A block that is wanted and cannot be had is an `OutOfBlocks`. It is raised before anything is changed, so that the caller can wait, or end another text, and try again.
+If there are not enough blocks, `OutOfBlocks` is raised before anything is changed, so that the caller can wait, or end another text, and try again.
 
-Cached blocks cost nothing. They are memory that nobody else wants at the moment, and if somebody does, the one that was not used for longest goes first (*least recently used*).
+Cached blocks cost nothing: they are memory that is not needed at the moment. When it is needed, the block that has gone unused longest is given up first (*least recently used*).
 """
 
 
 # %%
 #| export
 class OutOfBlocks(PoolFull):
-    """The pool has not as many blocks as were asked for, until others give some back. Nothing was changed."""
+    """The pool cannot give so many blocks until others are given back. Nothing was changed."""
 
 
 # %% [markdown]
 """
-**Task, `take` (10 points).** Hand out `count` blocks, each with one reference. First `self.check_available(count)` (given). If too few are free, take the oldest out of `cached`, let the index forget it, and it is free; no more of them than necessary. Which of the free blocks? `self.place(count, after)` says that (given): blocks one after the other if it can. About 9 lines.
+**Task, `take` (10 points).** Hand out `count` blocks, each with one reference. First call `self.check_available(count)` (given). While too few are free, let the index forget the oldest of `cached`; whatever it forgets and is cached becomes free. Forget no more than necessary. `self.place(count, after)` (given) chooses among the free blocks: neighbours if it can. About 9 lines.
 
-**Task, `hold` (3 points).** These blocks get into one more table. If they were cached, they are not any more. About 3 lines.
+**Task, `hold` (3 points).** These blocks enter one more table. If they were cached, they no longer are. About 3 lines.
 
-**Task, `give_back` (8 points).** The blocks of a table, in its order, stand in it no longer. A block without references becomes cached if `block in self.index`, else free. Go through them from the last to the first, so that among the cached ones the end of a text is older than its beginning: a chain that has lost its first block cannot be found at all, one that has lost its last is only shorter. A block that is given back more often than it is held is a `ValueError` with its number, before anything is changed. About 10 lines.
+**Task, `give_back` (8 points).** The blocks of a table, given in its order, leave it. A block without references becomes cached if `block in self.index`, else free. Go through them from the last to the first, so that in `cached` the end of a text is older than its beginning: a chain that has lost its first block cannot be found at all, while one that has lost its last is only shorter. If a block is given back more often than it is held, raise a `ValueError` with its number before anything is changed. About 10 lines.
 
-**Task, `write` (6 points).** Key and value (H, T, D) of one row go into the slots of positions start to start + T, in the arrays of one layer. `slots_of` says where. About 3 lines.
+**Task, `write` (6 points).** Put key and value (H, T, D) of one row into the slots of positions start to start + T, in the arrays of one layer. `slots_of` says where. About 3 lines.
 
-**Task, `read` (8 points).** The first num_tokens keys and values, (H, num_tokens, D) each. If the blocks of the table are consecutive numbers in ascending order, they are one piece of the array: return a view. Else gather: `array.take(slots, axis=1)`. About 7 lines.
+**Task, `read` (8 points).** Return the first num_tokens keys and values, (H, num_tokens, D) each. If the numbers in the table are consecutive and ascending, the blocks are one piece of the array: return a view. Otherwise gather them: `array.take(slots, axis=1)`. About 7 lines.
 """
 
 
@@ -615,10 +615,10 @@ class BlockPool:
     """Keys and values of many texts, in blocks of `block_size` tokens that are taken and given back.
 
     keys, values: lists over layers of arrays (H, num_blocks * block_size, D), allocated once.
-    references: for each block, in how many tables it stands. free: the blocks that hold nothing of use.
+    references: for each block, in how many tables it is. free: the blocks that hold nothing of use.
     cached: the blocks in no table that `index` still finds, the one given back longest ago first.
-    One pool serves one model: keys of another are other keys. digest: see PrefixIndex.
-    Raises ValueError if a size is not positive, TypeError if it is no whole number or dtype is no float type.
+    One pool serves one model only: another model's keys would be different. digest: see PrefixIndex.
+    Raises ValueError if a size is not positive, TypeError if one is not an integer or dtype not a float type.
     """
 
     def __init__(
@@ -649,7 +649,7 @@ class BlockPool:
 
     @property
     def available(self) -> int:
-        """How many blocks can be taken: the free ones, and the cached ones, which then are forgotten."""
+        """How many blocks can be taken: the free ones, and the cached ones, which are then forgotten."""
         return len(self.free) + len(self.cached)
 
     def check_available(self, count: int) -> None:
@@ -661,7 +661,7 @@ class BlockPool:
             )
 
     def is_private(self, block: int) -> bool:
-        """Whether a holder of the block may write into it: nobody else holds it, and nobody may find it."""
+        """Whether a holder of the block may write into it: it is in one table only, and not in the index."""
         return self.references[block] == 1 and block not in self.index
 
     def place(self, count: int, after: int = -1) -> list:
@@ -679,10 +679,10 @@ class BlockPool:
         return np.concatenate(runs)[:count].tolist()
 
     def take(self, count: int, after: int = -1) -> list:
-        """-> the numbers of `count` blocks, each now held once; see `place` for which.
+        """-> the numbers of `count` blocks, chosen by `place`, each now held once.
 
         If too few are free, cached blocks are forgotten, those given back longest ago first.
-        Raises OutOfBlocks if there are not so many; nothing has changed then.
+        Raises OutOfBlocks, and changes nothing, if there are not enough.
         """
         ### BEGIN SOLUTION
         self.check_available(count)
@@ -700,7 +700,7 @@ class BlockPool:
         ### END SOLUTION
 
     def hold(self, blocks: Sequence[int]) -> None:
-        """Each of these blocks stands in one more table. They are held or cached, not free."""
+        """Each of these blocks, held or cached but not free, is in one more table."""
         ### BEGIN SOLUTION
         for block in blocks:
             self.references[block] += 1
@@ -708,17 +708,17 @@ class BlockPool:
         ### END SOLUTION
 
     def give_back(self, blocks: Sequence[int]) -> None:
-        """Each of these blocks, given in a text's order, stands in one table less.
+        """Each of these blocks, given in a text's order, is in one table less.
 
-        Those that stand in none are free, or cached if the index knows them: the last of the text first, so
-        that a chain loses its end before its beginning. Raises ValueError, unchanged, if a block is given
-        back more often than it is held.
+        Those that are in none are free, or cached if the index knows them: the last of the text first, so
+        that a chain loses its end before its beginning. Raises ValueError, and changes nothing, if a block is
+        given back more often than it is held.
         """
         ### BEGIN SOLUTION
         for block, times in Counter(blocks).items():
             if self.references[block] < times:
                 raise ValueError(
-                    f"block {block} is given back {times} times, it is held {self.references[block]} times"
+                    f"block {block} is given back {times} times but held {self.references[block]} times"
                 )
         for block in reversed(blocks):
             self.references[block] -= 1
@@ -730,7 +730,7 @@ class BlockPool:
         ### END SOLUTION
 
     def register(self, tokens: Sequence[int], table: Sequence[int]) -> None:
-        """From now on a text that begins with these tokens finds the full ones of these blocks."""
+        """Let texts that begin with these tokens find those of these blocks that are full."""
         self.index.add(tokens, table)
         for block in [block for block in self.cached if block not in self.index]:
             del self.cached[block]
@@ -762,7 +762,7 @@ class BlockPool:
         ### END SOLUTION
 
     def read_runs(self, layer_idx: int, runs: list, num_tokens: int) -> list:
-        """-> views of the keys and values of each of `runs_of`, (H, n, D) each, num_tokens in all."""
+        """-> (keys, values) of each run of `runs_of`, views (H, n, D), num_tokens in all."""
         pairs, left = [], num_tokens
         for first, count in runs:
             start = first * self.block_size
@@ -772,19 +772,19 @@ class BlockPool:
         return pairs
 
     def duplicate(self, block: int) -> int:
-        """-> a block, held once, with the same content in all layers. Raises OutOfBlocks, unchanged."""
+        """-> a block, held once, with the same content in all layers. Or OutOfBlocks, changing nothing."""
         (own,) = self.take(1)
         try:
             for array in self.arrays():
                 blocks = array.reshape(self.num_heads, self.num_blocks, self.block_size, self.head_dim)
                 blocks[:, own] = blocks[:, block]
-        except BaseException:  # Ctrl-C too: nobody would give it back
+        except BaseException:  # Ctrl-C too: otherwise it would never be given back
             self.give_back([own])
             raise
         return own
 
     def arrays(self) -> list:
-        """-> all arrays that the pool keeps."""
+        """-> all arrays of the pool."""
         return [*self.keys, *self.values]
 
     @property
@@ -798,7 +798,7 @@ class BlockPool:
         return self.nbytes // self.num_blocks
 
     def counts(self) -> dict:
-        """-> how many blocks are free, cached, held (in a table) and, of these, shared (in several)."""
+        """-> how many blocks are free, cached, held (in a table) and shared (held by several)."""
         return {
             "free": len(self.free),
             "cached": len(self.cached),
@@ -807,9 +807,9 @@ class BlockPool:
         }
 
     def check(self, caches: "Iterable[PagedKVCache] | None" = None) -> None:
-        """Raises RuntimeError unless every block is free, cached or held, and nothing of it twice.
+        """Raises RuntimeError unless every block is exactly one of free, cached and held.
 
-        caches: all that use this pool; then the references must be those of their tables.
+        caches: all that use this pool; if given, the references must be those of their tables.
         """
         held = {block for block, count in enumerate(self.references) if count}
         parts = {"free": self.free, "cached": set(self.cached), "held": held}
@@ -827,7 +827,7 @@ class BlockPool:
         ]
         if lost:
             raise RuntimeError(
-                f"blocks {lost} are known, but what comes before them is not: nobody finds them"
+                f"blocks {lost} are known, but what comes before them is not: they cannot be found"
             )
         if caches is not None:
             tables = Counter(block for cache in caches for table in cache.tables for block in table)
@@ -835,9 +835,9 @@ class BlockPool:
                 raise RuntimeError(f"the tables hold {dict(tables)}, the pool counts {self.references}")
 
     def restore(self, references: list) -> None:
-        """After an error: these references hold again, and the rest of the books is made to agree with them.
+        """After an error: set these references again, and make the rest of the books agree with them.
 
-        What the index has forgotten meanwhile stays forgotten, since it may be written over already.
+        What the index has forgotten meanwhile stays forgotten, since it may already be overwritten.
         """
         index = self.index
         index.by_block = {b: k for b, k in index.by_block.items() if index.by_digest.get(k.digest) is k}
@@ -861,7 +861,7 @@ class BlockPool:
 
 # %% [markdown]
 """
-Six blocks of two slots. Somebody takes three, and gives back the middle one; somebody else takes two.
+Six blocks of two slots. One text takes three and gives back the middle one; another takes two.
 """
 
 
@@ -877,7 +877,7 @@ show_pool()
 
 # %% [markdown]
 """
-The second got two neighbours, and not the hole. `place` prefers runs because of `read`: a text that lies in one run is read without a copy, like your plain cache; a text in pieces has to be gathered, in every layer, for every token. On a graphics card the attention itself walks through the table, and vLLM does not care where blocks lie. In NumPy a view is all we have. What it saves: microseconds to read 2,000 tokens of one layer of SmolLM2's size, in one run, in two, and in shuffled blocks.
+The second text got two neighbours, not the hole. `place` prefers runs because of `read`: a text that lies in one run is read without a copy, like your plain cache; a text in pieces has to be gathered, in every layer, for every token. On a graphics card the attention itself walks through the table, and vLLM need not care where blocks lie. NumPy can only avoid the copy with a view. How much does that save? Here are the microseconds to read 2,000 tokens of one layer of SmolLM2's size: in one run, in two, and in shuffled blocks.
 """
 
 
@@ -896,15 +896,15 @@ microseconds_to_read()
 
 # %% [markdown]
 """
-All 30 layers pay that for every token: take thirty times the second number and compare it with the milliseconds per token that you saw at the end of module 16. And two runs are not rare: the beginning that a text shares is one, and its own end is another.
+All 30 layers pay this for every token: multiply the second number by thirty and compare it with the milliseconds per token at the end of module 16. And two runs are common: the beginning that a text shares is one, and its own end is another.
 
-For a single new token there is a way around it. The scores of each run can be computed by themselves, from views; one softmax over all of them; then the weighted values run by run, added up. That is the same sum in another order, and nothing is gathered. It pays for a few runs; for many, the many small products cost more than the copy. These two functions are given, for the cache below; everything else goes through your `read`.
+For a single new token the copy can be avoided: compute the scores of each run separately, from views; take one softmax over all of them; then add up the weighted values run by run. That is the same sum in another order, and nothing is gathered. It pays only for a few runs, since many small products cost more than the copy: over 500 tokens of one layer, 8 runs took 75 µs, 12 took 91 and 16 took 108, against 102 gathered; over 2,000 tokens even 16 runs were faster (2 cores, one thread). The two functions below are given, for the cache of the next section; all other reading goes through your `read`.
 """
 
 
 # %%
 #| export
-FEW_RUNS = 8  # with more pieces, gathering is quicker
+FEW_RUNS = 8  # with many more runs, gathering is quicker
 
 
 def runs_of(table: Sequence[int]) -> list:
@@ -914,9 +914,9 @@ def runs_of(table: Sequence[int]) -> list:
 
 
 def attend_in_runs(query: Tensor, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Tensor:
-    """(1, H, 1, D) or (1, H, G, 1, D) -> the same shape: one token attends to all of several runs.
+    """(1, H, 1, D) or (1, H, G, 1, D) -> the same shape: one token attends to several runs.
 
-    pairs: keys and values (H, n, D) of each run. The scores run by run, one softmax, the values run by run.
+    pairs: keys and values (H, n, D) of each run. Scores run by run, one softmax, values run by run.
     """
     H, D = query.shape[1], query.shape[-1]
     few = query.data.reshape(H, -1, D) * (1 / math.sqrt(D))
@@ -933,7 +933,7 @@ def attend_in_runs(query: Tensor, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
 
 # %% [markdown]
 """
-By hand: two runs, of one and two tokens, with equal keys, so each token counts a third, and values 10, 20 and 60.
+By hand: two runs, of one and two tokens, with equal keys, so each token gets a third, and values 10, 20 and 60. The mean is 30.
 """
 
 # %%
@@ -944,7 +944,7 @@ runs_of(table), attend_in_runs(Tensor([[[[1.0]]]]), [(zero[:, :1], values[:, :1]
 
 # %% nbgrader={"grade": false, "grade_id": "pool-instruments", "locked": true, "schema_version": 3, "solution": false}
 def small_pool(**state):
-    """Six blocks of 3 slots, 2 layers, 2 heads of 4 numbers; its books as told."""
+    """Six blocks of 3 slots, 2 layers, 2 heads of 4 numbers; `state` replaces parts of its books."""
     pool = BlockPool(6, 3, 2, 2, 4)
     for name, value in state.items():
         setattr(pool, name, value)
@@ -952,13 +952,13 @@ def small_pool(**state):
 
 
 def books(pool):
-    """What the pool has written down, copied."""
+    """A copy of the pool's books."""
     return list(pool.references), set(pool.free), list(pool.cached), dict(pool.index.by_block)
 
 
 @contextmanager
 def standing_in(**functions):
-    """Inside the block these names are other functions, so that a part is tested without your version."""
+    """Inside the block these names mean other functions, so that a part is tested without your versions."""
     names = globals()
     before = {name: names.get(name) for name in functions}
     names.update(functions)
@@ -969,7 +969,7 @@ def standing_in(**functions):
 
 
 def told_slots(slots):
-    """A slots_of that is told all the slots of the one text that the test is about."""
+    """A slots_of that already knows all the slots of the one text in the test."""
     return lambda table, start, stop, block_size: np.array(slots, int)[start:stop]
 
 
@@ -978,10 +978,10 @@ pool = small_pool()
 blocks = pool.take(2)
 assert len(blocks) == len(set(blocks)) == 2, f"2 blocks were asked for, you gave {blocks}"
 assert [pool.references[block] for block in blocks] == [1, 1], "each of them is held once now"
-assert pool.free == set(range(6)) - set(blocks), f"they are not free any more; free: {pool.free}"
+assert pool.free == set(range(6)) - set(blocks), f"they are no longer free; free: {pool.free}"
 before = books(pool)
 error = error_of(pool.take, 5)
-assert isinstance(error, OutOfBlocks), f"4 blocks are left, so 5 are an OutOfBlocks; got {error!r}"
+assert isinstance(error, OutOfBlocks), f"4 blocks are left, so taking 5 raises OutOfBlocks; got {error!r}"
 assert "5" in str(error) and "4" in str(error), f"say both numbers; yours says: {error}"
 assert books(pool) == before, "after OutOfBlocks the books should be as they were"
 pool = small_pool(references=[1, 0, 2, 0, 1, 0], free={5}, cached={3: True, 1: True})
@@ -1017,7 +1017,7 @@ assert sorted(pool.take(3)) == [1, 2, 3] and list(pool.cached) == [5, 4] and for
 pool = small_pool()
 assert sorted(pool.take(6)) == list(range(6)) and pool.references == [1] * 6 and not pool.free
 pool = small_pool(references=[0, 0, 0, 1, 0, 0], free={0, 1, 2, 4, 5})
-assert list(pool.take(2, 3)) == [4, 5], "`after` goes on to place: the blocks after 3 are 4 and 5"
+assert list(pool.take(2, 3)) == [4, 5], "pass `after` on to place: the blocks after 3 are 4 and 5"
 pool = small_pool(references=[0] * 6, free=set(), cached={b: True for b in (4, 0, 5, 2, 1, 3)})
 pool.index.forget = forget
 assert sorted(pool.take(4)) == [0, 2, 4, 5] and list(pool.cached) == [1, 3], "the oldest are the first"
@@ -1025,7 +1025,7 @@ pool = small_pool(references=[0, 1, 0, 0, 0, 0], free={5}, cached={b: True for b
 pool.index.forget, follow[4] = forget, [1, 3]
 assert 4 in pool.take(2) or pool.free >= {3}, "with block 4 the index forgets 1, which is held, and 3"
 assert list(pool.cached) == [0, 2] and pool.references[1] == 1 and len(pool.free) == 1, (
-    f"3 was cached and cannot be found any more, so it is free; cached are {list(pool.cached)}"
+    f"3 was cached and can no longer be found, so it is free; cached are {list(pool.cached)}"
 )
 ### END HIDDEN TESTS
 
@@ -1033,7 +1033,7 @@ assert list(pool.cached) == [0, 2] and pool.references[1] == 1 and len(pool.free
 pool = small_pool(references=[1, 0, 0, 3, 0, 0], free={1, 4}, cached={5: True, 2: True})
 pool.hold([0, 5, 3])
 assert pool.references == [2, 0, 0, 4, 0, 1], (
-    f"blocks 0, 5 and 3 stand in one more table each; your references are {pool.references}"
+    f"blocks 0, 5 and 3 are in one more table each; your references are {pool.references}"
 )
 assert list(pool.cached) == [2], f"block 5 is held now, only 2 is cached; yours: {list(pool.cached)}"
 assert pool.free == {1, 4}, "the free blocks are as they were"
@@ -1051,7 +1051,7 @@ pool.give_back([4, 1, 2, 0])
 assert pool.references == [0, 1, 0, 1, 0, 0], f"one reference less each; yours: {pool.references}"
 assert pool.free == {5, 0}, f"block 0 is free, like 5; yours: {pool.free}"
 assert list(pool.cached) == [2, 4], (
-    "2 and 4 are known, so they are cached, the last of the text as the oldest: 2, then 4; "
+    "2 and 4 are known, so they are cached, the last of the text first: 2, then 4; "
     f"yours: {list(pool.cached)}; and 1 is still held"
 )
 before = books(pool)
@@ -1151,17 +1151,17 @@ with standing_in(slots_of=told_slots([])):
 """
 ## 5. The cache
 
-`PagedKVCache` is a cache like all others, with a table for each row instead of a row. `enable_kv_cache(model, PagedKVCache(pool))`, and the model does not notice. All checks come from `CacheBase`, and most methods are given. What is left for you is the point where blocks change hands.
+`PagedKVCache` is a cache like all others, with a table for each row instead of an array. `enable_kv_cache(model, PagedKVCache(pool))`, and the model does not notice. All checks come from `CacheBase`, and most methods are given. You write the part where blocks change hands.
 
-The first layer that writes takes the blocks, and the other layers find them in the table. Before the commit a step may fail and be repeated; it then finds the blocks as well. A block may be *foreign*: another table has it too, or the index knows it. A token must not be written into such a block, since others read it. It is copied first, and the copy takes its place in the table: *copy on write*. Where can that happen? New tokens begin at `seq_pos`. If that is the beginning of a block, they only come into blocks that were just taken. If it is in the middle, they come into the block that holds the position before, and this one may be foreign: after `fork`, or after `truncate`.
+The first layer that writes takes the blocks, and the other layers find them in the table. Before the commit a step may fail and be repeated; it then finds the blocks as well. A block may be *foreign*: it is in another table too, or the index knows it. A new token must not be written into such a block, since others read it. The block is copied first, and the copy takes its place in the table: *copy on write*. Where can that happen? New tokens begin at `seq_pos`. If that is the beginning of a block, they go only into blocks just taken. If it is in the middle of a block, the first goes into the block that holds the position before it, and that one may be foreign after `fork` or `truncate`.
 
-**Task, `make_room` (12 points).** Afterwards each table has blocks for positions 0 to stop, and the block into which the first new token comes is private (`pool.is_private(block)`), in all rows. Count first what that needs, for all rows together, and `pool.check_available` it, so that nothing has changed if it cannot be done. Then, for each row: if the block at seq_pos is foreign and seq_pos is not at its beginning, put `pool.duplicate(block)` into its place (given: it takes a block and copies the content), and give the old one back; and take what is missing at the end, as `pool.take(count, after)` with the table's last block, or -1. The tables are lists, changed in place. About 12 lines.
+**Task, `make_room` (12 points).** Afterwards each table has blocks for positions 0 to stop, and in all rows the block that receives the first new token is private (`pool.is_private(block)`). First count what that needs, for all rows together, and call `pool.check_available` with it, so that nothing changes if it cannot be done. Then, for each row: if seq_pos is not at the beginning of a block and the block there is foreign, replace it by `pool.duplicate(block)` (given: it takes a block and copies the content) and give the old one back. Take the blocks missing at the end with `pool.take(count, after)`, where `after` is the table's last block, or -1. The tables are lists, changed in place. About 12 lines.
 
-Should anything fail in between, Ctrl-C included, tables and books are put back as they were: `whole`, given, does that around each change.
+If anything fails in between, Ctrl-C included, tables and books are restored: `whole`, given, does that around each change.
 
-**Task, `trim` (3 points).** Give back the blocks behind the last committed token, of all rows. `truncate`, `reset`, `close` and `advance` use it. About 5 lines.
+**Task, `trim` (3 points).** In all rows, give back the blocks behind the last committed token. `truncate`, `reset`, `close` and `advance` use it. About 5 lines.
 
-**Task, `fork` (4 points).** A second cache on the same pool, of the same sizes, with the same committed text, in the same blocks, which are now held once more. Blocks without a committed token stay with the first. About 7 lines.
+**Task, `fork` (4 points).** Make a second cache on the same pool, of the same sizes, with the same committed text in the same blocks, which are now held once more. Blocks without a committed token stay with the first cache. About 7 lines.
 """
 
 
@@ -1171,8 +1171,8 @@ class PagedKVCache(CacheBase):
     """A KVCache in blocks of a pool, taken as the text grows (Kwon et al. 2023, arXiv:2309.06180).
 
     tables: for each row the numbers of its blocks, in the order of the text; all layers use the same.
-    max_seq_len: by default all that the pool holds.
-    Blocks are given back by `truncate`, `reset` and `close`, not when the object is forgotten; `with
+    max_seq_len: by default, as many tokens as the pool has slots.
+    Blocks are given back by `truncate`, `reset` and `close`, not when the object is deleted; `with
     PagedKVCache(pool) as cache:` closes it at the end.
     """
 
@@ -1184,13 +1184,13 @@ class PagedKVCache(CacheBase):
         sizes = pool.num_layers, pool.num_heads, pool.head_dim
         super().__init__(batch_size, max_seq_len, *sizes, pool.dtype)
         self.pool, self.tables = pool, [[] for _ in range(self.batch_size)]
-        self.reserved, self.closed = 0, False  # blocks up to this position are not given back by `advance`
+        self.reserved, self.closed = 0, False  # `advance` gives back no block up to this position
 
     def make_room(self, stop: int) -> None:
-        """Every row has private slots for positions seq_pos to stop.
+        """Give every row private slots for positions seq_pos to stop.
 
-        A block that others hold or may find is copied first, if a new token comes into it. Raises OutOfBlocks
-        if there are not enough blocks for all rows; nothing has changed then.
+        A block that others hold or may find is copied first, if a new token goes into it. Raises OutOfBlocks,
+        and changes nothing, if there are not enough blocks for all rows.
         """
         ### BEGIN SOLUTION
         pool = self.pool
@@ -1209,7 +1209,7 @@ class PagedKVCache(CacheBase):
         ### END SOLUTION
 
     def whole(self, change: Callable, *args: Any) -> Any:
-        """-> change(*args). If it raises, tables, position and the pool's books are as they were."""
+        """-> change(*args). If it raises, tables, position and the pool's books are restored."""
         before, tables = dict(vars(self)), [list(table) for table in self.tables]
         written, references = list(self.written), list(self.pool.references)
         try:
@@ -1228,7 +1228,7 @@ class PagedKVCache(CacheBase):
         )
 
     def with_room(self, stop: int, change: Callable, *args: Any) -> Any:
-        """-> change(*args), with room up to stop; if blocks had to be taken and it raises, they go back."""
+        """-> change(*args), with room up to stop; if it raises, the blocks taken for it are given back."""
         if self.closed:
             raise ValueError(f"this cache was closed, {stop} tokens cannot be held: make another one")
         if self.has_room(stop):
@@ -1243,8 +1243,8 @@ class PagedKVCache(CacheBase):
     def reserve(self, num_tokens: int) -> None:
         """Take the blocks for the next `num_tokens` now, and keep them until they are committed.
 
-        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold them; nothing has
-        changed then.
+        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold the blocks, and
+        changes nothing.
         """
         stop = self.check_room(num_tokens)
         needed, there = blocks_for(stop, self.pool.block_size), self.pool.num_blocks
@@ -1253,7 +1253,7 @@ class PagedKVCache(CacheBase):
         self.with_room(stop, setattr, self, "reserved", max(stop, self.reserved))
 
     def write(self, layer_idx: int, key: Tensor, value: Tensor, then: Callable) -> Any:
-        """(B, H, T, D) -> then(seq_pos + T), after all checks, and with all of it in its slots."""
+        """(B, H, T, D) -> then(seq_pos + T), called after all checks and with all of it in its slots."""
         key, value = self.check_new(layer_idx, key, value)
         stop = self.seq_pos + key.shape[2]
         return self.with_room(stop, self.put, int(layer_idx), key, value, stop, then)
@@ -1280,7 +1280,7 @@ class PagedKVCache(CacheBase):
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values -> all that is now visible, (B, H, seq_pos + T, D) each.
 
-        Raises as `check_new`, and OutOfBlocks; nothing has changed then.
+        Raises as `check_new`, or OutOfBlocks, and changes nothing.
         """
         return self.write(layer_idx, key, value, partial(self.view, layer_idx))
 
@@ -1291,7 +1291,7 @@ class PagedKVCache(CacheBase):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
     ) -> Tensor:
-        """As `attention_with_cache`, which calls it: each row of the batch for itself, through its table."""
+        """As `attention_with_cache`, which calls it: each row of the batch by itself, through its table."""
         mask = None if mask is None else fit_mask(mask, self, query.shape)
         return self.write(layer_idx, key, value, partial(self.attend_rows, query, layer_idx, mask))
 
@@ -1332,7 +1332,7 @@ class PagedKVCache(CacheBase):
     def advance(self, num_tokens: int = 1) -> None:
         """Commit `num_tokens`. Raises ValueError for more than every layer has written.
 
-        What a longer pass has taken that was given up is given back.
+        Blocks that an earlier, longer pass took before it was abandoned are given back.
         """
         stop = max(self.reserved, self.seq_pos + whole_number("num_tokens", num_tokens, 1))
         if any(len(table) > blocks_for(stop, self.pool.block_size) for table in self.tables):
@@ -1340,7 +1340,7 @@ class PagedKVCache(CacheBase):
         super().advance(num_tokens)
 
     def advance_and_trim(self, num_tokens: int) -> None:
-        """`advance`, and nothing behind it is held."""
+        """`advance`, then give back the blocks behind it."""
         super().advance(num_tokens)
         self.reserved = 0
         self.trim()
@@ -1367,7 +1367,7 @@ class PagedKVCache(CacheBase):
         self.whole(self.go_back, 0, rows)
 
     def close(self) -> None:
-        """Give all blocks back, for good: the cache is empty, and takes no token any more."""
+        """Give all blocks back for good: the cache is empty and accepts no more tokens."""
         self.whole(self.go_back, 0, None, True)
 
     def __enter__(self) -> "PagedKVCache":
@@ -1389,7 +1389,7 @@ class PagedKVCache(CacheBase):
         ### END SOLUTION
 
     def check_ids(self, tokens: ArrayLike) -> np.ndarray:
-        """(T,) or (B, T) ints -> (B, T). Raises TypeError for no integers, ValueError for other shapes."""
+        """(T,) or (B, T) ints -> (B, T). Raises TypeError if not integers, ValueError for other shapes."""
         tokens = np.asarray(tokens)
         if tokens.size and tokens.dtype.kind not in "iu":
             raise TypeError(f"token ids are integers, got {tokens.dtype}")
@@ -1399,10 +1399,10 @@ class PagedKVCache(CacheBase):
         return rows
 
     def share(self, tokens: ArrayLike) -> int:
-        """-> n: how many of these tokens the cache now holds, found in known blocks; feed it tokens[n:].
+        """-> n: how many of these tokens the cache now holds, in known blocks; feed it tokens[n:].
 
-        tokens: the ids of a text that is to be read, (T,), or (B, T) and n is what all rows have. The last
-        token is always left to be read, since its logits are wanted. Raises ValueError if seq_pos is not 0.
+        tokens: the ids of a text that is to be read, (T,), or (B, T); n is then what all rows have. The last
+        token is always left to be read, since its logits are needed. Raises ValueError if seq_pos is not 0.
         """
         tokens = self.check_ids(tokens)
         if self.seq_pos or self.closed:
@@ -1424,8 +1424,8 @@ class PagedKVCache(CacheBase):
     def register(self, tokens: ArrayLike) -> None:
         """Let other caches find the full blocks of this text. tokens: the ids of all committed tokens.
 
-        The ids are believed: with wrong ones, others would get the keys of another text.
-        Raises ValueError if they are not seq_pos many.
+        The ids are not checked: with wrong ones, others would get the keys of another text.
+        Raises ValueError unless there are seq_pos of them.
         """
         tokens = self.check_ids(tokens)
         if tokens.shape[1] != self.seq_pos:
@@ -1460,7 +1460,7 @@ class PagedKVCache(CacheBase):
 
 # %% [markdown]
 """
-Blocks of four tokens. A text of six is forked, and then each of the two writes one token more. Read the three lines: what did the first write cost, and what the second?
+Blocks of four tokens. A text of six is forked, then each of the two caches writes one more token. Look at the three lines: what did the first write cost, and what the second?
 """
 
 
@@ -1489,15 +1489,15 @@ show_fork()
 
 # %% [markdown]
 """
-The twin's write took one block, a copy of the half full one. The other then holds the original alone, and writes into it as if nothing had been.
+The twin's write took one block, a copy of the half-full one. After that the other cache holds the original alone, and writes into it without a copy.
 
-The tests of this part have no pool behind them but a ledger: it writes down what is asked of it, and every block it hands out has a number that was never there before.
+The tests of this part have a ledger instead of a pool: it records what is asked of it, and every block that it hands out has a new number.
 """
 
 
 # %% nbgrader={"grade": false, "grade_id": "cache-instruments", "locked": true, "schema_version": 3, "solution": false}
 class Ledger:
-    """A pool without arrays: counters, and a list of what was asked."""
+    """A pool without arrays: counters, and a log of what was asked."""
 
     num_blocks, block_size, num_layers, num_heads, head_dim = 50, 3, 2, 4, 5
     dtype, nbytes, block_bytes = np.dtype(np.float32), 50 * 960, 960
@@ -1538,12 +1538,12 @@ class Ledger:
         return own
 
     def asked(self, what):
-        """How often."""
+        """How often this was asked."""
         return sum(entry[0] == what for entry in self.log)
 
 
 def told_blocks(num_tokens, block_size):
-    """A blocks_for for the ledger's blocks of 3, read off a list."""
+    """A blocks_for for the ledger's blocks of 3, read from a list."""
     return [0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5][num_tokens]
 
 
@@ -1571,22 +1571,22 @@ with standing_in(blocks_for=told_blocks):
     assert ledger.asked("take") == 4, "5 and 6 tokens lie in the same 2 blocks: nothing more is taken"
     cache.make_room(2)
     assert ledger.asked("take") == 4 and ledger.asked("give back") == 0, (
-        "less is no reason to change anything"
+        "if less is needed, nothing should change"
     )
 
     ledger = Ledger({7: 2, 8: 2, 9: 1}, left=4)
     cache = cache_on(ledger, [[7, 8], [7, 9]], 4)
     cache.make_room(5)
     assert ledger.references[7] == 2 and [table[0] for table in cache.tables] == [7, 7], (
-        "block 7 is full: nobody writes into it, both rows keep it"
+        "block 7 is full and will not be written into: both rows keep it"
     )
     own = cache.tables[0][1]
     assert own >= 100 and ("copy", 8, own) in ledger.log, (
-        f"block 8 is held by somebody else too, and position 4 lies in it: copy it; your log: {ledger.log}"
+        f"block 8 is in another table too, and position 4 lies in it: copy it; your log: {ledger.log}"
     )
     assert ledger.references[8] == 1, "row 0 does not hold block 8 any more: give it back"
     assert cache.tables[1] == [7, 9] and ledger.asked("take") == 1, (
-        "row 1 holds block 9 alone and goes on in it: one block is taken in all"
+        "row 1 holds block 9 alone and continues in it: one block is taken in all"
     )
     log = list(ledger.log)
     cache.make_room(5)
@@ -1617,7 +1617,7 @@ with standing_in(blocks_for=told_blocks):
     cache.make_room(10)
     first, own, *new = cache.tables[0]
     assert first == 7 and own >= 100 and ("copy", 8, own) in ledger.log and len(new) == 2, (
-        "nobody else holds block 8, but the index knows it, so somebody may: copy it"
+        "block 8 is in no other table, but the index knows it, so it may be: copy it"
     )
     assert ledger.references[8] == 0 and ledger.references[own] == 1 and ledger.asked("take") == 3
     assert ledger.log.index(("copy", 8, own)) < ledger.log.index(("give back", 8)), "copy, then give back"
@@ -1626,7 +1626,7 @@ with standing_in(blocks_for=told_blocks):
     tables = cache.tables[0], cache.tables[1]
     cache.make_room(3)
     assert 1 <= ledger.asked("copy") <= 2 and cache.tables[0] != cache.tables[1], (
-        "rows that share a block part"
+        "rows that share a block must separate"
     )
     assert all(ledger.references[table[0]] == 1 for table in cache.tables), "then each has its own"
     assert tables[0] is cache.tables[0] and tables[1] is cache.tables[1], "the tables are changed in place"
@@ -1636,7 +1636,7 @@ with standing_in(blocks_for=told_blocks):
     ledger.take = lambda count, after=-1: (afters.append((count, after)), take(count, after))[1]
     cache = cache_on(ledger, [[7], [9]], 3)
     cache.make_room(7)
-    assert (2, 7) in afters and (2, 9) in afters, "tell take after which block: it can then lengthen the run"
+    assert (2, 7) in afters and (2, 9) in afters, "tell take after which block, to lengthen the run"
     ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "test-trim", "locked": true, "points": 3, "schema_version": 3, "solution": false}
@@ -1695,13 +1695,13 @@ with standing_in(blocks_for=told_blocks):
 """
 ### What is given, and why
 
-`attend` is called by your `attention_with_cache` of module 15, which finds that this cache brings its own. The rows of a batch have tables of their own and cannot be one view together, so each row attends by itself: over what `read` gives for it, or run by run.
+`attend` is called by your `attention_with_cache` of module 15, because this cache has one. The rows of a batch have tables of their own and cannot be one view together, so each row attends by itself, over what `read` gives for it or run by run.
 
-`share` and `register` are the two calls that need token ids, which a cache does not see otherwise. `register(tokens)` makes the full blocks of what is committed findable. `share(tokens)`, on an empty cache, takes the blocks that are known, sets `seq_pos`, and tells how many tokens that is; the model is then fed the rest. It always leaves the last token: its logits are what is wanted, and logits are not stored.
+`share` and `register` are the two calls that need token ids, which a cache does not see otherwise. `register(tokens)` makes the full blocks of the committed text findable. `share(tokens)`, on an empty cache, takes the known blocks, sets `seq_pos`, and returns how many tokens they hold; the model is then fed the rest. The last token is always left over: its logits are needed, and logits are not stored. Ids, not text: encode(a + b) is not always encode(a) + encode(b) (module 10), so a conversation that is turned into text and encoded again may miss its own blocks from the first different token on. Keep the ids.
 
 ## 6. Prove it equal
 
-The claim is that of module 15, on a Llama with three query heads to each key head: whatever the blocks, whatever the pieces, the logits are those of the plain cache. Below, the largest differences for three sizes of block, with a batch of three, and then for a text of which the first 32 tokens come from another conversation's blocks.
+The claim is that of module 15, here on a Llama with three query heads for each key head: whatever the blocks, whatever the pieces, the logits are those of the plain cache. Below are the largest differences for three block sizes, with a batch of three, and then for a text whose first 32 tokens come from another conversation's blocks.
 """
 
 
@@ -1739,11 +1739,11 @@ prove_equal()
 
 # %% [markdown]
 """
-Rounding. Note what happened in the last part: the first conversation was over when the second came. Its blocks were cached, and nobody had taken them.
+Only rounding. Note the last part: the first conversation was over when the second came. Its blocks were cached, and had not been reused.
 
 ## 7. Fifty conversations
 
-A prompt of 500 tokens, the same for all, and fifty questions of 10 to 40 tokens. Each conversation reads prompt and question, answers with 8 tokens, and stays in memory, as on a server where people think before they go on. On the plain side each has a `KVCache` of exactly the size it needs, which is generous: nobody knows that size beforehand.
+Take a prompt of 500 tokens, the same for all, and fifty questions of 10 to 40 tokens. Each conversation reads prompt and question, answers with 8 tokens, and stays in memory, as on a server where people think before they continue. On the plain side each has a `KVCache` of exactly the size that it needs. That is generous, since the size is not known beforehand.
 """
 
 
@@ -1754,7 +1754,7 @@ NEW = 8
 
 
 def converse(cache, text):
-    """Read what the cache does not hold of a text, and answer -> (seconds to read, all tokens)."""
+    """Read the part of a text that the cache does not hold, and answer -> (seconds to read, all tokens)."""
     enable_kv_cache(model, cache)
     started, text = perf_counter(), list(text)
     logits = model.next_logits(np.array([text[cache.seq_pos :]]))
@@ -1767,7 +1767,7 @@ def converse(cache, text):
 
 
 def on_plain_caches():
-    """-> (bytes, seconds to read, texts) of fifty caches of their own."""
+    """-> (bytes, seconds to read, texts) with fifty separate caches."""
     caches = [KVCache(1, len(prompt + question) + NEW - 1, *sizes) for question in questions]
     seconds, texts = zip(*map(converse, caches, [prompt + q for q in questions]), strict=True)
     return sum(cache.nbytes for cache in caches), sum(seconds), texts
@@ -1820,9 +1820,9 @@ if "get_ipython" in globals():
 
 # %% [markdown]
 """
-The shared blocks are the 31 full ones of the prompt: 496 tokens are stored once and read once. The upper line rises by a whole conversation each time, the lower by a question. `tests/benchmarks/paged.py` measures the same on SmolLM2.
+The shared blocks are the 31 full ones of the prompt: 496 tokens are stored once and read once. In the picture the upper line rises by a whole conversation each time, the lower one by a question and its answer. `tests/benchmarks/paged.py` measures the same on SmolLM2.
 
-Now what is unused. Three ways to store these fifty texts, and how many slots of each hold no token:
+Now to what is unused. Here are three ways to store these fifty texts, each with its slots and how many of them hold no token:
 """
 
 
@@ -1831,7 +1831,7 @@ def unused_by_storage():
     """storage -> (slots, slots without a token)."""
     texts = [cache.seq_pos for cache in caches]
     blocks = pool.counts()["held"]
-    shared = 31 * 16  # in the first text these are its own
+    shared = 31 * 16  # counted once, for the first text
     in_pool = sum(texts) - 49 * shared
     return {
         "reserved, 2,048 each": (50 * 2048, 50 * 2048 - sum(texts)),
@@ -1844,7 +1844,7 @@ unused_by_storage()
 
 # %% [markdown]
 """
-Exact rows have no empty slot, and still take many times the memory of the pool, because they hold the prompt fifty times. And when the conversations are over, everything comes back; the books balance:
+Exact rows have no empty slot, yet take many times the memory of the pool, because they hold the prompt fifty times. When the conversations are over, everything is given back, and the books balance:
 """
 
 # %%
@@ -1855,7 +1855,7 @@ pool.counts()
 
 # %% [markdown]
 """
-**Question 2 (5 points).** Should blocks be larger or smaller than 16? Name what gets worse with blocks of 1 token, and what with blocks of 256: think of the empty slots (`waste_table` above), of how much of a common beginning is shared, of the tables and digests, and of what `read` has to do. Which size would you choose for the fifty conversations above, and which single number would you measure first? Five to seven sentences.
+**Question 2 (5 points).** Should blocks be larger or smaller than 16? Name what gets worse with blocks of 1 token, and what with blocks of 256: think of the empty slots (`waste_table` above), of how much of a common beginning is shared, of the tables and digests, and of the work that `read` does. Which size would you choose for the fifty conversations above, and which single number would you measure first? Five to seven sentences.
 """
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "question-block-size", "locked": false, "points": 5, "schema_version": 3, "solution": true}
@@ -1867,9 +1867,9 @@ Your answer here.
 """
 ## You can now
 
-give fifty conversations the memory that they use, let those that begin alike share it, and prove with the books that nothing is lost. Three of the ideas are older than you may think: the page table, copy on write, and the least recently used page are how the operating system under this notebook keeps its own memory.
+give fifty conversations the memory that they use, let those with the same beginning share it, and prove from the books that nothing is lost. Three of the ideas are older than you may think: your operating system manages its own memory with page tables, copy on write and the least recently used page.
 
-Two exercises. First, `place` decides how many pieces a text will have. Replace it by the simplest choice, the smallest free number, let ten conversations grow token by token in turn, and compare the runs of their tables and the time of a token. Second, beam search keeps the best four continuations of one text. Write it with `fork`, and count the blocks that it holds against four caches of their own.
+Two exercises. First, `place` decides how many pieces a text will have. Replace it by the simplest choice, the smallest free number, let ten conversations grow token by token in turn, and compare the number of runs in their tables and the time per token. Second, beam search keeps the four best continuations of one text. Write it with `fork`, and compare the blocks that it holds with those of four separate caches.
 
-The next door: many conversations lie in one pool, but the model still reads them one after the other. To serve them *in the same step* is continuous batching.
+Next: many conversations lie in one pool, but the model still reads them one after the other. Serving them *in the same step* is continuous batching.
 """

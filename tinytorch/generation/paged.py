@@ -34,7 +34,7 @@ def unused_slots(lengths: Iterable[int], block_size: int) -> int:
 def slots_of(table: Sequence[int], start: int, stop: int, block_size: int) -> np.ndarray:
     """-> (stop - start,) ints: the slots of the tokens at positions start to stop of a text.
 
-    table: the numbers of the text's blocks, in its order. Block b is slots b * block_size and following.
+    table: the numbers of the text's blocks, in order. Block b begins at slot b * block_size.
     """
     positions = np.arange(start, stop)
     return np.asarray(table, int)[positions // block_size] * block_size + positions % block_size
@@ -49,7 +49,7 @@ def chain_digest(parent: bytes, tokens: tuple) -> bytes:
 
 # %% ../../modules/19_paged/paged_dev.py #prefix-index
 class KnownBlock:
-    """A full block: it holds these tokens, after all that `parent` (None for the first) stands for.
+    """A full block: it holds these tokens, after all those that `parent` (None for the first) stands for.
 
     children: the KnownBlocks that come directly after it.
     """
@@ -62,10 +62,10 @@ class KnownBlock:
 
 
 class PrefixIndex:
-    """Finds the blocks in which the beginning of a text already is.
+    """Finds the blocks that already hold the beginning of a text.
 
     by_digest: digest -> KnownBlock. by_block: block number -> the same KnownBlock.
-    digest: chain_digest, or another function with its arguments.
+    digest: chain_digest, or another function of the same arguments.
     """
 
     def __init__(self, block_size: int, digest: Callable | None = None):
@@ -79,14 +79,14 @@ class PrefixIndex:
         return len(self.by_block)
 
     def pieces(self, tokens: Sequence[int]) -> list:
-        """-> the tokens of the full blocks, a tuple of ints each; what does not fill a block is left out."""
+        """-> the tokens of each full block, as tuples of ints; those that fill no block are left out."""
         size, tokens = self.block_size, [int(token) for token in tokens]
         return [tuple(tokens[i : i + size]) for i in range(0, len(tokens) - size + 1, size)]
 
     def lookup(self, parent: "KnownBlock | None", tokens: tuple) -> tuple[bytes, KnownBlock | None]:
         """-> (digest, the KnownBlock with these tokens after this parent, or None).
 
-        What stands under the digest is believed only if its tokens are these and its parent is this object.
+        An entry under the digest counts only if its tokens are these and its parent is this very object.
         """
         digest = self.digest(parent.digest if parent else b"", tokens)
         known = self.by_digest.get(digest)
@@ -95,7 +95,7 @@ class PrefixIndex:
         return digest, known
 
     def find(self, tokens: Sequence[int]) -> list:
-        """-> the numbers of the longest chain of known blocks with which this text begins."""
+        """-> the block numbers of the longest known chain with which this text begins."""
         blocks, parent = [], None
         for piece in self.pieces(tokens):
             _, parent = self.lookup(parent, piece)
@@ -107,8 +107,8 @@ class PrefixIndex:
     def add(self, tokens: Sequence[int], table: Sequence[int]) -> None:
         """Make the full blocks of a text known: block i of `table` holds its i-th piece.
 
-        A piece that is known in its place stays where it is. Whatever else stands under its digest, or under
-        the block's number, is forgotten; if that is a part of this text, the rest of it stays unknown.
+        A piece that is already known stays where it is. Anything else under its digest or the block's number
+        is forgotten; if that is part of this text, the rest of the text stays unknown.
         """
         chain: list[KnownBlock | None] = [None]
         for block, piece in zip(table, self.pieces(tokens), strict=False):
@@ -125,7 +125,7 @@ class PrefixIndex:
             chain.append(known)
 
     def forget(self, block: int) -> list:
-        """The block, and all that follow it, are not found any more -> their numbers, or []."""
+        """Make this block and all that follow it unknown -> their numbers, or [] if it was not known."""
         waiting, gone = [self.by_block.get(block)], []
         while waiting:
             known = waiting.pop()
@@ -140,17 +140,17 @@ class PrefixIndex:
 
 # %% ../../modules/19_paged/paged_dev.py #cell-35
 class OutOfBlocks(PoolFull):
-    """The pool has not as many blocks as were asked for, until others give some back. Nothing was changed."""
+    """The pool cannot give so many blocks until others are given back. Nothing was changed."""
 
 # %% ../../modules/19_paged/paged_dev.py #block-pool
 class BlockPool:
     """Keys and values of many texts, in blocks of `block_size` tokens that are taken and given back.
 
     keys, values: lists over layers of arrays (H, num_blocks * block_size, D), allocated once.
-    references: for each block, in how many tables it stands. free: the blocks that hold nothing of use.
+    references: for each block, in how many tables it is. free: the blocks that hold nothing of use.
     cached: the blocks in no table that `index` still finds, the one given back longest ago first.
-    One pool serves one model: keys of another are other keys. digest: see PrefixIndex.
-    Raises ValueError if a size is not positive, TypeError if it is no whole number or dtype is no float type.
+    One pool serves one model only: another model's keys would be different. digest: see PrefixIndex.
+    Raises ValueError if a size is not positive, TypeError if one is not an integer or dtype not a float type.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class BlockPool:
 
     @property
     def available(self) -> int:
-        """How many blocks can be taken: the free ones, and the cached ones, which then are forgotten."""
+        """How many blocks can be taken: the free ones, and the cached ones, which are then forgotten."""
         return len(self.free) + len(self.cached)
 
     def check_available(self, count: int) -> None:
@@ -193,7 +193,7 @@ class BlockPool:
             )
 
     def is_private(self, block: int) -> bool:
-        """Whether a holder of the block may write into it: nobody else holds it, and nobody may find it."""
+        """Whether a holder of the block may write into it: it is in one table only, and not in the index."""
         return self.references[block] == 1 and block not in self.index
 
     def place(self, count: int, after: int = -1) -> list:
@@ -211,10 +211,10 @@ class BlockPool:
         return np.concatenate(runs)[:count].tolist()
 
     def take(self, count: int, after: int = -1) -> list:
-        """-> the numbers of `count` blocks, each now held once; see `place` for which.
+        """-> the numbers of `count` blocks, chosen by `place`, each now held once.
 
         If too few are free, cached blocks are forgotten, those given back longest ago first.
-        Raises OutOfBlocks if there are not so many; nothing has changed then.
+        Raises OutOfBlocks, and changes nothing, if there are not enough.
         """
         self.check_available(count)
         while len(self.free) < count:
@@ -230,22 +230,22 @@ class BlockPool:
         return blocks
 
     def hold(self, blocks: Sequence[int]) -> None:
-        """Each of these blocks stands in one more table. They are held or cached, not free."""
+        """Each of these blocks, held or cached but not free, is in one more table."""
         for block in blocks:
             self.references[block] += 1
             self.cached.pop(block, None)
 
     def give_back(self, blocks: Sequence[int]) -> None:
-        """Each of these blocks, given in a text's order, stands in one table less.
+        """Each of these blocks, given in a text's order, is in one table less.
 
-        Those that stand in none are free, or cached if the index knows them: the last of the text first, so
-        that a chain loses its end before its beginning. Raises ValueError, unchanged, if a block is given
-        back more often than it is held.
+        Those that are in none are free, or cached if the index knows them: the last of the text first, so
+        that a chain loses its end before its beginning. Raises ValueError, and changes nothing, if a block is
+        given back more often than it is held.
         """
         for block, times in Counter(blocks).items():
             if self.references[block] < times:
                 raise ValueError(
-                    f"block {block} is given back {times} times, it is held {self.references[block]} times"
+                    f"block {block} is given back {times} times but held {self.references[block]} times"
                 )
         for block in reversed(blocks):
             self.references[block] -= 1
@@ -256,7 +256,7 @@ class BlockPool:
                     self.free.add(block)
 
     def register(self, tokens: Sequence[int], table: Sequence[int]) -> None:
-        """From now on a text that begins with these tokens finds the full ones of these blocks."""
+        """Let texts that begin with these tokens find those of these blocks that are full."""
         self.index.add(tokens, table)
         for block in [block for block in self.cached if block not in self.index]:
             del self.cached[block]
@@ -284,7 +284,7 @@ class BlockPool:
         return tuple(array.take(slots, axis=1) for array in arrays)
 
     def read_runs(self, layer_idx: int, runs: list, num_tokens: int) -> list:
-        """-> views of the keys and values of each of `runs_of`, (H, n, D) each, num_tokens in all."""
+        """-> (keys, values) of each run of `runs_of`, views (H, n, D), num_tokens in all."""
         pairs, left = [], num_tokens
         for first, count in runs:
             start = first * self.block_size
@@ -294,19 +294,19 @@ class BlockPool:
         return pairs
 
     def duplicate(self, block: int) -> int:
-        """-> a block, held once, with the same content in all layers. Raises OutOfBlocks, unchanged."""
+        """-> a block, held once, with the same content in all layers. Or OutOfBlocks, changing nothing."""
         (own,) = self.take(1)
         try:
             for array in self.arrays():
                 blocks = array.reshape(self.num_heads, self.num_blocks, self.block_size, self.head_dim)
                 blocks[:, own] = blocks[:, block]
-        except BaseException:  # Ctrl-C too: nobody would give it back
+        except BaseException:  # Ctrl-C too: otherwise it would never be given back
             self.give_back([own])
             raise
         return own
 
     def arrays(self) -> list:
-        """-> all arrays that the pool keeps."""
+        """-> all arrays of the pool."""
         return [*self.keys, *self.values]
 
     @property
@@ -320,7 +320,7 @@ class BlockPool:
         return self.nbytes // self.num_blocks
 
     def counts(self) -> dict:
-        """-> how many blocks are free, cached, held (in a table) and, of these, shared (in several)."""
+        """-> how many blocks are free, cached, held (in a table) and shared (held by several)."""
         return {
             "free": len(self.free),
             "cached": len(self.cached),
@@ -329,9 +329,9 @@ class BlockPool:
         }
 
     def check(self, caches: "Iterable[PagedKVCache] | None" = None) -> None:
-        """Raises RuntimeError unless every block is free, cached or held, and nothing of it twice.
+        """Raises RuntimeError unless every block is exactly one of free, cached and held.
 
-        caches: all that use this pool; then the references must be those of their tables.
+        caches: all that use this pool; if given, the references must be those of their tables.
         """
         held = {block for block, count in enumerate(self.references) if count}
         parts = {"free": self.free, "cached": set(self.cached), "held": held}
@@ -349,7 +349,7 @@ class BlockPool:
         ]
         if lost:
             raise RuntimeError(
-                f"blocks {lost} are known, but what comes before them is not: nobody finds them"
+                f"blocks {lost} are known, but what comes before them is not: they cannot be found"
             )
         if caches is not None:
             tables = Counter(block for cache in caches for table in cache.tables for block in table)
@@ -357,9 +357,9 @@ class BlockPool:
                 raise RuntimeError(f"the tables hold {dict(tables)}, the pool counts {self.references}")
 
     def restore(self, references: list) -> None:
-        """After an error: these references hold again, and the rest of the books is made to agree with them.
+        """After an error: set these references again, and make the rest of the books agree with them.
 
-        What the index has forgotten meanwhile stays forgotten, since it may be written over already.
+        What the index has forgotten meanwhile stays forgotten, since it may already be overwritten.
         """
         index = self.index
         index.by_block = {b: k for b, k in index.by_block.items() if index.by_digest.get(k.digest) is k}
@@ -381,7 +381,7 @@ class BlockPool:
         )
 
 # %% ../../modules/19_paged/paged_dev.py #cell-43
-FEW_RUNS = 8  # with more pieces, gathering is quicker
+FEW_RUNS = 8  # with many more runs, gathering is quicker
 
 
 def runs_of(table: Sequence[int]) -> list:
@@ -391,9 +391,9 @@ def runs_of(table: Sequence[int]) -> list:
 
 
 def attend_in_runs(query: Tensor, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Tensor:
-    """(1, H, 1, D) or (1, H, G, 1, D) -> the same shape: one token attends to all of several runs.
+    """(1, H, 1, D) or (1, H, G, 1, D) -> the same shape: one token attends to several runs.
 
-    pairs: keys and values (H, n, D) of each run. The scores run by run, one softmax, the values run by run.
+    pairs: keys and values (H, n, D) of each run. Scores run by run, one softmax, values run by run.
     """
     H, D = query.shape[1], query.shape[-1]
     few = query.data.reshape(H, -1, D) * (1 / math.sqrt(D))
@@ -412,8 +412,8 @@ class PagedKVCache(CacheBase):
     """A KVCache in blocks of a pool, taken as the text grows (Kwon et al. 2023, arXiv:2309.06180).
 
     tables: for each row the numbers of its blocks, in the order of the text; all layers use the same.
-    max_seq_len: by default all that the pool holds.
-    Blocks are given back by `truncate`, `reset` and `close`, not when the object is forgotten; `with
+    max_seq_len: by default, as many tokens as the pool has slots.
+    Blocks are given back by `truncate`, `reset` and `close`, not when the object is deleted; `with
     PagedKVCache(pool) as cache:` closes it at the end.
     """
 
@@ -425,13 +425,13 @@ class PagedKVCache(CacheBase):
         sizes = pool.num_layers, pool.num_heads, pool.head_dim
         super().__init__(batch_size, max_seq_len, *sizes, pool.dtype)
         self.pool, self.tables = pool, [[] for _ in range(self.batch_size)]
-        self.reserved, self.closed = 0, False  # blocks up to this position are not given back by `advance`
+        self.reserved, self.closed = 0, False  # `advance` gives back no block up to this position
 
     def make_room(self, stop: int) -> None:
-        """Every row has private slots for positions seq_pos to stop.
+        """Give every row private slots for positions seq_pos to stop.
 
-        A block that others hold or may find is copied first, if a new token comes into it. Raises OutOfBlocks
-        if there are not enough blocks for all rows; nothing has changed then.
+        A block that others hold or may find is copied first, if a new token goes into it. Raises OutOfBlocks,
+        and changes nothing, if there are not enough blocks for all rows.
         """
         pool = self.pool
         at, offset = divmod(self.seq_pos, pool.block_size)
@@ -448,7 +448,7 @@ class PagedKVCache(CacheBase):
             table += pool.take(count, table[-1] if table else -1)
 
     def whole(self, change: Callable, *args: Any) -> Any:
-        """-> change(*args). If it raises, tables, position and the pool's books are as they were."""
+        """-> change(*args). If it raises, tables, position and the pool's books are restored."""
         before, tables = dict(vars(self)), [list(table) for table in self.tables]
         written, references = list(self.written), list(self.pool.references)
         try:
@@ -467,7 +467,7 @@ class PagedKVCache(CacheBase):
         )
 
     def with_room(self, stop: int, change: Callable, *args: Any) -> Any:
-        """-> change(*args), with room up to stop; if blocks had to be taken and it raises, they go back."""
+        """-> change(*args), with room up to stop; if it raises, the blocks taken for it are given back."""
         if self.closed:
             raise ValueError(f"this cache was closed, {stop} tokens cannot be held: make another one")
         if self.has_room(stop):
@@ -482,8 +482,8 @@ class PagedKVCache(CacheBase):
     def reserve(self, num_tokens: int) -> None:
         """Take the blocks for the next `num_tokens` now, and keep them until they are committed.
 
-        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold them; nothing has
-        changed then.
+        Raises CacheFull if the pool is too small for so many, OutOfBlocks if others hold the blocks, and
+        changes nothing.
         """
         stop = self.check_room(num_tokens)
         needed, there = blocks_for(stop, self.pool.block_size), self.pool.num_blocks
@@ -492,7 +492,7 @@ class PagedKVCache(CacheBase):
         self.with_room(stop, setattr, self, "reserved", max(stop, self.reserved))
 
     def write(self, layer_idx: int, key: Tensor, value: Tensor, then: Callable) -> Any:
-        """(B, H, T, D) -> then(seq_pos + T), after all checks, and with all of it in its slots."""
+        """(B, H, T, D) -> then(seq_pos + T), called after all checks and with all of it in its slots."""
         key, value = self.check_new(layer_idx, key, value)
         stop = self.seq_pos + key.shape[2]
         return self.with_room(stop, self.put, int(layer_idx), key, value, stop, then)
@@ -519,7 +519,7 @@ class PagedKVCache(CacheBase):
     def update(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, T, D) new keys and values -> all that is now visible, (B, H, seq_pos + T, D) each.
 
-        Raises as `check_new`, and OutOfBlocks; nothing has changed then.
+        Raises as `check_new`, or OutOfBlocks, and changes nothing.
         """
         return self.write(layer_idx, key, value, partial(self.view, layer_idx))
 
@@ -530,7 +530,7 @@ class PagedKVCache(CacheBase):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, layer_idx: int, mask: ArrayLike | None = None
     ) -> Tensor:
-        """As `attention_with_cache`, which calls it: each row of the batch for itself, through its table."""
+        """As `attention_with_cache`, which calls it: each row of the batch by itself, through its table."""
         mask = None if mask is None else fit_mask(mask, self, query.shape)
         return self.write(layer_idx, key, value, partial(self.attend_rows, query, layer_idx, mask))
 
@@ -569,7 +569,7 @@ class PagedKVCache(CacheBase):
     def advance(self, num_tokens: int = 1) -> None:
         """Commit `num_tokens`. Raises ValueError for more than every layer has written.
 
-        What a longer pass has taken that was given up is given back.
+        Blocks that an earlier, longer pass took before it was abandoned are given back.
         """
         stop = max(self.reserved, self.seq_pos + whole_number("num_tokens", num_tokens, 1))
         if any(len(table) > blocks_for(stop, self.pool.block_size) for table in self.tables):
@@ -577,7 +577,7 @@ class PagedKVCache(CacheBase):
         super().advance(num_tokens)
 
     def advance_and_trim(self, num_tokens: int) -> None:
-        """`advance`, and nothing behind it is held."""
+        """`advance`, then give back the blocks behind it."""
         super().advance(num_tokens)
         self.reserved = 0
         self.trim()
@@ -604,7 +604,7 @@ class PagedKVCache(CacheBase):
         self.whole(self.go_back, 0, rows)
 
     def close(self) -> None:
-        """Give all blocks back, for good: the cache is empty, and takes no token any more."""
+        """Give all blocks back for good: the cache is empty and accepts no more tokens."""
         self.whole(self.go_back, 0, None, True)
 
     def __enter__(self) -> "PagedKVCache":
@@ -624,7 +624,7 @@ class PagedKVCache(CacheBase):
         return twin
 
     def check_ids(self, tokens: ArrayLike) -> np.ndarray:
-        """(T,) or (B, T) ints -> (B, T). Raises TypeError for no integers, ValueError for other shapes."""
+        """(T,) or (B, T) ints -> (B, T). Raises TypeError if not integers, ValueError for other shapes."""
         tokens = np.asarray(tokens)
         if tokens.size and tokens.dtype.kind not in "iu":
             raise TypeError(f"token ids are integers, got {tokens.dtype}")
@@ -634,10 +634,10 @@ class PagedKVCache(CacheBase):
         return rows
 
     def share(self, tokens: ArrayLike) -> int:
-        """-> n: how many of these tokens the cache now holds, found in known blocks; feed it tokens[n:].
+        """-> n: how many of these tokens the cache now holds, in known blocks; feed it tokens[n:].
 
-        tokens: the ids of a text that is to be read, (T,), or (B, T) and n is what all rows have. The last
-        token is always left to be read, since its logits are wanted. Raises ValueError if seq_pos is not 0.
+        tokens: the ids of a text that is to be read, (T,), or (B, T); n is then what all rows have. The last
+        token is always left to be read, since its logits are needed. Raises ValueError if seq_pos is not 0.
         """
         tokens = self.check_ids(tokens)
         if self.seq_pos or self.closed:
@@ -659,8 +659,8 @@ class PagedKVCache(CacheBase):
     def register(self, tokens: ArrayLike) -> None:
         """Let other caches find the full blocks of this text. tokens: the ids of all committed tokens.
 
-        The ids are believed: with wrong ones, others would get the keys of another text.
-        Raises ValueError if they are not seq_pos many.
+        The ids are not checked: with wrong ones, others would get the keys of another text.
+        Raises ValueError unless there are seq_pos of them.
         """
         tokens = self.check_ids(tokens)
         if tokens.shape[1] != self.seq_pos:
