@@ -42,7 +42,7 @@ def static_steps(lengths: list, slots: int) -> int:
 
 
 def continuous_steps(lengths: list, slots: int) -> int:
-    """-> steps if each text takes, in order, the first of `slots` rows that is free."""
+    """-> steps if each text, in order, takes the one of `slots` rows that becomes free first."""
     free_at = [0] * slots
     for length in lengths:
         first = free_at.index(min(free_at))
@@ -51,11 +51,11 @@ def continuous_steps(lengths: list, slots: int) -> int:
 
 # %% ../../modules/20_batching/batching_dev.py #cell-14
 class NothingToDraw(ValueError):
-    """The logits of a request are no numbers, so no token can be chosen from them."""
+    """The logits of a request are not finite, so no token can be chosen from them."""
 
 
 def without_tracebacks(error: BaseException | None) -> BaseException | None:
-    """-> the exception, which no longer holds the frames, and so the arrays, of the calls it came through."""
+    """-> the exception, which no longer keeps the frames of its calls, and so their arrays, alive."""
     linked = [error]
     for link in linked:
         link.__traceback__ = None
@@ -64,13 +64,13 @@ def without_tracebacks(error: BaseException | None) -> BaseException | None:
 
 # %% ../../modules/20_batching/batching_dev.py #request
 class Request:
-    """One text that is being written: its prompt, its settings, and all that there is of it so far.
+    """One text that is being written: its prompt, its settings, and what exists of it so far.
 
     tokens: list of ints, the prompt and what has been written after it.
-    cache: what has been read of it, any cache for one row; None while it waits, and again when it is done.
+    cache: what has been read of it, any cache for one row; None while it waits and when it is done.
     error: what ended it, without its traceback, else None. cancelled: it was ended from outside.
-    put_back: how often its cache was taken away again, for an older request.
-    arrived, joined, first_token, finished: when, in seconds of perf_counter; None as long as it has not.
+    put_back: how often its cache was taken away for an older request.
+    arrived, joined, first_token, finished: when, in seconds of perf_counter; None until then.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Request:
     ):
         """prompt: (T,) ints. rng: a seed or a generator that no other request uses. Others as in `sample`.
 
-        stop_token, stop_tokens: it ends with any of them. stream: of module 10, makes `text` of its new
-        tokens; it ends before the first of the stop_strings, which takes a stream.
+        stop_token, stop_tokens: it ends with any of them. stream: of module 10, turns its new tokens into
+        `text`, which ends before the first of the stop_strings; these need a stream.
         """
         self.tokens = [int(token) for token in prompt]
         self.num_prompt, self.max_new_tokens = len(self.tokens), max_new_tokens
@@ -99,12 +99,12 @@ class Request:
         self.sample = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, rng=self.rng)
         self.stop_tokens = {*stop_tokens} if stop_token is None else {stop_token, *stop_tokens}
         if stop_strings and stream is None:
-            raise ValueError(f"to find {stop_strings!r} in its text takes a stream that makes text of tokens")
+            raise ValueError(f"finding {stop_strings!r} in a text takes a stream from tokens to text")
         self.stream = None if stream is None else StopStream(stream, stop_strings)
-        self.shown, self.heard, self.is_complete = "", 0, False  # the text of so many new tokens
+        self.shown, self.heard, self.is_complete = "", 0, False  # text, and how many new tokens it is of
         self.cache, self.brought_cache = cache, cache
         self.error, self.cancelled, self.put_back = None, False, 0
-        self.turn = self.mark = 0  # when, and up to where, it has last read
+        self.turn = self.mark = 0  # when, and how far, it last read
         self.arrived = perf_counter()
         self.joined: float | None = None
         self.first_token: float | None = None
@@ -119,7 +119,7 @@ class Request:
         self._error = None if error is None else without_tracebacks(error)
 
     def choose(self, logits: np.ndarray) -> np.ndarray:
-        """(1, V) -> (1,): a token with this request's settings; for the same place of its text, the same.
+        """(1, V) -> (1,): a token by this request's settings; always the same for the same place in its text.
 
         Raises NothingToDraw for logits that are not numbers.
         """
@@ -133,7 +133,7 @@ class Request:
             try:
                 self.drawn = place, self.sample(logits)
             except BaseException:
-                self.rng.bit_generator.state = state  # as if nothing had been asked
+                self.rng.bit_generator.state = state  # as if nothing had been drawn
                 raise
         return self.drawn[1]
 
@@ -143,16 +143,16 @@ class Request:
         return self.tokens[self.num_prompt :]
 
     def hear(self) -> None:
-        """Turn the tokens that are not text yet into text; those that stop it have none."""
+        """Turn the new tokens that are not text yet into text; stop tokens have none."""
         for token in self.new_tokens[self.heard :]:
             shown = "" if token in self.stop_tokens else self.stream.feed(token)
             self.shown, self.heard = self.shown + shown, self.heard + 1
 
     @property
     def text(self) -> str:
-        """What may be shown of its new tokens, by its stream; when it is done, all up to a stop string."""
+        """The text of its new tokens that may be shown; when it is done, all up to a stop string."""
         if self.stream is None:
-            raise ValueError(f"this request of {self.num_prompt} tokens has no stream to make text of tokens")
+            raise ValueError(f"this request of {self.num_prompt} tokens has no stream to make text")
         self.hear()
         if self.done and not self.is_complete:
             self.shown, self.is_complete = self.shown + self.stream.finish(), True
@@ -190,7 +190,7 @@ class Request:
         return written >= self.max_new_tokens or (written > 0 and self.tokens[-1] in self.stop_tokens)
 
     def take(self, logits: np.ndarray) -> None:
-        """(V,) logits of the token after the text: one is chosen and appended.
+        """(V,) logits of the token after the text: choose one and append it.
 
         Raises ValueError if nothing can be drawn from them.
         """
@@ -200,8 +200,8 @@ class Request:
     def next_piece(self) -> int:
         """-> how many unread tokens it would read in one pass.
 
-        All, unless its cache says that cuts_matter. Then the prompt, and after it one token at a time: as it
-        is read the first time, also when it is read again.
+        All, unless its cache says that cuts_matter. Then first the prompt, later one token at a time: a text
+        that is read again is cut as it was the first time.
         """
         if getattr(self.cache, "cuts_matter", False):
             return max(self.num_prompt - self.cache.seq_pos, 1)
@@ -215,10 +215,10 @@ class Request:
 
 # %% ../../modules/20_batching/batching_dev.py #share-out
 def share_out(unread: list, chunk: int) -> list:
-    """How many tokens each request has not read, in order of their turn -> how many each reads in this step.
+    """How many tokens each request has unread, in order of turn -> how many each reads in this step.
 
-    One unread token is always read. Those who have more share `chunk` tokens in whole pieces of up to
-    `chunk`, so that where a prompt is cut depends on nothing but itself; a piece that does not fit waits.
+    One unread token is always read. Requests with more share `chunk` tokens in whole pieces of up to `chunk`,
+    so that where a prompt is cut depends on nothing but itself; a piece that does not fit waits.
     (Chunked prefill, Agrawal et al. 2023, arXiv:2308.16369)
     """
     counts, left = [], chunk
@@ -245,14 +245,14 @@ def flatten(pieces: list, starts: list) -> tuple[np.ndarray, np.ndarray, list]:
     return np.concatenate(pieces)[:, None], np.array(positions)[:, None], rows
 
 # %% ../../modules/20_batching/batching_dev.py #flat-layer
-FAILURES = (CacheFull, MemoryError, NothingToDraw)  # that concern one request and not the program
+FAILURES = (CacheFull, MemoryError, NothingToDraw)  # they end one request and are not mistakes in the program
 
 
 class FlatLayer:
     """Stands in front of the attention of one layer while a model reads tokens of many requests."""
 
     def __init__(self, front: "FlatModel", attention: MultiHeadAttention, layer_idx: int):
-        """front: its `reading` is a list of (request, rows), whose tokens stand in which rows."""
+        """front: its `reading` is a list of (request, rows): which rows hold whose tokens."""
         self.front, self.attention, self.layer_idx = front, attention, layer_idx
 
     def forward(
@@ -260,8 +260,8 @@ class FlatLayer:
     ) -> Tensor:
         """(N, 1, C) -> (N, 1, C): the rows of each request attend to its own cache, which is written.
 
-        where, named: what else the attention is called with; it is for `project`.
-        What a cache raises of FAILURES becomes its request's `error`; the other rows do not notice.
+        where, named: what else the attention is called with, passed on to `project`.
+        If a cache raises one of FAILURES, that becomes its request's `error`; other rows are not affected.
         """
         query, key, value = (part.data for part in self.attention.project(x, *where, **named))
         heads = np.zeros_like(query)
@@ -278,13 +278,13 @@ class FlatLayer:
         return self.attention.merge(Tensor(heads))
 
 # %% ../../modules/20_batching/batching_dev.py #flat-model
-READING: ContextVar[Any] = ContextVar("reading", default=None)  # the FlatModel whose pass runs in this thread
+READING: ContextVar[Any] = ContextVar("reading", default=None)  # the FlatModel reading in this thread
 
 
 class FlatModel:
     """Stands in front of a finished language model, during each pass over tokens of many requests.
 
-    reading: the (request, rows) of the pass. positions: (N, 1), where each of its tokens stands in its text.
+    reading: the (request, rows) of the pass. positions: (N, 1), the place of each token in its own text.
     """
 
     def __init__(self, model: LanguageModel):
@@ -298,16 +298,16 @@ class FlatModel:
             self.wraps.append((block.attention, partial(self.only_here, layer.forward)))
 
     def only_here(self, forward: Callable, inner: Callable, *args: Any, **options: Any) -> Any:
-        """`forward` in our own pass; what others ask of the model meanwhile goes to the model."""
+        """`forward` in our own pass; calls from elsewhere meanwhile go to the model itself."""
         return forward(inner, *args, **options) if READING.get() is self else inner(*args, **options)
 
     def position(self, inner: Callable, columns: np.ndarray) -> Tensor:
-        """(1,) column of N texts of one token -> what the model does with the positions of all N."""
+        """(1,) column of N texts of one token -> the model's embedding of the positions of all N."""
         return inner(self.positions)
 
     @contextmanager
     def in_front(self) -> Iterator[None]:
-        """Inside the block the model reads for `reading`; afterwards no object holds a trace."""
+        """Inside the block the model reads for `reading`; afterwards no trace is left in any object."""
         mine = READING.set(self)
         try:
             for module, wrapper in self.wraps:
@@ -316,14 +316,14 @@ class FlatModel:
         finally:
             READING.reset(mine)
             for module, wrapper in self.wraps:
-                with suppress(ValueError):  # not there yet, if the putting on was broken off
+                with suppress(ValueError):  # not there, if wrapping was broken off
                     module.unwrap("forward", wrapper)
 
     def read(self, pieces: list) -> list:
-        """[(request, n)] -> for each the logits (V,) of the token after its text, or None.
+        """[(request, n)] -> for each, the logits (V,) of the token after its text, or None.
 
         Each request reads the next n of its unread tokens in the same pass; nothing is committed. None for
-        a request that has not read to its end, and for one whose cache refused: that is in its `error`.
+        a request that has not read to its end, and for one whose cache refused: see its `error`.
         Raises ValueError if a cache was filled with other weights than the model has now.
         """
         if not pieces:
@@ -349,16 +349,16 @@ def check_model(model: LanguageModel) -> None:
         raise TypeError(f"a batch needs a language model with blocks, got {type(model).__name__}")
     if getattr(model, "_cache_enabled", False):
         raise ValueError(
-            "the model has 1 cache in front of it, a batch brings its own: disable_kv_cache first"
+            "the model has 1 cache in front of it, and a batch uses others: call disable_kv_cache first"
         )
     if model.training:
         raise ValueError(
-            "the model is in training mode, a batch writes with one that is not: model.eval() first"
+            "the model is in training mode, a batch cannot write with it: call model.eval() first"
         )
 
 
 class QueueFull(RuntimeError):
-    """So many requests wait that no other is taken. Nothing was changed; later there may be room again."""
+    """Too many requests wait for another to be accepted. Nothing was changed; try again later."""
 
 
 def check_request(
@@ -382,9 +382,9 @@ def check_request(
 
 
 def check_cache(model: LanguageModel, cache: CacheBase, tokens: list, num_read: int) -> None:
-    """Raises ValueError unless the cache is for one row of this model and has read the first of these tokens.
+    """Raises ValueError unless the cache is for one row of this model and holds a beginning of these tokens.
 
-    CacheFull, a ValueError, if it is not for num_read tokens, all that are ever read.
+    Raises CacheFull, a ValueError, if it has no room for num_read tokens, all that are ever read.
     """
     for name, size in {"batch_size": 1, **cache_sizes(model)}.items():
         if getattr(cache, name, size) != size:
@@ -396,7 +396,7 @@ def check_cache(model: LanguageModel, cache: CacheBase, tokens: list, num_read: 
     for place, ((known,), token) in enumerate(zip(known_text(cache) or (), tokens, strict=False)):
         if known != token:
             raise ValueError(
-                f"the cache has read another text: token {place} is {known}, the prompt's is {token}"
+                f"the cache has read a different text: its token {place} is {known}, the prompt's is {token}"
             )
     if num_read > getattr(cache, "max_seq_len", num_read):
         raise CacheFull(
@@ -405,22 +405,22 @@ def check_cache(model: LanguageModel, cache: CacheBase, tokens: list, num_read: 
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether an error of FAILURES is of memory that others hold, and not of a cache that is too small."""
+    """Whether an error of FAILURES is about memory that others hold, not about a cache that is too small."""
     return isinstance(error, (PoolFull, MemoryError))
 
 
 def reserve(cache: CacheBase, num_tokens: int) -> None:
-    """Make sure that the next tokens find room, if the cache can. Raises CacheFull, with nothing changed."""
+    """Reserve room for the next tokens, if the cache can. Raises CacheFull, with nothing changed."""
     if hasattr(cache, "reserve"):
         cache.reserve(num_tokens)
 
 # %% ../../modules/20_batching/batching_dev.py #continuous-batch
 class ContinuousBatch:
-    """A batch that runs on: requests join and leave at every step, and nothing is padded.
+    """A batch that never ends: requests join and leave at every step, and nothing is padded.
 
     Yu et al. 2022 (Orca), with chunked prefill (Agrawal et al. 2023, arXiv:2308.16369).
     waiting, running: the requests, in order of arrival. If memory runs out, the youngest wait again.
-    Its methods are for one thread, but `submit` is for any.
+    Its methods are for one thread, except `submit`, which any thread may call.
 
     with ContinuousBatch(model) as batch:
         request = batch.add(prompt, max_new_tokens=20)
@@ -436,12 +436,12 @@ class ContinuousBatch:
         chunk: int = 64,
         max_waiting: int | None = None,
     ):
-        """make_cache: called with a Request, gives any cache for one row; by default a KVCache of its size.
+        """make_cache: called with a Request, returns any cache for one row; by default a KVCache of its size.
 
-        max_requests: that run at a time. chunk: how many tokens of prompts a step reads at most.
-        max_waiting: how many may wait besides; None, any number.
-        Raises TypeError if the model is no such model or a number no whole number; ValueError if a number is
-        below 1, and if the model is training or has a cache in front of it.
+        max_requests: how many run at a time. chunk: how many tokens of prompts a step reads at most.
+        max_waiting: how many more may wait; None, any number.
+        Raises TypeError for another kind of model or for a number that is not an integer; ValueError if a
+        number is below 1, or the model is training or has a cache in front of it.
         """
         check_model(model)
         self.model, self.front = model, FlatModel(model)
@@ -475,10 +475,10 @@ class ContinuousBatch:
         """(T,) ints -> the Request, in the inbox until the next step; any thread may call it.
 
         Settings as in `model.generate`. rng: a seed, or a Generator that no other request uses. cache: for
-        this request, empty or with the first of the prompt's tokens read; it stays yours. stop_tokens: more
-        of them. stop_strings: the text ends before the first of them; stream: its own, for text of tokens.
+        this request, empty or holding the beginning of the prompt; it stays yours. stop_tokens: more of them.
+        stop_strings: the text ends before the first of them. stream: the request's own, from tokens to text.
         Raises ValueError or TypeError for what `generate` would refuse, for a cache that does not fit, and
-        for a cache or a Generator of a request that is not done; QueueFull if max_waiting are waiting.
+        for a cache or Generator of an unfinished request; QueueFull if max_waiting are waiting.
         """
         stops = [*stop_tokens] if stop_token is None else [stop_token, *stop_tokens]
         prompt = check_request(self.model, prompt, max_new_tokens, stops)
@@ -503,7 +503,7 @@ class ContinuousBatch:
         others = (*self.running, *self.waiting, *self.inbox)
         queued = len(self.waiting) + len(self.inbox)
         if self.max_waiting is not None and queued >= self.max_waiting and max_new_tokens:
-            raise QueueFull(f"{queued} requests wait, of {self.max_waiting} that may: come back later")
+            raise QueueFull(f"{queued} requests are waiting, at most {self.max_waiting} may: come back later")
         if any(other.rng.bit_generator is getattr(rng, "bit_generator", rng) for other in others):
             raise ValueError("this Generator belongs to 1 other request of the batch: each needs its own")
         if cache is not None:
@@ -513,7 +513,7 @@ class ContinuousBatch:
             self.front.weights.check(cache)
 
     def take_in(self) -> None:
-        """What was submitted waits from now on; who is done already, being cancelled, waits no more."""
+        """Move what was submitted into `waiting`, and remove from there what was cancelled."""
         while self.inbox:
             self.waiting.append(self.inbox.popleft())
         for request in [request for request in self.waiting if request.done]:
@@ -521,7 +521,7 @@ class ContinuousBatch:
             self.waiting.remove(request)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until there is something to do, or `timeout` seconds are over -> whether there is."""
+        """Sleep until there is something to do, or for `timeout` seconds -> whether there is."""
         if not (self.running or self.waiting):
             self.news.wait(timeout)
         self.news.clear()
@@ -534,7 +534,7 @@ class ContinuousBatch:
     def open_cache(self, request: Request) -> None:
         """Give the request the cache that it brought, or one of make_cache, with room for its whole text.
 
-        Who was put back before gets it with room for all that may still be written, if others are running.
+        After a put_back, room for all that may still be written is needed too, if others are running.
         Raises as `make_cache`, `check_cache` and `reserve`.
         """
         if request.cache is None or getattr(request.cache, "closed", False) is True:  # a release broken off
@@ -548,7 +548,7 @@ class ContinuousBatch:
         reserve(request.cache, (num_read if everything else len(request.tokens)) - request.cache.seq_pos)
 
     def release(self, request: Request) -> None:
-        """Let go of the request's cache; one that was made here is closed first, if it can be."""
+        """Let go of the request's cache; if it was made here and can be closed, close it first."""
         brought = request.cache is request.brought_cache
         if request.cache is not None and not brought and hasattr(request.cache, "close"):
             request.cache.close()
@@ -559,7 +559,7 @@ class ContinuousBatch:
     def plan(self) -> list:
         """-> [(request, n)], how many tokens each running request reads in this step; n >= 1.
 
-        Who has read goes to the end of the line; each takes the room for what it reads, the oldest first.
+        Requests that have read go to the end of the line; each reserves room for what it reads, oldest first.
         """
         self.clock += 1
         for request in self.running:
@@ -577,15 +577,15 @@ class ContinuousBatch:
                     pieces.append((request, n))
                 else:
                     refused = request, error
-        if self.running and not pieces and refused is not None:  # nobody will give anything back
+        if self.running and not pieces and refused is not None:  # no other will give memory back
             refused[0].error = refused[1]
         return pieces
 
     def make_room(self, request: Request, num_tokens: int) -> BaseException | None:
         """Reserve room for what the request reads -> None, or the error if it cannot read in this step.
 
-        As long as waiting helps, the youngest after it are put back; if there are none, it is itself,
-        or, with a cache that it brought, it pauses. It has an error if it is alone.
+        As long as waiting helps, the youngest after it are put back; if there are none, it is put back, or,
+        with a cache that it brought, pauses. If it is alone, it gets the error.
         """
         while True:
             try:
@@ -604,20 +604,20 @@ class ContinuousBatch:
             return error
 
     def put_back(self, request: Request) -> None:
-        """Its cache is closed and it waits again, first in the queue; its text is read again later."""
+        """Close its cache and let it wait again, first in the queue; its text is read again later."""
         request.put_back += 1
         rest = [other for other in self.running if other is not request]
         self.running, self.waiting = rest, deque([request, *self.waiting])
         self.release(request)
 
     def waiting_helps(self, error: BaseException) -> bool:
-        """Whether somebody is running who will give back what the error says is missing."""
+        """Whether a running request will give back what the error says is missing."""
         return bool(self.running) and may_pass(error)
 
     def admit(self) -> None:
-        """Requests that wait join, in order, as long as there is room.
+        """Waiting requests join, in order, as long as there is room.
 
-        One that gets no cache waits if others will give memory back, else it has its error alone.
+        One that gets no cache waits if others will give memory back; otherwise it ends with the error.
         """
         while self.waiting and len(self.running) < self.max_requests:
             request = self.waiting[0]
@@ -633,17 +633,17 @@ class ContinuousBatch:
                 self.running.append(self.waiting.popleft())
 
     def retire(self) -> None:
-        """Requests that are done leave, and their memory is given back."""
+        """Let requests that are done leave, and give their memory back."""
         for request in self.running:
             if request.done:
                 self.release(request)
         self.running = [request for request in self.running if not request.done]
 
     def step(self) -> list:
-        """One pass of the model for all who are running -> the requests that got a token.
+        """One pass of the model for all running requests -> those that got a token.
 
-        What a request's cache refuses, or cannot be drawn for it, ends that request alone. Any other error
-        goes through, and leaves the batch so that the step can be made again.
+        One of FAILURES ends only the request that it belongs to. Any other error goes through, and leaves the
+        batch so that the step can be repeated.
         """
         check_model(self.model)
         self.take_in()
@@ -679,16 +679,15 @@ class ContinuousBatch:
         if request not in self.running and request not in self.waiting:
             if request.done:
                 return
-            raise ValueError(
-                f"{request!r} is none of the {len(self.running) + len(self.waiting)} of this batch"
-            )
+            count = len(self.running) + len(self.waiting)
+            raise ValueError(f"none of the {count} requests of this batch is {request!r}")
         request.cancelled = True
         self.waiting = deque(other for other in self.waiting if other is not request)
         self.running = [other for other in self.running if other is not request]
         self.release(request)
 
     def close(self) -> None:
-        """Cancel all that are not done; all memory is given back."""
+        """Cancel all requests that are not done, and give all memory back."""
         self.take_in()
         for request in (*self.waiting, *self.running):
             self.cancel(request)
