@@ -503,7 +503,7 @@ class ContinuousBatch:
         others = (*self.running, *self.waiting, *self.inbox)
         queued = len(self.waiting) + len(self.inbox)
         if self.max_waiting is not None and queued >= self.max_waiting and max_new_tokens:
-            raise QueueFull(f"{queued} requests are waiting, at most {self.max_waiting} may: come back later")
+            raise QueueFull(f"{queued} requests wait, of {self.max_waiting} allowed: come back later")
         if any(other.rng.bit_generator is getattr(rng, "bit_generator", rng) for other in others):
             raise ValueError("this Generator belongs to 1 other request of the batch: each needs its own")
         if cache is not None:
