@@ -58,7 +58,7 @@ from tinytorch.models.transformer import stream
 """
 ## 1. Everything, or a window
 
-SmolLM2 has 30 layers of 3 key heads, each 64 wide. How many MB does the plain cache of module 15 take for 1,000, for 10,000 and for a million tokens? The last number is a cache for 512 + 4 tokens.
+SmolLM2 has 30 layers of 3 key heads, each 64 wide. How many MB does the plain cache of module 15 take for 1,000, for 10,000 and for a million tokens? The last number is for a cache of 512 + 4 tokens.
 """
 
 # %%
@@ -476,7 +476,7 @@ class SlidingWindowKVCache(CacheBase):
         oldest = max(self.num_sinks, seq_pos - self.window + 1)
         if oldest < min(self.gone, seq_pos):
             raise ValueError(
-                f"to go on after {seq_pos} tokens takes the keys from {oldest} on, but the keys before "
+                f"continuing after {seq_pos} tokens takes the keys from {oldest} on, but the keys before "
                 f"{self.gone} are gone; reset and read the text again"
             )
         self.take_back()
@@ -605,7 +605,7 @@ class SlidingWindowKVCache(CacheBase):
 
 # %% [markdown]
 """
-A batch may hold texts of different lengths, padded in front (module 13). All rows then stand at the same column, but not at the same place in their texts: column 5 may be the first token of one row and the sixth of another. Which tokens are a row's sinks, and where its ring begins, has to follow its own text. So a cache that sees padding treats each row as a small cache of its own, in the same storage. Given.
+A batch may hold texts of different lengths, padded in front (module 13). All rows then stand at the same column, but not at the same place in their texts: column 5 may be the first token of one row and the sixth of another. Which tokens are a row's sinks, and where its ring begins, have to follow its own text. So a cache that sees padding treats each row as a small cache of its own, in the same storage. Given.
 """
 
 
@@ -1324,7 +1324,7 @@ prove_exact()
 
 # %% [markdown]
 """
-Only rounding. For the second convention, the paper's own method is the oracle: it keeps keys and queries *unturned*, drops what leaves the window, and at each step turns everything by its place in what is left.
+Only by rounding. For the second convention, the paper's own method is the oracle: it keeps keys and queries *unturned*, drops what leaves the window, and at each step turns everything by its place in what is left.
 """
 
 
@@ -1428,7 +1428,7 @@ assert wide(np.arange(6)[None]).shape == (1, 6, 17)
 
 # %% [markdown]
 """
-Now keep the promise. A small Llama with random weights, made for 64 positions, writes through a window of 128 with 4 sinks that are counted near. As a script this cell writes 1,500 tokens, in a notebook 10,000. It shows the median time per token in milliseconds and the bytes of the cache, once when the window has just filled and once at the end of the text.
+Now to check the promise. A small Llama with random weights, made for 64 positions, writes through a window of 128 with 4 sinks that are counted near. As a script this cell writes 1,500 tokens, in a notebook 10,000. It shows the median time per token in milliseconds and the bytes of the cache, once when the window has just filled and once at the end of the text.
 """
 
 

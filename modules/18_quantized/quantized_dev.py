@@ -370,7 +370,7 @@ assert dequantize(np.array([[127]], np.int8), np.array([[60000]], np.float16)).i
 """
 ## 3. How wrong can it be
 
-The code is the *nearest* mark, so a number lies at most half a step from what comes back, provided that the ruler covers its group. You rounded low and step so that it does, for every group: large, tiny, constant, zero. What remains is the arithmetic. The subtraction, the division and the addition each round to float32, with a relative error of at most 2⁻²⁴; the product of code and step is exact. The first two shift a code by at most 2 · 2⁻²⁴ of itself, which is at most 2 · 2⁻²⁴ · top · step of the number. The addition shifts the result by at most 2⁻²⁴ · (top · step + |low|). Together that is less than four times 2⁻²⁴ · (top · step + |low|), so
+The code is the *nearest* mark, so a number lies at most half a step from what comes back, provided that the ruler covers its group. You rounded low and step so that it does, for every group: large, tiny, constant, zero. What remains is the arithmetic. The subtraction, the division and the addition each round to float32, with a relative error of at most 2⁻²⁴; the product of code and step is exact. The first two shift a code by at most 2 · 2⁻²⁴ of itself, so the number by at most 2 · 2⁻²⁴ · top · step. The addition shifts the result by at most 2⁻²⁴ · (top · step + |low|). Together that is less than four times 2⁻²⁴ · (top · step + |low|), so
 
 |x - x̂| ≤ step / 2 + 2⁻²² · (top · step + |low|)
 
@@ -1502,7 +1502,7 @@ In one piece every cache is exact: a pass sees its own tokens as they are. Remem
 
 ## 11. What NumPy makes slower
 
-Where a processor waits for memory, fewer bytes take less time, if its arithmetic accepts the small numbers as they are. NumPy has no product of int8 with float32: at every step it makes a float32 of every code, a pass over memory that the plain cache does not need. The cell shows milliseconds for the attention of one new token after 2,000, for as many layers as SmolLM2 has: through `attend`, and through `update` with the attention of module 12. The times are those of this machine, now; look at the ratios.
+Where a processor waits for memory, fewer bytes take less time, if its arithmetic accepts the small numbers as they are. NumPy has no product of int8 with float32: at every step it makes a float32 of every code, a pass over memory that the plain cache does not need. The cell shows milliseconds for the attention of one new token after 2,000, measured on two layers and scaled to SmolLM2's 30: through `attend`, and through `update` with the attention of module 12. The times are those of this machine, now; look at the ratios.
 """
 
 
@@ -1547,7 +1547,7 @@ ms_of_attention()
 
 # %% [markdown]
 """
-The first column is what your `scores` and `mix` are for: they keep the steps out of the large products. The plain cache has no `attend`, so its two figures measure the same thing twice and show how far to trust the others. All take longer than the plain cache. Attention is only one part of a step, though: the weights of the model are read in any case. `tests/benchmarks/quantized.py` measures how much longer a whole step of SmolLM2 takes. What you gain here is room, not time.
+The first column is what your `scores` and `mix` are for: they keep the steps out of the large products. The plain cache has no `attend`, so its two figures measure the same thing twice and show how far to trust the others. All take longer than the plain cache. Attention is only one part of a step, though: the weights of the model are read in any case. `tests/benchmarks/quantized.py` measures whole steps of SmolLM2. What you gain here is room, not time.
 
 ## 12. A real model
 

@@ -91,7 +91,7 @@ def unused_slots(lengths: Iterable[int], block_size: int) -> int:
 
 # %% [markdown]
 """
-Texts of 1, 16 and 17 tokens in blocks of 16: count the empty slots before you run it. The second cell does it for the fifty conversations and several sizes of block, in percent of the slots taken.
+Texts of 1, 16 and 17 tokens in blocks of 16: count the empty slots before you run it. The second cell does it for the fifty conversations and several block sizes, in percent of the slots taken.
 """
 
 # %%
@@ -1739,7 +1739,7 @@ prove_equal()
 
 # %% [markdown]
 """
-Only rounding. Note the last part: the first conversation was over when the second came. Its blocks were cached, and had not been reused.
+They differ only by rounding. Note the last part: the first conversation was over when the second came. Its blocks were cached, and had not been reused.
 
 ## 7. Fifty conversations
 

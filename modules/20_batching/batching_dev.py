@@ -615,7 +615,7 @@ In each layer the N tokens are projected together, in one product. Then every re
 
 The rows of a request come as a batch of n texts of one token, but attention wants one text of n tokens. `project` gives keys (N, H, 1, D); the rows of a request are (n, H, 1, D), and with the first and the third axis swapped, (1, H, n, D). Queries are (N, H, 1, D) in a GPT and (N, H, G, 1, D) in a Llama: swap the first axis and the last but one. The output has the shape of the query and goes back the same way.
 
-And if a cache refuses, because it is full? Then *this* request is over, and no other. Nothing that it computes reaches its neighbours: since tokens meet only within their own attention, its rows may hold anything, zeros for instance, and the others come out the same to the last bit. So the layer stores the error in the request and continues. `FAILURES` lists the errors that count as a refusal: a cache's `CacheFull` (module 15), memory that the machine does not have, logits that are not numbers. Any other error, even a ValueError from NumPy, is a mistake in the program, or a Ctrl-C, and must go through: swallowed, it would leave you with requests that end early and no hint of the line that is wrong.
+And if a cache refuses, because it is full? Then *this* request is over, and no other. Nothing that it computes reaches its neighbours: since tokens meet only within their own attention, its rows may hold anything, zeros for instance, and the other rows come out of the layer the same to the last bit. So the layer stores the error in the request and continues. `FAILURES` lists the errors that count as a refusal: a cache's `CacheFull` (module 15), memory that the machine does not have, logits that are not numbers. Any other error, even a ValueError from NumPy, is a mistake in the program, or a Ctrl-C, and must go through: swallowed, it would leave you with requests that end early and no hint of the line that is wrong.
 
 `front.reading` is a list of (request, rows), a `Request` and a `slice` each.
 
@@ -1847,7 +1847,7 @@ in_a_small_pool(small_gpt)
 
 # %% [markdown]
 """
-All are complete, in the order in which they came, with the tokens that they get alone. The price of being put back is that a text is read a second time, and those that came last pay it.
+All are complete, in the order in which they came, with the tokens that they get alone. The price of being put back is that a text is read a second time, and the youngest of the running requests pay it.
 
 ### A beginning that has been read before
 
@@ -2000,7 +2000,7 @@ You have built the main ideas. These are left out of the course:
 
 serve many texts with one model, each with its own cache, its own settings and its own end, and show that none of them affects the others.
 
-Systems that serve thousands go further: the attention of all requests is one kernel instead of a loop, over blocks from a common pool (Kwon et al. 2023, arXiv:2309.06180, and your module 19); requests have priorities; prompts are read on other machines than those that write.
+Systems that serve thousands go further: the attention of all requests is one kernel instead of a loop, over blocks from a common pool (Kwon et al. 2023, arXiv:2309.06180, and your module 19); requests have priorities; some machines read the prompts, and others write.
 
 Two exercises. First, let a request that is put back keep what it has: copy its keys and values out of the pool, and back when it joins again (vLLM calls this swapping). From which length of text on is that quicker than reading it again on your machine? Second, change `share_out` so that the shortest prompt is read first. Measure the mean and the longest time to the first token for a mixed queue, before and after, and say who pays.
 

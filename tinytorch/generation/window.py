@@ -222,7 +222,7 @@ class SlidingWindowKVCache(CacheBase):
         oldest = max(self.num_sinks, seq_pos - self.window + 1)
         if oldest < min(self.gone, seq_pos):
             raise ValueError(
-                f"to go on after {seq_pos} tokens takes the keys from {oldest} on, but the keys before "
+                f"continuing after {seq_pos} tokens takes the keys from {oldest} on, but the keys before "
                 f"{self.gone} are gone; reset and read the text again"
             )
         self.take_back()
