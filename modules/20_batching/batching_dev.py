@@ -520,11 +520,11 @@ share_out([1, 1, 1], 8), share_out([10, 1, 5, 1], 8), share_out([5, 1, 1, 2], 8)
 # %% nbgrader={"grade": true, "grade_id": "test-share-out", "locked": true, "points": 10, "schema_version": 3, "solution": false}
 for unread, chunk, want, why in (
     ([1, 1, 1], 8, [1, 1, 1], "each request that is writing reads its one token"),
-    ([10], 8, [8], "of a long prompt the chunk is read"),
+    ([10], 8, [8], "of a long prompt one chunk is read"),
     ([3, 5], 8, [3, 5], "what the first leaves of the chunk goes to the second"),
-    ([3, 9], 8, [3, 0], "a piece of 9 is 8 tokens; 5 are left, so it waits: its neighbour does not cut it"),
+    ([3, 9], 8, [3, 0], "of 9 tokens the piece is 8; 5 are left, so it waits: a neighbour never cuts it"),
     ([10, 1, 5, 1], 8, [8, 1, 0, 1], "a request that is writing never waits, even when the chunk is used up"),
-    ([1, 1, 10], 2, [1, 1, 2], "the tokens of those who write do not count towards the chunk"),
+    ([1, 1, 10], 2, [1, 1, 2], "tokens of requests that are writing do not count towards the chunk"),
     ([5, 10, 3], 8, [5, 0, 3], "a piece that fits into what is left need not wait for one that does not"),
 ):
     got = list(share_out(unread, chunk))

@@ -205,8 +205,8 @@ class SlidingWindowKVCache(CacheBase):
         together = self.pending_stop - self.seq_pos
         if self.pending and whole_number("num_tokens", num_tokens, 1) != together:
             raise ValueError(
-                f"{together} tokens were written together, {num_tokens} cannot be committed alone, "
-                f"{self.max_seq_len} being the most"
+                f"{together} tokens were written together, {num_tokens} cannot be committed alone "
+                f"(the cache is for {self.max_seq_len})"
             )
         super().advance(num_tokens)
 
