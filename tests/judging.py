@@ -34,7 +34,13 @@ def reference(label: str) -> dict:
     return read_notebook(MODULES[label].dev_file)
 
 
-def checkpoint_of(label: str, notebook: dict, root: Path, test_file: Path | None = None) -> Checkpoint:
+def checkpoint_of(
+    label: str,
+    notebook: dict,
+    root: Path,
+    test_file: Path | None = None,
+    time_limit: float = CHECKPOINT_LIMIT,
+) -> Checkpoint:
     """What the checkpoint says of the package with this notebook exported into it.
 
     root: a folder that does not exist yet and is gone afterwards. test_file: another than the checkpoint's.
@@ -46,7 +52,7 @@ def checkpoint_of(label: str, notebook: dict, root: Path, test_file: Path | None
             root=REPO,
             package_root=root,
             first_failure=True,
-            time_limit=CHECKPOINT_LIMIT,
+            time_limit=time_limit,
         )
     finally:
         shutil.rmtree(root)

@@ -59,6 +59,7 @@ MISTAKES = [
     ("title", 1, "# Tensor\n", "Tensor\n"),
     ("title-quote", 1, "# Tensor\n", "# Tensor\n> A summary.\n"),
     ("markdown-string", 15, '"""\n**Task.** Keep the data.\n"""', "# **Task.** Keep the data."),
+    ("latex", 15, "**Task.** Keep the data.", r"**Task.** Keep $\\gamma$."),
     ("cell-type", 33, SHOW, "# %% [raw]\nTensor"),
     ("directive-late", 13, NUMPY, "# needed below\n" + NUMPY),
     ("directive-late", 13, NUMPY, "import os\n" + NUMPY),

@@ -67,7 +67,7 @@ def test_no_rare_example_refuses_it(label, right, tmp_path):
     file = tmp_path / f"test_{label}.py"
     file.write_text(text, encoding="utf-8")
     notebook = apply_to(reference(label), right)
-    result = checkpoint_of(label, notebook, tmp_path / "package", file)
+    result = checkpoint_of(label, notebook, tmp_path / "package", file, time_limit=1800)
     assert result.ok, f"{right.name!r} is refused: {result.failed}\n{result.output[-3000:]}"
 
 

@@ -57,6 +57,8 @@ def check_markdown(dev: DevFile) -> Found:
                 yield cell.line, "cell-type", f"cells are code or [markdown], not {cell.head}"
         elif not re.fullmatch(r'r?"""\n.*\n"""', body, re.DOTALL):
             yield cell.line, "markdown-string", 'a markdown cell is one string between lines of """'
+        elif re.search(r"\\\\[A-Za-z]", body):
+            yield cell.line, "latex", 'a notebook shows both backslashes: write r""" and one'
     title = next((cell for cell in dev.cells if cell.is_markdown), None)
     if title is None or title is not dev.cells[0] or '"""\n# ' not in title.source:
         yield 1, "title", "the first cell is markdown and begins with the title, `# ...`"
