@@ -120,6 +120,13 @@ def main() -> None:
         def pytest_collection_finish(self):
             put_out_of_reach(job)
 
+        @pytest.hookimpl(wrapper=True)
+        def pytest_pyfunc_call(self):
+            try:
+                return (yield)
+            except (KeyboardInterrupt, pytest.exit.Exception) as error:  # would end all other tests too
+                raise RuntimeError(f"{type(error).__name__} came out of it") from error
+
         def pytest_runtest_logstart(self, nodeid):
             send("begin", name_of(nodeid), "")
 
