@@ -39,17 +39,9 @@ WATCHED = {
 EVENTS = {
     *("sys._getframe", "sys._current_frames", "sys._current_exceptions", "sys.settrace", "sys.setprofile"),
     *("sys.addaudithook", "gc.get_objects", "gc.get_referrers", "gc.get_referents", "code.__new__", "exec"),
-    *(
-        "compile",
-        "function.__new__",
-        "module.__dict__",
-        "os.fork",
-        "os.forkpty",
-        "os.exec",
-        "os.posix_spawn",
-        "os.spawn",
-    ),
+    *("compile", "function.__new__", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn"),
     *("os.system", "os.kill", "subprocess.Popen", "socket.__new__", "cpython.run_command"),
+    "module.__dict__",  # ours: see guard_names
 }
 ATTRIBUTES = {
     "object.__getattr__": {
